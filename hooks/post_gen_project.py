@@ -1,0 +1,114 @@
+"""Put the new project under git and say what to do next.
+
+Installs nothing, needs no network, and is safe to run again: an existing repository
+is left alone. A project without git is still a project, so no failure of git stops
+the bake. As in the other hook, answers come in one place, as JSON.
+"""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+ANSWERS = json.loads(r"""<< cookiecutter | tojson >>""")
+
+BY_HAND = "git init && git add --all && git commit -m 'Bake the project'"
+# Of git's variables only these are about the user; the others name a repository, an
+# index or a template folder that belongs to whoever called cookiecutter.
+KEPT = ("GIT_AUTHOR_", "GIT_COMMITTER_", "GIT_CONFIG", "GIT_CEILING_", "GIT_EXEC_PATH")
+# The user's own hooks, excludes and signing key are for later commits.
+FIRST_COMMIT = [
+    *("-c", f"core.hooksPath={os.devnull}"),
+    *("-c", f"core.excludesFile={os.devnull}"),
+    *("-c", "commit.gpgSign=false"),
+]
+
+
+class GitFailed(Exception):
+    """A git command failed; its text is what git said."""
+
+
+def git(*arguments):
+    """Run git in the project, and return its output."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("GIT_") or k.startswith(KEPT)}
+    done = subprocess.run(
+        ["git", *arguments],
+        env={**kept, "LC_ALL": "C"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+    )
+    if done.returncode != 0:
+        raise GitFailed(done.stderr.strip() or f"git {arguments[0]}: exit {done.returncode}")
+    return done.stdout.strip()
+
+
+def succeeds(*arguments):
+    """Tell whether a git command succeeds."""
+    try:
+        git(*arguments)
+    except GitFailed:
+        return False
+    return True
+
+
+def enclosing_repository():
+    """Return the top of the work tree the project would become a part of, if any."""
+    try:
+        if git("rev-parse", "--is-inside-work-tree") != "true" or succeeds(
+            "check-ignore", "-q", "."
+        ):
+            return None
+        return git("rev-parse", "--show-toplevel")
+    except GitFailed as failure:
+        if "not a git repository" in str(failure):
+            return None
+        raise
+
+
+def identity():
+    """Return the options that sign the first commit when git knows no user."""
+    known = ("-c", "user.useConfigOnly=true", "var")
+    if succeeds(*known, "GIT_AUTHOR_IDENT") and succeeds(*known, "GIT_COMMITTER_IDENT"):
+        return []
+    return [
+        *("-c", f"user.name={ANSWERS['author_name']}"),
+        *("-c", f"user.email={ANSWERS['author_email']}"),
+    ]
+
+
+def start_repository():
+    """Make the repository and its first commit; return a sentence on what was done."""
+    if Path(".git").exists():
+        return "It already is a git repository, which was left as it is."
+    if shutil.which("git") is None:
+        return f"git was not found: install it, then run in the project: {BY_HAND}"
+    try:
+        if top := enclosing_repository():
+            return (
+                f"It lies inside the git repository {top}, so it got none of its own: commit it "
+                f"there, or let that repository ignore it and run in the project: {BY_HAND}"
+            )
+        git("init", "--quiet", "--template=")
+        git("symbolic-ref", "HEAD", "refs/heads/main")  # `init -b` is younger than 2.28
+        git(*FIRST_COMMIT, "add", "--all")
+        git(*FIRST_COMMIT, *identity(), "commit", "--quiet", "-m", "Bake the project")
+    except (GitFailed, OSError) as failure:
+        return f"git failed ({failure}): put that right, then run in the project: {BY_HAND}"
+    return "It is a git repository with one commit on main."
+
+
+def main():
+    done = start_repository()
+    here = Path.cwd()
+    started_in = Path(os.environ.get("PWD", "/"))  # cookiecutter itself has moved on
+    folder = here.relative_to(started_in) if started_in in here.parents else here
+    print(f"\n{ANSWERS['project_slug']} is ready. {done}\n")
+    print(f"    cd {shlex.quote(str(folder))}\n    make run\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from baking import TEMPLATE
+
+
+def pytest_configure(config):
+    config.option.template = str(TEMPLATE)  # for pytest-cookies, wherever pytest started
+
+
+@pytest.fixture(scope="session")
+def project(cookies_session):
+    """One project baked with the default answers; tests must not change it."""
+    result = cookies_session.bake()
+    assert result.exception is None, result.exception
+    return result.project_path
+
+
+@pytest.fixture(scope="module")
+def no_git():
+    """Hide git from the hooks, which makes a bake several times faster."""
+    hidden = {str(Path(found).parent) for found in [shutil.which("git")] if found}
+    kept = [folder for folder in os.get_exec_path() if folder not in hidden]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", os.pathsep.join(kept))
+        yield

@@ -1,0 +1,150 @@
+"""What a bake writes: exactly these files, tidy, with no mark of the template left."""
+
+import json
+import re
+
+import pytest
+
+from baking import HOSTILE, LONG, PROJECT, SHORT, TEMPLATE, Refusal, bake, files_of
+
+# The files of a default bake, one a line. After adding a file to the template, add it.
+EXPECTED = """
+.dvc/.gitignore
+.dvc/config
+.dvcignore
+.gitattributes
+.gitignore
+LICENSE
+Makefile
+README.md
+data/source.json
+dvc.yaml
+params.yaml
+pyproject.toml
+requirements.lock
+src/flight_delays/__init__.py
+src/flight_delays/cli.py
+src/flight_delays/errors.py
+src/flight_delays/files.py
+src/flight_delays/flows/__init__.py
+src/flight_delays/flows/pipeline.py
+src/flight_delays/flows/server.py
+src/flight_delays/lifecycle/__init__.py
+src/flight_delays/lifecycle/git.py
+src/flight_delays/lifecycle/pipeline.py
+src/flight_delays/lifecycle/tracking.py
+src/flight_delays/model.py
+src/flight_delays/params.py
+src/flight_delays/progress.py
+src/flight_delays/run.py
+src/flight_delays/serving/__init__.py
+src/flight_delays/serving/pyfunc.py
+src/flight_delays/stages/__init__.py
+src/flight_delays/stages/contracts.py
+src/flight_delays/stages/evaluate.py
+src/flight_delays/stages/gate.py
+src/flight_delays/stages/ingest.py
+src/flight_delays/stages/report.html.j2
+src/flight_delays/stages/report.py
+src/flight_delays/stages/source.py
+src/flight_delays/stages/tables.py
+src/flight_delays/stages/train.py
+src/flight_delays/stages/transform.py
+src/flight_delays/status.py
+src/flight_delays/ui.py
+transform/dbt_project.yml
+transform/macros/age_at_watermark.sql
+transform/macros/generate_schema_name.sql
+transform/macros/generic_tests.sql
+transform/macros/late_history.sql
+transform/macros/next_reading_of_clock.sql
+transform/macros/rate.sql
+transform/models/features/features.yml
+transform/models/features/flights.sql
+transform/models/features/late_history.sql
+transform/models/sources.yml
+transform/models/staging/staging.yml
+transform/models/staging/stg_airlines.sql
+transform/models/staging/stg_airports.sql
+transform/models/staging/stg_flights.sql
+transform/models/staging/stg_planes.sql
+transform/models/staging/stg_weather.sql
+transform/profiles.yml
+transform/seeds/airports_not_in_source.csv
+transform/seeds/seeds.yml
+transform/tests/clocks_agree.sql
+transform/tests/features_cover_every_flight.sql
+transform/tests/outcomes_come_after_the_question.sql
+""".split()
+
+OPENING = "<" + "<"
+LEFTOVER = re.compile(r"<<|<%|%>|<#|#>|cookiecutter[._]")
+BINARY = {".png", ".gz"}
+
+
+def texts_of(folder):
+    """Yield the relative path and the text of each text file."""
+    for name in files_of(folder):
+        if "__pycache__" not in name and (folder / name).suffix not in BINARY:
+            yield name, (folder / name).read_bytes().decode("utf-8")
+
+
+def test_exact_file_list(project):
+    found = files_of(project)
+    missing, unknown = sorted({*EXPECTED} - {*found}), sorted({*found} - {*EXPECTED})
+    assert unknown == [], "\n".join(["add to EXPECTED:", *unknown])
+    assert missing == [], "\n".join(["remove from EXPECTED:", *missing])
+
+
+@pytest.mark.parametrize(
+    "answers", [{}, SHORT, LONG, HOSTILE], ids=["default", "short", "long", "hostile"]
+)
+def test_no_mark_is_left(answers, tmp_path, no_git):
+    baked = bake(tmp_path / "out", answers)
+    assert not isinstance(baked, Refusal), baked
+    assert [name for name in files_of(baked) if LEFTOVER.search(name)] == []
+    found = [
+        f"{name}:{number}: {line}"
+        for name, text in texts_of(baked)
+        for number, line in enumerate(text.splitlines(), 1)
+        if LEFTOVER.search(line)
+    ]
+    assert found == []
+
+
+def test_no_literal_opening_in_the_template():
+    """`<<` starts an expression: a heredoc, a merge key or a bit shift would not survive."""
+    found = [
+        f"{name}:{number}: {line}"
+        for name, text in texts_of(PROJECT)
+        for number, line in enumerate(text.splitlines(), 1)
+        if OPENING in line.replace(f"{OPENING} cookiecutter.", "")
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize("license", ["MIT", "Apache-2.0", "BSD-3-Clause", "proprietary"])
+def test_tidy(license, tmp_path, no_git):
+    baked = bake(tmp_path / "out", {"license": license})
+    untidy = []
+    for name, text in texts_of(baked):
+        if text == "":
+            continue
+        if not text.endswith("\n") or text.endswith("\n\n"):
+            untidy.append(f"{name}: must end with exactly one newline")
+        if text.startswith("\n") or "\r" in text:
+            untidy.append(f"{name}: starts with an empty line or holds a carriage return")
+        if "\n\n\n\n" in text or ("\n\n\n" in text and not name.endswith(".py")):
+            untidy.append(f"{name}: holds a hole of empty lines")
+        for number, line in enumerate(text.splitlines(), 1):
+            if line != line.rstrip():
+                untidy.append(f"{name}:{number}: trailing whitespace")
+    assert untidy == []
+
+
+def test_each_question_has_a_label():
+    questions = json.loads((TEMPLATE / "cookiecutter.json").read_text())
+    asked = {key for key in questions if not key.startswith("_")}
+    assert asked == questions["__prompts__"].keys()
+    labels = questions["__prompts__"]["license"]
+    assert labels.keys() == {"__prompt__", *questions["license"]}
