@@ -1,0 +1,44 @@
+# `make` lists what there is. Needs Python 3.11 or newer with venv, git, and make.
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+DEMO := build/flight-delays
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format lock clean
+
+help:  ## This list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+demo: $(STAMP)  ## Bake a project with the default answers into build/ and run its pipeline
+	@$(BIN)/cookiecutter --no-input --default-config --overwrite-if-exists --output-dir build .
+	@$(MAKE) --no-print-directory -C $(DEMO) run
+
+test: $(STAMP)  ## All tests: answers, files, hooks, lint, and a baked project for real
+	@$(BIN)/python -m pytest -n auto
+
+lint: $(STAMP)  ## Format and lint checks of the template's own Python; changes nothing
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check .
+
+format: $(STAMP)  ## Put the template's own Python in order
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+lock:  ## Resolve pyproject.toml again into requirements-dev.lock; needs uv
+	@uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --upgrade \
+		--generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate \
+		--quiet --output-file requirements-dev.lock
+
+clean:  ## Remove everything made here: build/, caches and .venv
+	rm -rf build .venv .pytest_cache .ruff_cache .hypothesis tests/__pycache__
+
+# Bytecode is compiled here once: some environments tell Python not to write it later.
+$(STAMP): requirements-dev.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+		"Python 3.11 or newer is needed, and $(PYTHON) is older: try make $(MAKECMDGOALS) PYTHON=python3.12")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@command -v uv > /dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@echo 'Installing requirements-dev.lock into .venv ...'
+	@PATH="$$PATH:$(CURDIR)/$(BIN)" uv pip install --quiet --python $(BIN)/python \
+		--compile-bytecode --require-hashes -r requirements-dev.lock
+	@touch $(STAMP)
