@@ -1,0 +1,1 @@
+"""The project: data, features, model and their history."""

@@ -1,0 +1,1 @@
+"""Prefect flows: thin, over functions that work without Prefect."""

@@ -1,0 +1,113 @@
+"""The pipeline as a Prefect flow: one task a stage, read from dvc.yaml, and one task for each effect around them."""
+
+import contextlib
+import threading
+import time
+from typing import Any
+
+from . import server
+
+server.settings()
+
+from prefect import flow, get_run_logger, task  # noqa: E402  (settings come first)
+from prefect.artifacts import create_markdown_artifact  # noqa: E402
+from prefect.runtime import flow_run  # noqa: E402
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings  # noqa: E402
+from prefect.states import Completed, State  # noqa: E402
+from prefect.tasks import exponential_backoff  # noqa: E402
+
+from ..errors import UserError  # noqa: E402
+from ..lifecycle import tracking  # noqa: E402
+from ..lifecycle.pipeline import Pipeline, Stage, StageError, StageResult  # noqa: E402
+from ..params import load_params  # noqa: E402
+from ..progress import say  # noqa: E402
+from ..stages import ingest  # noqa: E402
+
+
+def _worth_retrying(_task: Any, _run: Any, state: State) -> bool:
+    """A mistake of the user's is the same the second time."""
+    error = state.result(raise_on_failure=False)
+    return not (isinstance(error, UserError) or (isinstance(error, StageError) and error.for_good))
+
+
+@task(name="admit", retries=3, retry_delay_seconds=exponential_backoff(2), retry_condition_fn=_worth_retrying)
+def admit() -> int:
+    """Let new files of the source through the gate, and pin them; returns how many parts were new."""
+    start = time.monotonic()
+    new = ingest.admit(load_params().data)
+    say("admit", "ran" if new else "cached", time.monotonic() - start, f"{len(new)} new" if new else "source as pinned")
+    return len(new)
+
+
+def run_stage(pipeline: Pipeline, stage: Stage) -> StageResult:
+    """Run one stage as a task, with the retries and the timeout that dvc.yaml's `meta` gives it."""
+    kept: list[StageResult] = []
+
+    @task(
+        name=stage.name,
+        description=stage.description,
+        retries=stage.retries,
+        retry_delay_seconds=exponential_backoff(stage.backoff_seconds),
+        retry_condition_fn=_worth_retrying,
+        timeout_seconds=stage.timeout_seconds,
+        persist_result=False,
+    )
+    def as_task() -> State:
+        result = pipeline.run(stage.name)
+        kept.append(result)
+        get_run_logger().info(result.log.read_text(encoding="utf-8", errors="replace")[-20_000:])
+        return Completed(name="Cached" if result.outcome == "cached" else None, message=f"log: {result.log}")
+
+    as_task()
+    result = kept[-1]
+    say(result.stage, result.outcome, result.seconds)
+    return result
+
+
+@task(name="track", retries=2, retry_delay_seconds=exponential_backoff(2), retry_condition_fn=_worth_retrying)
+def track(flow_run_id: str | None) -> tracking.Tracked:
+    """Log the result to MLflow and make its model the challenger."""
+    start = time.monotonic()
+    known = tracking.is_tracked()
+    tracked = tracking.track(flow_run_id)
+    where = f"version {tracked.version}" if tracked.version else "not registered: a gate failed"
+    say("track", "cached" if known else "ran", time.monotonic() - start, where)
+    return tracked
+
+
+@flow(name="<< cookiecutter.project_slug >>", validate_parameters=False)
+def pipeline() -> None:
+    """Bring every stage up to date, then log the result to MLflow and register its model.
+
+    Raises:
+        UserError: something the user can mend.
+        StageError: a stage failed for good, after its retries.
+    """
+    admit()
+    dvc = Pipeline()
+    # While stages run in processes of their own, get the slowest import over with.
+    threading.Thread(target=_warm_up, daemon=True).start()
+    results = [run_stage(dvc, stage) for stage in dvc.stages()]
+    tracked = track(str(flow_run.id) if flow_run.id else None)
+    create_markdown_artifact(_summary(results, tracked), key="run-summary", description="What this run did")
+
+
+def run_now() -> None:
+    """Run the flow in this process."""
+    # Each flow would wait up to a second at its end for the heartbeat's thread.
+    with temporary_settings(updates={PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        pipeline()
+
+
+def _warm_up() -> None:
+    with contextlib.suppress(Exception):  # track() will meet the same trouble, and say so
+        tracking.warm_up()
+
+
+def _summary(results: list[StageResult], tracked: tracking.Tracked) -> str:
+    rows = "\n".join(f"| {each.stage} | {each.outcome} | {each.seconds:.1f} |" for each in results)
+    version = f"version {tracked.version}" if tracked.version else "not registered (a gate failed)"
+    return (
+        f"| stage | outcome | seconds |\n|---|---|---|\n{rows}\n\n"
+        f"Result `{tracked.result_digest[:12]}`; MLflow run `{tracked.run_id}`; {tracked.model_name} {version}.\n"
+    )

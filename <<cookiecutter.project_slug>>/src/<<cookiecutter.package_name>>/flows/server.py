@@ -1,0 +1,71 @@
+"""A Prefect API for as long as one run takes.
+
+Prefect's own temporary server costs about twice as much to start, and a script with no server at all cannot run a
+flow. This one shares its database with `ui`, so that runs show up there afterwards; it starts no schedulers, and
+it ends with the process that started it, however that ends.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+HOME = Path(".prefect")
+LOG = Path("logs/prefect.log")
+
+_started: list[subprocess.Popen[bytes]] = []
+
+
+def settings() -> None:
+    """Set what Prefect reads from the environment. To be called before Prefect is imported."""
+    os.environ.setdefault("PREFECT_HOME", str(HOME.resolve()))
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+
+
+def ensure_api() -> None:
+    """See that flows of this process have an API: the one PREFECT_API_URL names, else one of our own.
+
+    Ours ends when this process does, and not before: Prefect sends its last logs on the way out.
+    """
+    settings()
+    if os.environ.get("PREFECT_API_URL"):
+        return
+    with socket.socket() as listener:
+        # The port is ours from here on, and who connects before the server is up waits in its queue.
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(128)
+        LOG.parent.mkdir(exist_ok=True)
+        with LOG.open("w", encoding="utf-8") as log:
+            _started.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", __name__, str(listener.fileno())],
+                    stdin=subprocess.PIPE,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=[listener.fileno()],
+                )
+            )
+        os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
+    # Its pages are gone when the run is: logs/ and one line a step tell a person more.
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+
+
+def _serve(listener: int) -> None:
+    import uvicorn
+    from prefect.server.api.server import create_app
+
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    uvicorn.run(create_app(ephemeral=True), fd=listener, log_level="warning", timeout_graceful_shutdown=1)
+
+
+def _end_with_parent() -> None:
+    # Standard input is a pipe that nobody writes to: it ends when the parent does, even if that was killed.
+    sys.stdin.buffer.read()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    _serve(int(sys.argv[1]))

@@ -1,0 +1,231 @@
+"""The pipeline as DVC knows it: its stages in order, what is stale and why, one stage run."""
+
+import contextlib
+import hashlib
+import os
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+
+from ..errors import UserError
+
+if TYPE_CHECKING:
+    from dvc.stage import PipelineStage
+
+PIPELINE_FILE = Path("dvc.yaml")
+LOCK_FILE = Path("dvc.lock")
+LOGS = Path("logs")
+
+# The exit code of a stage that says: trying again will not help.
+USER_ERROR = 2
+
+
+class StageError(Exception):
+    """A stage ended badly. `for_good` says that trying again will not help."""
+
+    def __init__(self, stage: str, reason: str, log: Path, for_good: bool) -> None:
+        super().__init__(f"stage {stage} failed: {reason} (log: {log}; try again with `dvc repro -s {stage}`)")
+        self.for_good = for_good
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of dvc.yaml. Retries back off: backoff_seconds, twice that, four times that, ..."""
+
+    name: str
+    description: str
+    retries: int = 0
+    backoff_seconds: float = 0
+    timeout_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class StageStatus:
+    """Whether a stage's outputs are what its dependencies ask for, and if not, why."""
+
+    stage: str
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def fresh(self) -> bool:
+        """Nothing to do."""
+        return not self.reasons
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What running a stage came to. `cached`: DVC had the outputs already, here or in its cache."""
+
+    stage: str
+    outcome: Literal["ran", "cached"]
+    seconds: float
+    log: Path = field(default_factory=Path)
+
+
+class Pipeline:
+    """dvc.yaml in this folder. Hold one for as long as a run takes: opening it is what costs."""
+
+    def __init__(self) -> None:
+        from dvc.exceptions import DvcException, NotDvcRepoError
+        from dvc.repo import Repo
+
+        # dvc.yaml says `python`: that must be the one this runs in, activated or not.
+        bin_folder = str(Path(sys.executable).parent)
+        os.environ["PATH"] = os.pathsep.join([bin_folder, os.environ.get("PATH", "")])
+        try:
+            self._repo: Repo = Repo(".")
+            self._order = list(self._topological())
+        except NotDvcRepoError:
+            raise UserError("this is not the project's folder (no .dvc here): change to it and try again") from None
+        except DvcException as error:
+            raise UserError(f"dvc.yaml cannot be used: {' '.join(str(error).split())}") from None
+
+    def _topological(self) -> Iterator["PipelineStage"]:
+        import networkx
+
+        # An edge of DVC's graph points from a stage to what it needs.
+        graph = self._repo.index.graph.reverse(copy=False)
+        return networkx.lexicographical_topological_sort(graph, key=lambda stage: stage.addressing)
+
+    def stages(self) -> list[Stage]:
+        """Every stage, each after those it depends on."""
+        return [Stage(stage.name, stage.desc or "", **(stage.meta or {})) for stage in self._order]
+
+    def status(self) -> list[StageStatus]:
+        """What is stale and why, in the order of stages. A stage behind a stale one is stale too."""
+        changes = self._repo.status()
+        found: list[StageStatus] = []
+        stale: set[str] = set()
+        for stage in self._topological():
+            reasons = tuple(_reasons(changes.get(stage.addressing, [])))
+            upstream = {node.name for node in self._repo.index.graph.successors(stage)} & stale
+            reasons += tuple(f"{name} is stale" for name in sorted(upstream))
+            if reasons:
+                stale.add(stage.name)
+            found.append(StageStatus(stage.name, reasons))
+        return found
+
+    def run(self, stage: str) -> StageResult:
+        """Bring one stage's outputs up to date; what the stage prints goes to logs/<stage>.log.
+
+        Raises:
+            StageError: the stage ended badly. Its previous outputs are back in place.
+        """
+        from dvc.exceptions import DvcException, ReproductionError
+        from dvc.stage.exceptions import StageCmdFailedError
+
+        log = LOGS / f"{stage}.log"
+        start = time.monotonic()
+        try:
+            with _output_to(log), _no_child_left_behind():
+                self._repo.reproduce(targets=[stage], single_item=True)
+        except ReproductionError as error:
+            self._put_back(stage, log)
+            cause = error.__cause__
+            for_good = isinstance(cause, StageCmdFailedError) and str(cause).endswith(f"exited with {USER_ERROR}")
+            raise StageError(stage, _last_line(log, str(cause)), log, for_good) from None
+        except DvcException as error:
+            raise StageError(stage, " ".join(str(error).split()), log, for_good=False) from None
+        except BaseException:
+            self._put_back(stage, log)
+            raise
+        outcome: Literal["ran", "cached"] = "ran" if "Running stage" in log.read_text(encoding="utf-8") else "cached"
+        return StageResult(stage, outcome, time.monotonic() - start, log)
+
+    def _put_back(self, stage: str, log: Path) -> None:
+        # DVC empties a stage's outputs before it runs; a failure should leave the last good ones.
+        from dvc.exceptions import DvcException
+
+        with contextlib.suppress(DvcException), _output_to(log, mode="a"):
+            self._repo.checkout(targets=[stage], force=True)
+
+    def written_files(self) -> set[str]:
+        """Files under git that the pipeline itself writes: dvc.lock and the outputs DVC does not cache."""
+        outs = (out for stage in self._order for out in stage.outs if not out.use_cache)
+        return {str(LOCK_FILE), *(str(out.def_path) for out in outs)}
+
+
+def _reasons(changes: list[Any]) -> Iterator[str]:
+    """DVC's status of a stage, flattened: `params.yaml: train.seed modified`, `data/raw modified`."""
+    for change in changes:
+        if isinstance(change, str):
+            yield change
+            continue
+        for path, what in (item for changed in change.values() for item in changed.items()):
+            if isinstance(what, dict):
+                yield from (f"{path}: {key} {each}" for key, each in what.items())
+            else:
+                yield f"{path} {what}"
+
+
+def _last_line(log: Path, otherwise: str) -> str:
+    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("error: ")]
+    return (errors or [otherwise])[-1].removeprefix("error: ").strip()
+
+
+@contextlib.contextmanager
+def _output_to(log: Path, mode: str = "w") -> Iterator[None]:
+    """Send what this process and its children print to a file."""
+    log.parent.mkdir(exist_ok=True)
+    streams = (sys.stdout, sys.stderr)
+    for stream in streams:
+        stream.flush()
+    kept = [os.dup(1), os.dup(2)]
+    with log.open(mode, encoding="utf-8") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            for stream in streams:
+                stream.flush()
+            for number, copy in zip((1, 2), kept, strict=True):
+                os.dup2(copy, number)
+                os.close(copy)
+
+
+@contextlib.contextmanager
+def _no_child_left_behind() -> Iterator[None]:
+    """Kill what the block started when it does not end well: a stage that timed out must not go on writing."""
+    import psutil
+
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    try:
+        yield
+    except BaseException:
+        for child in psutil.Process().children(recursive=True):
+            if child.pid not in before:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    child.kill()
+        raise
+
+
+def locked() -> dict[str, Any]:
+    """dvc.lock's stages: what was built from what.
+
+    Raises:
+        UserError: nothing has been built yet.
+    """
+    try:
+        stages: dict[str, Any] = yaml.safe_load(LOCK_FILE.read_text(encoding="utf-8"))["stages"]
+    except FileNotFoundError:
+        raise UserError("nothing has been built yet: there is no dvc.lock") from None
+    return stages
+
+
+def result_digest() -> str:
+    """One digest for everything the pipeline has built: SHA-256 over path and hash of every output, sorted."""
+    outs = sorted(f"{out['path']} {out['md5']}" for stage in locked().values() for out in stage.get("outs", []))
+    return hashlib.sha256("\n".join(outs).encode()).hexdigest()
+
+
+def artifacts() -> dict[str, dict[str, Any]]:
+    """The `artifacts` of dvc.yaml: what the pipeline makes that has a name of its own."""
+    declared: dict[str, dict[str, Any]] = yaml.safe_load(PIPELINE_FILE.read_text(encoding="utf-8"))["artifacts"]
+    return declared

@@ -1,0 +1,175 @@
+"""The model, behind one small interface: fit, predict, save, load.
+
+The rest of the project knows nothing else of it. To change the kind of model, rewrite this file.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from .files import write_json, write_text
+from .params import Train
+
+if TYPE_CHECKING:
+    import lightgbm as lgb
+
+# What a machine needs to load and run a saved model, beside this package's own code.
+REQUIREMENTS = ("lightgbm", "numpy", "pyarrow", "pydantic", "pyyaml")
+
+Rows = np.ndarray[Any, np.dtype[np.float64]]
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One input column. A text column carries the values seen in training, in the order of their codes."""
+
+    name: str
+    type: str
+    categories: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Model:
+    """Gradient-boosted trees over numbers and categories; predicts the probability of the label."""
+
+    features: tuple[Feature, ...]
+    booster: "lgb.Booster"
+
+    def predict(self, table: pa.Table, threads: int = 1) -> Rows:
+        """Probability of the label for each row, in [0, 1].
+
+        `table` holds at least the model's features; a category never seen in training counts as missing.
+        Raises KeyError when a feature is missing.
+        """
+        rows: Rows = self.booster.predict(encode(table, self.features), num_threads=threads)
+        return rows
+
+    def importance(self) -> dict[str, float]:
+        """Share of the total gain that each feature brought, largest first."""
+        gain = self.booster.feature_importance("gain")
+        shares = {
+            feature.name: float(g / max(gain.sum(), 1e-12)) for feature, g in zip(self.features, gain, strict=True)
+        }
+        return dict(sorted(shares.items(), key=lambda item: (-item[1], item[0])))
+
+    def save(self, folder: Path) -> None:
+        """Write the model as two text files. Equal models give equal bytes."""
+        folder.mkdir(parents=True, exist_ok=True)
+        text = self.booster.model_to_string()
+        # The one line that holds how the model was made and not what it is.
+        lines = [line for line in text.splitlines(keepends=True) if not line.startswith("[num_threads:")]
+        write_text(folder / "model.txt", "".join(lines))
+        features = [
+            {"name": feature.name, "type": feature.type}
+            | ({"categories": feature.categories} if feature.categories else {})
+            for feature in self.features
+        ]
+        write_json(folder / "features.json", features)
+
+
+def load(folder: Path) -> Model:
+    """Load a saved model. Only text is read: nothing in the folder can run."""
+    import lightgbm as lgb
+
+    features = tuple(
+        Feature(each["name"], each["type"], tuple(each["categories"]) if "categories" in each else None)
+        for each in json.loads((folder / "features.json").read_text(encoding="utf-8"))
+    )
+    return Model(features, lgb.Booster(model_str=(folder / "model.txt").read_text(encoding="utf-8")))
+
+
+def describe(table: pa.Table, names: list[str]) -> tuple[Feature, ...]:
+    """The features that these columns of a training table make."""
+    return tuple(_feature(table[name], name) for name in names)
+
+
+def _feature(column: pa.ChunkedArray, name: str) -> Feature:
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        return Feature(
+            name, "string", tuple(sorted(value for value in column.unique().to_pylist() if value is not None))
+        )
+    return Feature(name, "integer" if pa.types.is_integer(column.type) else "double")
+
+
+def encode(table: pa.Table, features: tuple[Feature, ...]) -> Rows:
+    """The matrix, rows x features, that the booster works on: NaN for what is missing or never seen."""
+    matrix = np.empty((table.num_rows, len(features)), dtype=np.float64)
+    for position, feature in enumerate(features):
+        column = table[feature.name].combine_chunks()
+        if feature.categories is not None:
+            import pyarrow.compute as pc
+
+            column = pc.index_in(column.cast(pa.string()), value_set=pa.array(feature.categories, pa.string()))
+        matrix[:, position] = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    return matrix
+
+
+def fit(
+    train: pa.Table,
+    validation: pa.Table,
+    label: str,
+    names: list[str],
+    settings: Train,
+    progress: Callable[[int, float, float], None],
+) -> Model:
+    """Fit on `train`, stop when `validation` no longer gets better.
+
+    The same tables and settings give the same model, byte for byte, whatever `settings.threads` is.
+
+    Args:
+        train: rows x columns, the label a boolean without nulls.
+        validation: the same columns, of later months.
+        label: name of the label column.
+        names: names of the feature columns, in order.
+        settings: params.yaml's `train`.
+        progress: called after each round with the round and both log losses.
+    """
+    import lightgbm as lgb
+
+    features = describe(train, names)
+    options: dict[str, Any] = {
+        "objective": "binary",
+        "metric": "binary_logloss",
+        "learning_rate": settings.learning_rate,
+        "num_leaves": settings.num_leaves,
+        "min_data_in_leaf": settings.min_data_in_leaf,
+        "feature_fraction": settings.feature_fraction,
+        "lambda_l2": settings.lambda_l2,
+        "seed": settings.seed,
+        "num_threads": settings.threads,
+        "deterministic": True,
+        "force_row_wise": True,
+        "verbosity": -1,
+    }
+    categorical = [position for position, feature in enumerate(features) if feature.categories is not None]
+
+    def dataset(table: pa.Table, reference: lgb.Dataset | None = None) -> lgb.Dataset:
+        target = table[label].combine_chunks().cast(pa.int8()).to_numpy(zero_copy_only=False)
+        return lgb.Dataset(
+            encode(table, features),
+            target,
+            feature_name=names,
+            categorical_feature=categorical,
+            reference=reference,
+            params=options,
+        )
+
+    def report(env: Any) -> None:
+        losses = {name: value for name, _, value, _ in env.evaluation_result_list}
+        progress(env.iteration + 1, losses["train"], losses["validation"])
+
+    fitted = dataset(train)
+    booster = lgb.train(
+        options,
+        fitted,
+        num_boost_round=settings.rounds,
+        valid_sets=[fitted, dataset(validation, fitted)],
+        valid_names=["train", "validation"],
+        callbacks=[lgb.early_stopping(settings.early_stopping_rounds, verbose=False), report],
+    )
+    return Model(features, lgb.Booster(model_str=booster.model_to_string(num_iteration=booster.best_iteration)))

@@ -1,0 +1,131 @@
+"""params.yaml, typed. The one place that says what each knob may be."""
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from .errors import UserError
+from .files import write_text
+
+PARAMS_FILE = Path("params.yaml")
+
+Month = Annotated[str, Field(pattern=r"^[12]\d{3}-(0[1-9]|1[0-2])$")]
+
+
+class Record(BaseModel):
+    """Immutable, and refuses keys it does not know: a typing slip in params.yaml is not a default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Data(Record):
+    """The data window. Both ends are included."""
+
+    source: str
+    since: Month
+    through: Month
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "Data":
+        if self.through < self.since:
+            raise ValueError(f"through ({self.through}) is earlier than since ({self.since})")
+        return self
+
+    def months(self) -> list[str]:
+        """Every month of the window, oldest first."""
+        year, month = map(int, self.since.split("-"))
+        months = []
+        while (label := f"{year:04d}-{month:02d}") <= self.through:
+            months.append(label)
+            year, month = (year + 1, 1) if month == 12 else (year, month + 1)
+        return months
+
+
+class Split(Record):
+    """How many months the validation set and the holdout take from the end of the window."""
+
+    validation_months: int = Field(ge=1)
+    holdout_months: int = Field(ge=1)
+
+
+class Train(Record):
+    """Settings of the model. `threads` changes how long training takes, never the result."""
+
+    seed: int = Field(ge=0)
+    threads: int = Field(ge=1)
+    rounds: int = Field(ge=1)
+    early_stopping_rounds: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    num_leaves: int = Field(ge=2)
+    min_data_in_leaf: int = Field(ge=1)
+    feature_fraction: float = Field(gt=0, le=1)
+    lambda_l2: float = Field(ge=0)
+
+
+class Gate(Record):
+    """The bounds a metric must stay within."""
+
+    min: float | None = None
+    max: float | None = None
+
+    def passes(self, value: float) -> bool:
+        """Whether the value lies within the bounds; a missing value (NaN) does not."""
+        above = self.min is None or value >= self.min
+        below = self.max is None or value <= self.max
+        return value == value and above and below
+
+
+class Evaluate(Record):
+    """Gates by the name of the metric in reports/metrics.json."""
+
+    gates: dict[str, Gate]
+
+
+class Params(Record):
+    """All of params.yaml."""
+
+    data: Data
+    split: Split
+    train: Train
+    evaluate: Evaluate
+
+
+def load_params(path: Path = PARAMS_FILE) -> Params:
+    """Read and check the parameters.
+
+    Raises:
+        UserError: the file is missing, is not YAML, or holds a value out of range; says which.
+    """
+    try:
+        return Params.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise UserError(f"there is no {path} here: change to the project's folder") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"{path}: {where}: {first['msg']} (found {first['input']!r})") from None
+
+
+def set_through(month: str, path: Path = PARAMS_FILE) -> str:
+    """Move the watermark, leaving every other byte of the file alone; returns the text it replaced.
+
+    Raises:
+        UserError: `month` does not read YYYY-MM, lies before `since`, or the file has no `through:` line.
+    """
+    before = path.read_text(encoding="utf-8")
+    after, changed = re.subn(r"(?m)^(\s+through:\s*)[^\s#]+", rf'\g<1>"{month}"', before, count=1)
+    if not changed:
+        raise UserError(f"{path} has no `through:` line under `data:` to change")
+    if after != before:
+        write_text(path, after)
+        try:
+            load_params(path)
+        except UserError:
+            write_text(path, before)
+            raise
+    return before

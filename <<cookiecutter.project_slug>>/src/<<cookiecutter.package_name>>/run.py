@@ -1,0 +1,83 @@
+"""`run`: the pipeline from the command line."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import UserError
+from .files import write_text
+from .lifecycle import tracking
+from .lifecycle.pipeline import Pipeline
+from .params import PARAMS_FILE, load_params, set_through
+from .stages import ingest
+from .stages.source import read_pins
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to."""
+
+    changed: bool
+    tracked: tracking.Tracked
+    failed_gates: list[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For --json."""
+        return {"changed": self.changed, "failed_gates": self.failed_gates, **vars(self.tracked)}
+
+    def as_text(self) -> str:
+        """For people."""
+        t = self.tracked
+        if self.failed_gates:
+            model = f"not registered: {'; '.join(self.failed_gates)}"
+        else:
+            model = f"{t.model_name} version {t.version}, alias {tracking.CHALLENGER}"
+        head = "Done." if self.changed else "Nothing has changed."
+        return (
+            f"{head}\n  model   {model}\n  result  {t.result_digest[:12]} (MLflow run {t.run_id[:8]})\n" + WHERE_TO_LOOK
+        )
+
+
+WHERE_TO_LOOK = """  report  reports/report.html
+  pages   make ui (MLflow, Prefect), make docs (dbt)"""
+
+
+def run_pipeline(through: str = "") -> Outcome:
+    """Run what is stale, as a Prefect flow; with nothing stale, do not even start Prefect.
+
+    Raises:
+        UserError, StageError: with the state as it was before.
+    """
+    before = set_through(through) if through else None
+    try:
+        changed = _run()
+    except UserError:
+        if before is not None:
+            write_text(PARAMS_FILE, before)
+        raise
+    tracked = tracking.last_tracked()
+    assert tracked is not None
+    return Outcome(changed, tracked, tracking.failed_gates())
+
+
+def _run() -> bool:
+    import os
+
+    if not os.environ.get("PREFECT_API_URL") and not _anything_to_do():
+        return False
+    from .flows import server
+
+    server.ensure_api()
+    # What the first tasks need is imported while the server starts.
+    from .flows import pipeline
+    from .stages import gate  # noqa: F401
+
+    pipeline.run_now()
+    return True
+
+
+def _anything_to_do() -> bool:
+    data = load_params().data
+    _, files = ingest.look(data)
+    if {file.name: file.sha256 for file in files} != read_pins() or not tracking.is_tracked():
+        return True
+    return not all(stage.fresh for stage in Pipeline().status())

@@ -1,0 +1,30 @@
+"""The model as MLflow loads it: this file is logged as code, so that nothing is ever unpickled."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mlflow
+import pyarrow as pa
+
+from << cookiecutter.package_name >> import model
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+
+class PyfuncModel(mlflow.pyfunc.PythonModel):
+    """A saved model folder behind MLflow's interface."""
+
+    def load_context(self, context: Any) -> None:
+        """Load the model from the logged folder."""
+        self.model = model.load(Path(context.artifacts["model"]))
+
+    def predict(
+        self, context: Any, model_input: "pd.DataFrame", params: dict[str, Any] | None = None
+    ) -> "np.ndarray[Any, Any]":
+        """Probability of the label for each row."""
+        return self.model.predict(pa.Table.from_pandas(model_input, preserve_index=False))
+
+
+mlflow.models.set_model(PyfuncModel())

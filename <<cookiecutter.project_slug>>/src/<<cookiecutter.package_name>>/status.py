@@ -1,0 +1,65 @@
+"""`status`: what there is, without starting anything."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from .lifecycle import tracking
+from .lifecycle.pipeline import Pipeline, StageStatus
+from .params import Data, load_params
+from .stages import ingest
+from .stages.source import read_pins
+
+
+@dataclass(frozen=True)
+class ProjectStatus:
+    """The state of the working tree."""
+
+    data: Data
+    source_changes: list[str]
+    stages: list[StageStatus]
+    tracked: tracking.Tracked | None
+    is_tracked: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """For --json."""
+        return {
+            "data": self.data.model_dump(),
+            "source_changes": self.source_changes,
+            "stages": [{"name": s.stage, "fresh": s.fresh, "reasons": list(s.reasons)} for s in self.stages],
+            "last_run": vars(self.tracked) if self.tracked else None,
+            "result_is_tracked": self.is_tracked,
+        }
+
+    def as_text(self) -> str:
+        """For people."""
+        source = ", ".join(self.source_changes) or "as pinned"
+        lines = [f"data       {self.data.since} to {self.data.through} from {self.data.source} ({source})", ""]
+        for stage in self.stages:
+            lines.append(f"{stage.stage:<10} {'fresh' if stage.fresh else 'stale: ' + ', '.join(stage.reasons)}")
+        if self.tracked:
+            t = self.tracked
+            version = f"version {t.version}" if t.version else "not registered (a gate failed)"
+            lines += [
+                "",
+                f"last run   {t.logged_at}, MLflow run {t.run_id[:8]}",
+                f"model      {t.model_name} {version}",
+            ]
+            if not self.is_tracked:
+                lines.append("           of another result than the one here: `run` logs this one")
+        else:
+            lines += ["", "last run   none on this machine"]
+        return "\n".join(lines)
+
+
+def project_status() -> ProjectStatus:
+    """Look at everything and change nothing."""
+    data = load_params().data
+    _, files = ingest.look(data)
+    pins = read_pins()
+    changes = [
+        f"{file.name} {'changed' if file.name in pins else 'new'}"
+        for file in files
+        if pins.get(file.name) != file.sha256
+    ]
+    stages = Pipeline().status()
+    return ProjectStatus(data, changes, stages, tracking.last_tracked(), tracking.is_tracked())
