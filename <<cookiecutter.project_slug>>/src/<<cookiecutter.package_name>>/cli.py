@@ -71,7 +71,7 @@ def run(
 
     Exit code 0 when the model passes its gates, 1 when something failed, 3 when a gate did.
     """
-    from .run import run_pipeline
+    from .commands.run import run_pipeline
 
     outcome = run_pipeline(through)
     if as_json:
@@ -86,7 +86,7 @@ def run(
 @in_project
 def status(as_json: AsJson = False) -> None:
     """Show which stages are fresh, which are stale and why, the data window and the registered model."""
-    from .status import project_status
+    from .commands.status import project_status
 
     found = project_status()
     print(json.dumps(found.as_dict(), indent=2) if as_json else found.as_text())
@@ -99,7 +99,7 @@ def ui(
     prefect_port: Annotated[int, typer.Option(help="Port of Prefect's page.")] = 4200,
 ) -> None:
     """Serve the MLflow and Prefect pages on this machine, until Ctrl-C."""
-    from .ui import serve
+    from .commands.ui import serve
 
     serve(mlflow_port, prefect_port)
 
@@ -116,3 +116,7 @@ def docs() -> None:
 def main() -> None:
     """Entry point of the console script."""
     app(prog_name="<< cookiecutter.project_slug >>")
+
+
+if __name__ == "__main__":
+    main()

@@ -46,8 +46,7 @@ class Model:
         `table` holds at least the model's features; a category never seen in training counts as missing.
         Raises KeyError when a feature is missing.
         """
-        rows: Rows = self.booster.predict(encode(table, self.features), num_threads=threads)
-        return rows
+        return np.asarray(self.booster.predict(encode(table, self.features), num_threads=threads))
 
     def importance(self) -> dict[str, float]:
         """Share of the total gain that each feature brought, largest first."""

@@ -5,14 +5,21 @@ from pathlib import Path
 from typing import Annotated
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import UserError
 from .files import write_text
 
 PARAMS_FILE = Path("params.yaml")
 
-Month = Annotated[str, Field(pattern=r"^[12]\d{3}-(0[1-9]|1[0-2])$")]
+
+def _is_month(value: str) -> str:
+    if not re.fullmatch(r"[12]\d{3}-(0[1-9]|1[0-2])", value):
+        raise ValueError("a month reads YYYY-MM, like 2013-07")
+    return value
+
+
+Month = Annotated[str, AfterValidator(_is_month)]
 
 
 class Record(BaseModel):
@@ -108,7 +115,8 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{path}: {where}: {first['msg']} (found {first['input']!r})") from None
+        message = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"{path}: {where}: {message} (found {first['input']!r})") from None
 
 
 def set_through(month: str, path: Path = PARAMS_FILE) -> str:

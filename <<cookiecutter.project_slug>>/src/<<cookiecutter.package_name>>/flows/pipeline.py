@@ -5,23 +5,20 @@ import threading
 import time
 from typing import Any
 
-from . import server
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+from prefect.states import Completed
+from prefect.tasks import exponential_backoff
 
-server.settings()
-
-from prefect import flow, get_run_logger, task  # noqa: E402  (settings come first)
-from prefect.artifacts import create_markdown_artifact  # noqa: E402
-from prefect.runtime import flow_run  # noqa: E402
-from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings  # noqa: E402
-from prefect.states import Completed, State  # noqa: E402
-from prefect.tasks import exponential_backoff  # noqa: E402
-
-from ..errors import UserError  # noqa: E402
-from ..lifecycle import tracking  # noqa: E402
-from ..lifecycle.pipeline import Pipeline, Stage, StageError, StageResult  # noqa: E402
-from ..params import load_params  # noqa: E402
-from ..progress import say  # noqa: E402
-from ..stages import ingest  # noqa: E402
+from ..errors import UserError
+from ..lifecycle import tracking
+from ..lifecycle.pipeline import Pipeline, Stage, StageError, StageResult
+from ..params import load_params
+from ..progress import say
+from ..stages import ingest
 
 
 def _worth_retrying(_task: Any, _run: Any, state: State) -> bool:
@@ -75,7 +72,7 @@ def track(flow_run_id: str | None) -> tracking.Tracked:
     return tracked
 
 
-@flow(name="<< cookiecutter.project_slug >>", validate_parameters=False)
+@flow(name="<< cookiecutter.project_slug >>")
 def pipeline() -> None:
     """Bring every stage up to date, then log the result to MLflow and register its model.
 

@@ -12,17 +12,9 @@ import sys
 import threading
 from pathlib import Path
 
-HOME = Path(".prefect")
 LOG = Path("logs/prefect.log")
 
 _started: list[subprocess.Popen[bytes]] = []
-
-
-def settings() -> None:
-    """Set what Prefect reads from the environment. To be called before Prefect is imported."""
-    os.environ.setdefault("PREFECT_HOME", str(HOME.resolve()))
-    os.environ.setdefault("DO_NOT_TRACK", "1")
-    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 
 
 def ensure_api() -> None:
@@ -30,7 +22,8 @@ def ensure_api() -> None:
 
     Ours ends when this process does, and not before: Prefect sends its last logs on the way out.
     """
-    settings()
+    # One line a step, and the logs, tell a person more than Prefect's lines in the terminal.
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     if os.environ.get("PREFECT_API_URL"):
         return
     with socket.socket() as listener:
@@ -49,8 +42,6 @@ def ensure_api() -> None:
                 )
             )
         os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
-    # Its pages are gone when the run is: logs/ and one line a step tell a person more.
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
 
 
 def _serve(listener: int) -> None:

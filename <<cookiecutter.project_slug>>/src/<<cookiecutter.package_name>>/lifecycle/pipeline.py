@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,7 +16,7 @@ import yaml
 from ..errors import UserError
 
 if TYPE_CHECKING:
-    from dvc.stage import PipelineStage
+    pass
 
 PIPELINE_FILE = Path("dvc.yaml")
 LOCK_FILE = Path("dvc.lock")
@@ -79,32 +80,38 @@ class Pipeline:
         os.environ["PATH"] = os.pathsep.join([bin_folder, os.environ.get("PATH", "")])
         try:
             self._repo: Repo = Repo(".")
-            self._order = list(self._topological())
+            graph = self._repo.index.graph
         except NotDvcRepoError:
             raise UserError("this is not the project's folder (no .dvc here): change to it and try again") from None
         except DvcException as error:
             raise UserError(f"dvc.yaml cannot be used: {' '.join(str(error).split())}") from None
 
-    def _topological(self) -> Iterator["PipelineStage"]:
-        import networkx
-
-        # An edge of DVC's graph points from a stage to what it needs.
-        graph = self._repo.index.graph.reverse(copy=False)
-        return networkx.lexicographical_topological_sort(graph, key=lambda stage: stage.addressing)
+        # An edge of DVC's graph points from a stage to one it needs.
+        self._needs = {node.name: sorted(each.name for each in graph.successors(node)) for node in graph}
+        by_name = {node.name: node for node in graph}
+        self._order = [by_name[name] for name in TopologicalSorter(dict(sorted(self._needs.items()))).static_order()]
 
     def stages(self) -> list[Stage]:
         """Every stage, each after those it depends on."""
         return [Stage(stage.name, stage.desc or "", **(stage.meta or {})) for stage in self._order]
 
     def status(self) -> list[StageStatus]:
-        """What is stale and why, in the order of stages. A stage behind a stale one is stale too."""
-        changes = self._repo.status()
+        """What is stale and why, in the order of stages. A stage behind a stale one is stale too.
+
+        Raises:
+            UserError: DVC cannot tell, for example because another run holds its lock.
+        """
+        from dvc.exceptions import DvcException
+
+        try:
+            changes = self._repo.status()
+        except DvcException as error:
+            raise UserError(" ".join(str(error).split())) from None
         found: list[StageStatus] = []
         stale: set[str] = set()
-        for stage in self._topological():
+        for stage in self._order:
             reasons = tuple(_reasons(changes.get(stage.addressing, [])))
-            upstream = {node.name for node in self._repo.index.graph.successors(stage)} & stale
-            reasons += tuple(f"{name} is stale" for name in sorted(upstream))
+            reasons += tuple(f"{name} is stale" for name in self._needs[stage.name] if name in stale)
             if reasons:
                 stale.add(stage.name)
             found.append(StageStatus(stage.name, reasons))
@@ -143,11 +150,6 @@ class Pipeline:
 
         with contextlib.suppress(DvcException), _output_to(log, mode="a"):
             self._repo.checkout(targets=[stage], force=True)
-
-    def written_files(self) -> set[str]:
-        """Files under git that the pipeline itself writes: dvc.lock and the outputs DVC does not cache."""
-        outs = (out for stage in self._order for out in stage.outs if not out.use_cache)
-        return {str(LOCK_FILE), *(str(out.def_path) for out in outs)}
 
 
 def _reasons(changes: list[Any]) -> Iterator[str]:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from .. import model as model_interface
 from ..errors import UserError
 from ..files import sha256, write_json
 from ..params import PARAMS_FILE
@@ -32,6 +31,9 @@ TRACKED_FILE = Path(".lifecycle/tracked.json")
 METRICS_FILE = Path("reports/metrics.json")
 GATES_FILE = Path("reports/gates.json")
 REPORTS = Path("reports")
+
+# Files under git that a run writes itself: they are not somebody's unsaved work.
+WRITTEN_BY_RUNS = (str(LOCK_FILE), "data/source.json")
 
 CHALLENGER = "challenger"
 RESULT_TAG = "result_digest"
@@ -196,17 +198,11 @@ def _tags(digest: str, flow_run_id: str | None) -> dict[str, str]:
     tags = {RESULT_TAG: digest, "dvc.lock": f"sha256:{sha256(LOCK_FILE)}", "mlflow.source.name": PIPELINE_FILE.name}
     commit = git.head()
     if commit:
-        # What the pipeline writes itself is not somebody's unsaved work.
-        changed = [file for file in commit.changed if file not in _written_by_the_pipeline()]
+        changed = [file for file in commit.changed if file not in WRITTEN_BY_RUNS]
         tags |= {"mlflow.source.git.commit": commit.sha, "git.dirty": ", ".join(changed)[:1000] or "no"}
     if flow_run_id:
         tags["prefect.flow_run_id"] = flow_run_id
     return tags
-
-
-def _written_by_the_pipeline() -> set[str]:
-    outs = {out["path"] for stage in locked().values() for out in stage.get("outs", [])}
-    return {str(LOCK_FILE), "data/source.json", *outs}
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -255,6 +251,8 @@ def _datasets() -> Iterator["DatasetInput"]:
 def _log_model(run_id: str) -> str:
     import mlflow
 
+    from ..model import REQUIREMENTS
+
     package = Path(__file__).parents[1]
     folder = next(Path(artifact["path"]) for artifact in artifacts().values() if artifact["type"] == "model")
     with mlflow.start_run(run_id=run_id):
@@ -264,9 +262,7 @@ def _log_model(run_id: str) -> str:
             artifacts={"model": str(folder)},
             code_paths=[str(package)],
             # From the locked environment; left to itself, MLflow takes 10 s to find out.
-            pip_requirements=[
-                f"{name}=={installed_version(name)}" for name in ("mlflow", *model_interface.REQUIREMENTS)
-            ],
+            pip_requirements=[f"{name}=={installed_version(name)}" for name in ("mlflow", *REQUIREMENTS)],
             signature=_signature(folder),
         )
     return str(logged.model_uri)
@@ -274,10 +270,14 @@ def _log_model(run_id: str) -> str:
 
 def _signature(folder: Path) -> "ModelSignature":
     from mlflow.models import ModelSignature
-    from mlflow.types.schema import ColSpec, Schema
+    from mlflow.types.schema import ColSpec, Schema, TensorSpec
+
+    from ..model import load
 
     types = {"integer": "double", "double": "double", "string": "string"}
-    inputs = [ColSpec(types[each.type], each.name, required=False) for each in model_interface.load(folder).features]
+    inputs: list[ColSpec | TensorSpec] = [
+        ColSpec(types[each.type], each.name, required=False) for each in load(folder).features
+    ]
     return ModelSignature(Schema(inputs), Schema([ColSpec("double", "probability")]))
 
 

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import mlflow
 import pyarrow as pa
+from mlflow.models import set_model
+from mlflow.pyfunc.model import PythonModel
 
 from << cookiecutter.package_name >> import model
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-class PyfuncModel(mlflow.pyfunc.PythonModel):
+class PyfuncModel(PythonModel):
     """A saved model folder behind MLflow's interface."""
 
     def load_context(self, context: Any) -> None:
@@ -27,4 +28,4 @@ class PyfuncModel(mlflow.pyfunc.PythonModel):
         return self.model.predict(pa.Table.from_pandas(model_input, preserve_index=False))
 
 
-mlflow.models.set_model(PyfuncModel())
+set_model(PyfuncModel())

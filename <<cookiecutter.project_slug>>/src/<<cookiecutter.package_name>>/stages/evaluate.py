@@ -17,6 +17,7 @@ from .report import Evaluation, write_report
 from .train import FEATURES, LABEL, LEARNING_CURVE, MODEL, Parts, split
 
 METRICS = Path("reports/metrics.json")
+SLICED = Path("reports/slices.json")
 GATES = Path("reports/gates.json")
 PLOTS = Path("reports/plots")
 REPORT = Path("reports/report.html")
@@ -26,6 +27,8 @@ SLICES = ("carrier", "origin")
 SMALLEST_SLICE = 200
 
 Array = np.ndarray[Any, np.dtype[Any]]
+# column -> value -> metric -> number
+Slices = dict[str, dict[str, dict[str, float]]]
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,8 @@ def calibration(truth: Array, probability: Array, bins: int = 10) -> tuple[Array
 
 def truth_of(table: pa.Table) -> Array:
     """The label as 0 and 1."""
-    return table[LABEL].combine_chunks().cast(pa.int8()).to_numpy(zero_copy_only=False)
+    truth: Array = table[LABEL].combine_chunks().cast(pa.int8()).to_numpy(zero_copy_only=False)
+    return truth
 
 
 def base_rate(parts: Parts) -> Array:
@@ -92,9 +96,9 @@ def carrier_hour_history(parts: Parts) -> Array:
     return np.array([rates.get(key, otherwise) for key in keys])
 
 
-def by_slice(holdout: pa.Table, truth: Array, probability: Array) -> dict[str, dict[str, dict[str, float]]]:
-    """Scores of every slice with enough rows: column -> value -> metric -> number."""
-    slices: dict[str, dict[str, dict[str, float]]] = {}
+def by_slice(holdout: pa.Table, truth: Array, probability: Array) -> Slices:
+    """Scores of every slice with enough rows."""
+    slices: Slices = {}
     for column in SLICES:
         values = np.array(holdout[column].to_pylist())
         slices[column] = {}
@@ -110,7 +114,7 @@ def by_slice(holdout: pa.Table, truth: Array, probability: Array) -> dict[str, d
     return slices
 
 
-def measure(parts: Parts, probability: Array) -> dict[str, Any]:
+def measure(parts: Parts, probability: Array, slices: Slices) -> dict[str, Any]:
     """Everything that goes into metrics.json. `*_skill` is the share of the better baseline's loss taken away."""
     truth = truth_of(parts.holdout)
     scores = score(truth, probability).as_dict()
@@ -118,7 +122,6 @@ def measure(parts: Parts, probability: Array) -> dict[str, Any]:
         "base_rate": score(truth, base_rate(parts)).as_dict(),
         "carrier_hour": score(truth, carrier_hour_history(parts)).as_dict(),
     }
-    slices = by_slice(parts.holdout, truth, probability)
     worst = [each["roc_auc"] for values in slices.values() for each in values.values()]
     return {
         "rows": parts.holdout.num_rows,
@@ -128,7 +131,6 @@ def measure(parts: Parts, probability: Array) -> dict[str, Any]:
         "log_loss_skill": round(1 - scores["log_loss"] / min(each["log_loss"] for each in baselines.values()), 6),
         "worst_slice_roc_auc": min(worst, default=scores["roc_auc"]),
         "baselines": baselines,
-        "slices": slices,
     }
 
 
@@ -170,17 +172,19 @@ def main() -> None:
     parts = split(pq.read_table(FEATURES), params.split)
     fitted = model.load(MODEL)
     probability = fitted.predict(parts.holdout, params.train.threads)
-    metrics = measure(parts, probability)
+    truth = truth_of(parts.holdout)
+    slices = by_slice(parts.holdout, truth, probability)
+    metrics = measure(parts, probability, slices)
     gates = hold_to_gates(metrics, params.evaluate.gates)
     importance = fitted.importance()
-    truth = truth_of(parts.holdout)
     write_json(METRICS, metrics)
+    write_json(SLICED, slices)
     write_json(GATES, gates)
     write_plots(truth, probability, importance)
     months = {
         name: sorted(set(getattr(parts, name)["month"].to_pylist())) for name in ("train", "validation", "holdout")
     }
-    write_report(REPORT, Evaluation(metrics, gates, importance, months, PLOTS, LEARNING_CURVE))
+    write_report(REPORT, Evaluation(metrics, slices, gates, importance, months, PLOTS, LEARNING_CURVE))
     for gate in gates:
         print(f"gate {gate['name']}: {gate['value']} {'passes' if gate['pass'] else 'FAILS'} {gate['threshold']}")
 

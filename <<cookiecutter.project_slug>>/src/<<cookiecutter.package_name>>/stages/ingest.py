@@ -69,12 +69,13 @@ def plan(data: Data, files: Iterable[SourceFile]) -> list[Part]:
         UserError: a month of the window has no file.
     """
     by_table: dict[str, dict[str | None, SourceFile]] = defaultdict(dict)
-    for file in files:
-        by_table[file.table][file.month] = file
+    for each in files:
+        by_table[each.table][each.month] = each
     parts = []
     for table in TABLES.values():
-        for month in data.months() if table.monthly else [None]:
-            file = by_table[table.name].get(month) or by_table[table.name].get(None)
+        months: list[str | None] = [*data.months()] if table.monthly else [None]
+        for month in months:
+            file: SourceFile | None = by_table[table.name].get(month) or by_table[table.name].get(None)
             if file is None:
                 missing = f"{table.name}/{month}" if month else table.name
                 raise UserError(
@@ -158,7 +159,8 @@ def _gated(
             of_part = rows[months == int((part.month or "").replace("-", ""))]
             if of_part.empty:
                 raise UserError(
-                    f"{file.name} in the source holds no row of {part.month} (its last month is {months.max()}): "
+                    f"{file.name} in the source holds no row of {part.month} "
+                    f"(its last month is {months.max() // 100}-{months.max() % 100:02}): "
                     "change the data window (data.since, data.through) in params.yaml"
                 )
         yield (part, *check(of_part, table, part.month))

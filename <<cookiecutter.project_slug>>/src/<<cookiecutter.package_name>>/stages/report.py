@@ -19,6 +19,7 @@ class Evaluation:
     """What the report tells."""
 
     metrics: dict[str, Any]
+    slices: dict[str, dict[str, dict[str, float]]]
     gates: list[dict[str, Any]]
     importance: dict[str, float]
     months: dict[str, list[str]]

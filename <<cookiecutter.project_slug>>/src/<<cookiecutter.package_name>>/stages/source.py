@@ -91,9 +91,12 @@ class Source:
             with self._fs.open(f"{self._root}/{name}", "rb") as file:
                 if name.endswith(".parquet"):
                     return pd.read_parquet(file)
-                compression = {".gz": "gzip", ".zip": "zip"}.get(Path(name).suffix)
-                options: dict[str, Any] = {"dtype": dict.fromkeys(text_columns, "str"), "low_memory": False}
-                return pd.read_csv(file, compression=compression, **options)
+                options: dict[str, Any] = {
+                    "compression": {".gz": "gzip", ".zip": "zip"}.get(Path(name).suffix),
+                    "dtype": dict.fromkeys(text_columns, "str"),
+                }
+                rows: pd.DataFrame = pd.read_csv(file, low_memory=False, **options)
+                return rows
         except Exception as error:  # pandas, pyarrow, zipfile and gzip each have their own
             raise ValueError(" ".join(str(error).split())[:300] or type(error).__name__) from None
 

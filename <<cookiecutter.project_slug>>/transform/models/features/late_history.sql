@@ -8,21 +8,20 @@
     ('aircraft_1d', ['tailnum'], '1 day'),
 ] %}
 
--- noqa: disable=LT02 (loops have an indent of their own)
 with
 {% for name, keys, window in histories %}
-{{ name }} as (
-    {{ late_history(keys, window) }}
-){{ ',' if not loop.last }}
+    {{ name }} as (
+        {{ late_history(keys, window) }}
+    ){{ ',' if not loop.last }}
 {% endfor %}
 
 select
     {% for name, _, _ in histories %}
-    {{ name }}.landed::integer as {{ name }}_landed,
-    {{ name }}.late::integer as {{ name }}_late,
+        {{ name }}.landed::integer as {{ name }}_landed,
+        {{ name }}.late::integer as {{ name }}_late,
     {% endfor %}
     f.flight_id
 from {{ ref('stg_flights') }} as f
 {% for name, _, _ in histories %}
-inner join {{ name }} on f.flight_id = {{ name }}.flight_id
+    inner join {{ name }} on f.flight_id = {{ name }}.flight_id
 {% endfor %}

@@ -1,15 +1,16 @@
 """`run`: the pipeline from the command line."""
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import UserError
-from .files import write_text
-from .lifecycle import tracking
-from .lifecycle.pipeline import Pipeline
-from .params import PARAMS_FILE, load_params, set_through
-from .stages import ingest
-from .stages.source import read_pins
+from ..errors import UserError
+from ..files import write_text
+from ..lifecycle import tracking
+from ..lifecycle.pipeline import Pipeline
+from ..params import PARAMS_FILE, load_params, set_through
+from ..stages import ingest
+from ..stages.source import read_pins
 
 
 @dataclass(frozen=True)
@@ -60,16 +61,14 @@ def run_pipeline(through: str = "") -> Outcome:
 
 
 def _run() -> bool:
-    import os
-
     if not os.environ.get("PREFECT_API_URL") and not _anything_to_do():
         return False
-    from .flows import server
+    from ..flows import server
 
     server.ensure_api()
     # What the first tasks need is imported while the server starts.
-    from .flows import pipeline
-    from .stages import gate  # noqa: F401
+    from ..flows import pipeline
+    from ..stages import gate  # noqa: F401
 
     pipeline.run_now()
     return True

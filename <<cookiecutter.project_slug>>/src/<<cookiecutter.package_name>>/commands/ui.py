@@ -5,18 +5,26 @@ import subprocess
 import sys
 from pathlib import Path
 
-from .flows import server
-from .lifecycle.tracking import tracking_uri
+from .. import flows  # noqa: F401  (sets where Prefect keeps its database)
+from ..lifecycle.tracking import tracking_uri
 
 
 def serve(mlflow_port: int, prefect_port: int) -> None:
     """Run both servers until one of them ends or Ctrl-C is pressed."""
-    server.settings()
     here = Path(sys.executable).parent
     host = ["--host", "127.0.0.1", "--port"]
     commands = [
-        [here / "mlflow", "server", "--backend-store-uri", tracking_uri(), *host, str(mlflow_port), "--workers", "1"],
-        [here / "prefect", "server", "start", *host, str(prefect_port)],
+        [
+            str(here / "mlflow"),
+            "server",
+            "--backend-store-uri",
+            tracking_uri(),
+            *host,
+            str(mlflow_port),
+            "--workers",
+            "1",
+        ],
+        [str(here / "prefect"), "server", "start", *host, str(prefect_port)],
     ]
     print(f"MLflow   http://127.0.0.1:{mlflow_port}\nPrefect  http://127.0.0.1:{prefect_port}\nCtrl-C ends both.")
     environment = os.environ | {"PREFECT_API_URL": f"http://127.0.0.1:{prefect_port}/api"}

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-from .lifecycle import tracking
-from .lifecycle.pipeline import Pipeline, StageStatus
-from .params import Data, load_params
-from .stages import ingest
-from .stages.source import read_pins
+from ..lifecycle import tracking
+from ..lifecycle.pipeline import Pipeline, StageStatus
+from ..params import Data, load_params
+from ..stages import ingest
+from ..stages.source import read_pins
 
 
 @dataclass(frozen=True)

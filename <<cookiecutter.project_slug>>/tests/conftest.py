@@ -1,0 +1,70 @@
+"""Projects for tests to work on. Tests that only call functions need none of them."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from support import FOREIGN, PACKAGE, cli, copy_project, environment, make_project, own_settings
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of this test session share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def fresh(shared: Path) -> Path:
+    """A project nothing has been run in, to be copied. MLflow's database is there, empty: making it takes a while."""
+    folder = shared / "fresh"
+    with FileLock(shared / "fresh.lock"):
+        if not folder.exists():
+            making = shared / "fresh.making"
+            make_project(making)
+            warm_up = f"from {PACKAGE}.lifecycle import tracking; tracking.warm_up()"
+            subprocess.run([sys.executable, "-c", warm_up], cwd=making, env=environment(making), check=True)
+            copy_project(making, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished(shared: Path, fresh: Path) -> Path:
+    """A project in which `run` has ended well, once. To be looked at and copied, never changed."""
+    folder = shared / "finished"
+    with FileLock(shared / "finished.lock"):
+        if not (folder / "done").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            copy_project(fresh, folder / "project")
+            done = cli("run", folder=folder / "project")
+            assert done.returncode == 0, done.stdout + done.stderr
+            (folder / "done").touch()
+    return folder / "project"
+
+
+@pytest.fixture
+def project(fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project of the test's own, nothing run in it yet; the test stands in its folder."""
+    return _enter(fresh, tmp_path / "project", monkeypatch)
+
+
+@pytest.fixture
+def built(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project of the test's own, in which `run` has ended well; the test stands in its folder."""
+    return _enter(finished, tmp_path / "project", monkeypatch)
+
+
+def _enter(template: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    copy_project(template, folder)
+    for name in os.environ:
+        if name.startswith(FOREIGN):
+            monkeypatch.delenv(name)
+    for name, value in own_settings(folder).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(folder)
+    return folder

@@ -1,0 +1,119 @@
+"""What several tests use: a project of their own, the command line as a process, digests of files."""
+
+import hashlib
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import synthetic
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = "<< cookiecutter.package_name >>"
+CLI = [sys.executable, "-m", f"{PACKAGE}.cli"]
+
+# What a project is made of; all the rest is data, caches and state of this machine.
+PROJECT_FILES = (
+    ".dvc/.gitignore",
+    ".dvc/config",
+    ".dvcignore",
+    ".gitattributes",
+    ".gitignore",
+    "dvc.yaml",
+    "params.yaml",
+    "prefect.yaml",
+    "pyproject.toml",
+    "requirements.lock",
+    "src",
+    "transform",
+)
+NOT_COPIED = shutil.ignore_patterns("__pycache__", "*.egg-info", "target", "logs")
+
+
+def environment(folder: Path, **more: str) -> dict[str, str]:
+    """The environment for a project's processes: nobody's settings, and nothing kept outside `folder`."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
+    return kept | own_settings(folder) | more
+
+
+# Settings of the person or machine that runs the tests.
+FOREIGN = ("DVC_", "GIT_", "MLFLOW_", "PREFECT_")
+
+
+def own_settings(folder: Path) -> dict[str, str]:
+    """What each test's processes are told instead."""
+    name, mail = "Tests", "tests@example.org"
+    return {
+        "DO_NOT_TRACK": "1",
+        "DVC_SITE_CACHE_DIR": str(folder / ".dvc/tmp/site"),
+        "GIT_AUTHOR_EMAIL": mail,
+        "GIT_AUTHOR_NAME": name,
+        "GIT_COMMITTER_EMAIL": mail,
+        "GIT_COMMITTER_NAME": name,
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_CONFIG_NOSYSTEM": "1",
+    }
+
+
+def make_project(folder: Path) -> None:
+    """Write a fresh project on the synthetic source to `folder`, as a git repository with one commit."""
+    for name in PROJECT_FILES:
+        source, target = ROOT / name, folder / name
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=NOT_COPIED)
+        elif source.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, target)
+    edit_params(folder, synthetic.PARAMS)
+    synthetic.write_source(folder / "extracts", synthetic.MONTHS)
+    with (folder / ".gitignore").open("a", encoding="utf-8") as file:
+        file.write("/extracts\n")
+    for arguments in (["init", "--quiet", "--initial-branch=main"], ["add", "."], ["commit", "--quiet", "-m", "First"]):
+        subprocess.run(["git", *arguments], cwd=folder, env=environment(folder), check=True, capture_output=True)
+
+
+def edit_params(folder: Path, changes: dict[str, Any]) -> None:
+    """Change some keys of params.yaml, section by section."""
+    path = folder / "params.yaml"
+    params = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for section, values in changes.items():
+        params[section] |= values
+    path.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+
+
+def copy_project(source: Path, target: Path) -> None:
+    """Copy a project with all its state; where that holds its absolute path, the copy holds its own."""
+    shutil.copytree(source, target, symlinks=True)
+    tracked = target / ".lifecycle/tracked.json"
+    if tracked.exists():
+        tracked.write_text(tracked.read_text(encoding="utf-8").replace(str(source), str(target)), encoding="utf-8")
+    database = target / "mlflow.db"
+    if database.exists():
+        with closing(sqlite3.connect(database)) as connection, connection:
+            for (table,) in connection.execute("select name from sqlite_master where type = 'table'").fetchall():
+                for _, column, kind, *_ in connection.execute(f"pragma table_info({table})").fetchall():
+                    if "CHAR" in kind.upper() or "TEXT" in kind.upper():
+                        connection.execute(
+                            f"update {table} set {column} = replace({column}, ?, ?) where instr({column}, ?)",
+                            (str(source), str(target), str(source)),
+                        )
+
+
+def cli(*arguments: str, folder: Path | None = None, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run the project's command line as a process, in `folder` or here; `more` goes into its environment."""
+    folder = folder or Path.cwd()
+    return subprocess.run(
+        [*CLI, *arguments], cwd=folder, env=environment(folder, **more), capture_output=True, text=True, timeout=300
+    )
+
+
+def digests(*paths: Path) -> dict[str, str]:
+    """SHA-256 of every file at or below these paths, by path. A path that is not there has none."""
+    files = [file for path in paths for file in ([path] if path.is_file() else sorted(path.rglob("*")))]
+    return {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()}
