@@ -1,6 +1,7 @@
 """`run`: the pipeline from the command line."""
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,17 +67,18 @@ def _run() -> bool:
     from ..flows import server
 
     server.ensure_api()
-    # What the first tasks need is imported while the server starts.
     from ..flows import pipeline
-    from ..stages import gate  # noqa: F401
 
+    # While the server starts, do the first task's work: it is kept by content, so the task will find it done.
+    # If it fails here, the task will fail too, and be on record.
+    with suppress(Exception):
+        pipeline.admit.fn()
     pipeline.run_now()
     return True
 
 
 def _anything_to_do() -> bool:
-    data = load_params().data
-    _, files = ingest.look(data)
+    _, files = ingest.look(load_params().data)
     if {file.name: file.sha256 for file in files} != read_pins() or not tracking.is_tracked():
         return True
     return not all(stage.fresh for stage in Pipeline().status())

@@ -32,7 +32,8 @@ def admit() -> int:
     """Let new files of the source through the gate, and pin them; returns how many parts were new."""
     start = time.monotonic()
     new = ingest.admit(load_params().data)
-    say("admit", "ran" if new else "cached", time.monotonic() - start, f"{len(new)} new" if new else "source as pinned")
+    if new:
+        say("admit", "ran", time.monotonic() - start, f"{len(new)} new files passed the gate")
     return len(new)
 
 

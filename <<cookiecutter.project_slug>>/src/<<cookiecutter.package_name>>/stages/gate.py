@@ -1,6 +1,7 @@
 """The gate in front of data/raw: what is wrong with a file, row by row."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 import pandera.errors
@@ -9,6 +10,7 @@ from .contracts import CONTRACTS
 from .tables import Table
 
 SHOWN_ROWS = 5
+SHOWN_LETTERS = 60
 
 
 @dataclass(frozen=True)
@@ -21,11 +23,16 @@ class Problem:
     detail: str
 
     def __str__(self) -> str:
-        where = f" in {self.column}" if self.column else ""
         shown = ", ".join(map(str, self.rows[:SHOWN_ROWS]))
         more = f" and {len(self.rows) - SHOWN_ROWS} more" if len(self.rows) > SHOWN_ROWS else ""
         rows = f" (row {shown}{more})" if self.rows else ""
-        return f"{self.check}{where}: {self.detail}{rows}"
+        return f"{self.summary}{rows}"
+
+    @property
+    def summary(self) -> str:
+        """All but the rows."""
+        joint = " " if self.check.endswith("column") else " in "
+        return f"{self.check}{joint if self.column else ''}{self.column}: {self.detail}"
 
 
 def check(frame: pd.DataFrame, table: Table, month: str | None) -> tuple[pd.DataFrame, list[Problem]]:
@@ -40,23 +47,52 @@ def check(frame: pd.DataFrame, table: Table, month: str | None) -> tuple[pd.Data
     try:
         frame = CONTRACTS[table.name].validate(frame, lazy=True)
     except pandera.errors.SchemaErrors as errors:
-        return frame, problems + _schema_problems(errors.failure_cases)
+        return frame, problems + _schema_problems(frame, errors.failure_cases)
     problems += _duplicates(frame, table)
     problems += _null_shares(frame, table)
     if month:
         problems += _other_months(frame, month)
+    if table.clock:
+        problems += _other_clocks(frame, table.clock)
     columns = list(CONTRACTS[table.name].to_schema().columns)
     return frame[columns].sort_values(list(table.key), ignore_index=True), problems
 
 
-def _schema_problems(cases: pd.DataFrame) -> list[Problem]:
+def _schema_problems(frame: pd.DataFrame, cases: pd.DataFrame) -> list[Problem]:
     problems = []
+    # A column of the wrong type fails other checks too, for no reason of its own.
+    wrong_type: set[str] = set()
     for (check_name, column), group in cases.fillna({"column": ""}).groupby(["check", "column"], sort=True):
-        rows = tuple(sorted(int(index) + 1 for index in group["index"].dropna()))
-        values = sorted({str(value) for value in group["failure_case"]})
-        shown = ", ".join(values[:SHOWN_ROWS]) + (", ..." if len(values) > SHOWN_ROWS else "")
-        problems.append(Problem(_plain(str(check_name)), str(column), rows, f"found {shown}"))
+        name = _plain(str(check_name))
+        if name.endswith("column"):
+            detail = (
+                "the contract has it and the file does not" if name.startswith("missing") else "not in the contract"
+            )
+            problems += [Problem(name, _shown([each]), (), detail) for each in sorted(group["failure_case"], key=str)]
+        elif column not in wrong_type:
+            rows, values = [int(index) for index in group["index"].dropna()], list(group["failure_case"])
+            if name == "type":
+                wrong_type.add(str(column))
+                if not rows:
+                    rows, values = _fractions(frame[column])
+            problems.append(
+                Problem(name, str(column), tuple(row + 1 for row in sorted(rows)), f"found {_shown(values)}")
+            )
     return problems
+
+
+def _fractions(column: pd.Series) -> tuple[list[int], list[Any]]:
+    """Pandera does not say which values are not whole numbers."""
+    numbers = pd.to_numeric(column, errors="coerce")
+    fractions = numbers[numbers.notna() & (numbers % 1 != 0)]
+    return [int(index) for index in fractions.index], fractions.tolist()
+
+
+def _shown(values: list[Any]) -> str:
+    """A few of the values, short and on one line whatever they hold."""
+    texts = sorted({str(value)[:SHOWN_LETTERS] for value in values})
+    plain = [text if text.isprintable() else ascii(text) for text in texts[:SHOWN_ROWS]]
+    return ", ".join(plain) + (", ..." if len(texts) > SHOWN_ROWS else "")
 
 
 def _plain(check_name: str) -> str:
@@ -96,3 +132,15 @@ def _other_months(frame: pd.DataFrame, month: str) -> list[Problem]:
         return []
     rows = tuple(int(index) + 1 for index in strangers)
     return [Problem("month", "year, month", rows, f"{len(rows):,} rows are not of {month}")]
+
+
+def _other_clocks(frame: pd.DataFrame, clock: str) -> list[Problem]:
+    local = frame["time_hour"].dt.tz_convert(clock).dt
+    parts = ("year", "month", "day", "hour")
+    differ = pd.concat([getattr(local, part) != frame[part] for part in parts], axis="columns").any(axis="columns")
+    strangers = frame.index[differ]
+    if strangers.empty:
+        return []
+    rows = tuple(int(index) + 1 for index in strangers)
+    detail = f"in UTC, it is not the {', '.join(parts)} of {clock} in {len(rows):,} rows"
+    return [Problem("clock", "time_hour", rows, detail)]

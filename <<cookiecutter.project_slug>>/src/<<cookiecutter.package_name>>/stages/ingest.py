@@ -66,11 +66,13 @@ def plan(data: Data, files: Iterable[SourceFile]) -> list[Part]:
     """The parts of data/raw for this window.
 
     Raises:
-        UserError: a month of the window has no file.
+        UserError: a month of the window has no file, or two.
     """
     by_table: dict[str, dict[str | None, SourceFile]] = defaultdict(dict)
     for each in files:
-        by_table[each.table][each.month] = each
+        other = by_table[each.table].setdefault(each.month, each)
+        if other is not each:
+            raise UserError(f"the source {data.source!r} holds {other.name} and {each.name}: take one of them away")
     parts = []
     for table in TABLES.values():
         months: list[str | None] = [*data.months()] if table.monthly else [None]
@@ -145,11 +147,13 @@ def _gated(
 
     table = TABLES[file.table]
     try:
-        rows = source.read(file.name, text_columns(table.name))
-        whole = file.month is None and table.monthly
-        months = pd.to_numeric(rows["year"]) * 100 + pd.to_numeric(rows["month"]) if whole else None
+        rows = source.read(file, text_columns(table.name))
+        months = _months(rows) if file.month is None and table.monthly else None
     except (ValueError, KeyError) as error:
-        problem = Problem("readable", "", (), str(error))
+        if isinstance(error, KeyError):
+            problem = Problem("missing column", str(error.args[0]), (), "the file does not have it")
+        else:
+            problem = Problem("readable", "", (), str(error))
         yield from ((part, pd.DataFrame(), [problem]) for part in parts)
         return
     for part in parts:
@@ -164,6 +168,21 @@ def _gated(
                     "change the data window (data.since, data.through) in params.yaml"
                 )
         yield (part, *check(of_part, table, part.month))
+
+
+def _months(rows: "pd.DataFrame") -> "pd.Series[int]":
+    """The month of each row of a whole table, as a number like 201301.
+
+    Raises:
+        KeyError: there is no year or month. ValueError: a row has none, and would be in no part.
+    """
+    import pandas as pd
+
+    year, month = pd.to_numeric(rows["year"]), pd.to_numeric(rows["month"])
+    nowhere = rows.index[year.isna() | ~month.between(1, 12)]
+    if len(nowhere):
+        raise ValueError(f"{len(nowhere):,} rows have no year or month (the first is row {nowhere[0] + 1})")
+    return year * 100 + month
 
 
 def _store(part: Part, rows: "pd.DataFrame") -> None:
@@ -181,11 +200,7 @@ def _quarantine(source: Source, failed: list[tuple[Part, list["Problem"]]]) -> s
         folder.mkdir(parents=True, exist_ok=True)
         source.copy(part.file.name, folder / Path(part.file.name).name)
         report = folder / "report.md"
-        lines = [
-            f"- {problem.check}{f' in {problem.column}' if problem.column else ''}: {problem.detail}; "
-            f"rows {', '.join(map(str, problem.rows)) or 'all'}"
-            for problem in problems
-        ]
+        lines = [f"- {problem.summary}; rows {', '.join(map(str, problem.rows)) or 'all'}" for problem in problems]
         write_text(
             report,
             f"# {part.file.name} did not pass the gate\n\n"

@@ -2,8 +2,10 @@
 
 import hashlib
 import importlib.util
+import io
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,33 +74,46 @@ class Source:
                 yield SourceFile(table, stem.split("/")[1], name, self._digest(name))
 
     def _digest(self, name: str) -> str:
-        with self._fs.open(f"{self._root}/{name}", "rb") as file:
+        with self._opened(name) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
+
+    @contextmanager
+    def _opened(self, name: str) -> Iterator[Any]:
+        try:
+            with self._fs.open(f"{self._root}/{name}", "rb") as file:
+                yield file
+        except OSError as error:
+            raise UserError(f"{name} in the source {self.location!r} cannot be read: {error}") from None
 
     def copy(self, name: str, target: Path) -> None:
         """Copy one file of the source to a local path."""
         self._fs.get_file(f"{self._root}/{name}", str(target))
 
-    def read(self, name: str, text_columns: list[str]) -> "pd.DataFrame":
+    def read(self, file: SourceFile, text_columns: list[str]) -> "pd.DataFrame":
         """Read one file. `text_columns` are kept as text even where every value looks like a number.
 
         Raises:
             ValueError: the file is not readable as what its name says; in one line.
+            UserError: its bytes are others than when it was listed.
         """
         import pandas as pd
 
+        with self._opened(file.name) as opened:
+            content = opened.read()
+        # What lands is filed under the digest of the listing: it must be made of those bytes.
+        if hashlib.sha256(content).hexdigest() != file.sha256:
+            raise UserError(f"{file.name} in the source changed while it was read: run again when it is complete")
         try:
-            with self._fs.open(f"{self._root}/{name}", "rb") as file:
-                if name.endswith(".parquet"):
-                    return pd.read_parquet(file)
-                options: dict[str, Any] = {
-                    "compression": {".gz": "gzip", ".zip": "zip"}.get(Path(name).suffix),
-                    "dtype": dict.fromkeys(text_columns, "str"),
-                }
-                rows: pd.DataFrame = pd.read_csv(file, low_memory=False, **options)
-                return rows
+            if file.name.endswith(".parquet"):
+                return pd.read_parquet(io.BytesIO(content)).reset_index(drop=True)
+            options: dict[str, Any] = {
+                "compression": {".gz": "gzip", ".zip": "zip"}.get(Path(file.name).suffix),
+                "dtype": dict.fromkeys(text_columns, "str"),
+            }
+            rows: pd.DataFrame = pd.read_csv(io.BytesIO(content), low_memory=False, **options)
+            return rows
         except Exception as error:  # pandas, pyarrow, zipfile and gzip each have their own
-            raise ValueError(" ".join(str(error).split())[:300] or type(error).__name__) from None
+            raise ValueError(" ".join(str(error).split())[:300].rstrip(".") or type(error).__name__) from None
 
 
 def _package_data(package: str) -> str:

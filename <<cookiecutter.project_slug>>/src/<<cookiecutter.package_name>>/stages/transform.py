@@ -26,8 +26,8 @@ def main() -> None:
     for leftover in target.glob("scratch.duckdb*"):
         leftover.unlink()
     with contextlib.chdir(PROJECT):
-        failures = _dbt(["build", "--exclude-resource-type", "unit_test"], through)
-        failures = failures or _dbt(["source", "freshness"], through)
+        dbt = Dbt(through)
+        failures = dbt.failures("build", "--exclude-resource-type", "unit_test") or dbt.failures("source", "freshness")
     if failures:
         shutil.rmtree(FEATURES)
         raise UserError(
@@ -37,26 +37,41 @@ def main() -> None:
 
 
 def generate_docs() -> Path:
-    """Write dbt's documentation of the last build; returns the page to open."""
+    """Write dbt's documentation of the last build; returns the page to open.
+
+    Raises:
+        UserError: there is no build to document.
+    """
     through = load_params().data.through
     with contextlib.chdir(PROJECT):
-        failures = _dbt(["docs", "generate", "--static", "--quiet"], through)
+        failures = Dbt(through).failures("docs", "generate", "--static", "--quiet")
     if failures:
         raise UserError(f"dbt: {', '.join(failures)} failed; run the pipeline first")
     return PROJECT / "target" / "static_index.html"
 
 
-def _dbt(arguments: list[str], through: str) -> list[str]:
-    """Run dbt in this process; returns the names of what failed."""
-    os.environ.update(DATA_THROUGH=through, DO_NOT_TRACK="1", DBT_SEND_ANONYMOUS_USAGE_STATS="false")
-    from dbt.cli.main import dbtRunner
+class Dbt:
+    """dbt in this process and this folder; reads the project once."""
 
-    result = dbtRunner().invoke([*arguments, "--no-use-colors"])
-    if result.success:
-        return []
-    results = getattr(result.result, "results", [])
-    bad = [each.node.name for each in results if each.status not in ("success", "pass", "warn", "skipped")]
-    return bad or [f"`{' '.join(arguments)}` ({' '.join(str(result.exception).split())[:300]})"]
+    def __init__(self, through: str) -> None:
+        """Args: through: the watermark, for the question how fresh the raw data is."""
+        os.environ.update(DATA_THROUGH=through, DO_NOT_TRACK="1")
+        from dbt.cli.main import dbtRunner
+        from dbt.contracts.graph.manifest import Manifest
+
+        parsed = dbtRunner().invoke(["parse", "--quiet"])
+        if not isinstance(parsed.result, Manifest):
+            raise UserError(f"dbt cannot read the project: {' '.join(str(parsed.exception).split())[:300]}")
+        self._runner = dbtRunner(manifest=parsed.result)
+
+    def failures(self, *arguments: str) -> list[str]:
+        """Run a dbt command; returns the names of what did not pass."""
+        done = self._runner.invoke([*arguments, "--no-use-colors"])
+        if done.success:
+            return []
+        results = getattr(done.result, "results", [])
+        bad = [each.node.name for each in results if each.status not in ("success", "pass", "warn", "skipped")]
+        return bad or [f"`{' '.join(arguments)}` ({' '.join(str(done.exception).split())[:300]})"]
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ select
         'scheduled_departure_at', 'sched_arr_time', 'dest_time_zone'
     ) }} as scheduled_arrival_at,
     departed_at,
+    air_time as air_minutes,
     {{ next_reading_of_clock('departed_at', 'arr_time', 'dest_time_zone') }} as landed_at,
     arr_delay as arrival_delay_minutes,
     -- Null for a flight that was cancelled or diverted: it has no arrival to be late.
