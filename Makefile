@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 DEMO := build/flight-delays
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format lock clean
+.PHONY: help demo test bench lint format lock clean
 
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -16,7 +16,10 @@ demo: $(STAMP)  ## Bake a project with the default answers into build/ and run i
 	@$(MAKE) --no-print-directory -C $(DEMO) run
 
 test: $(STAMP)  ## All tests: answers, files, hooks, lint, and a baked project for real
-	@$(BIN)/python -m pytest -n auto
+	@$(BIN)/python -m pytest -n auto --dist loadgroup
+
+bench: $(STAMP)  ## What the wiring costs, as ratios; about six minutes on a quiet machine
+	@$(BIN)/python benchmarks/bench.py
 
 lint: $(STAMP)  ## Format and lint checks of the template's own Python; changes nothing
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check .

@@ -1,0 +1,123 @@
+"""What the wiring costs, as ratios in one run: `make bench`.
+
+Every figure is a median over runs that take turns with what they are compared to.
+"""
+
+import json
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+TEMPLATE = Path(__file__).resolve().parents[1]
+NAME = "flight-delays"
+
+
+def timed(command, folder):
+    """Run a command; return wall seconds and CPU seconds (its children's included)."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    start = time.perf_counter()
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    wall = time.perf_counter() - start
+    if done.returncode:
+        sys.exit(f"{command} failed:\n{done.stdout}{done.stderr}")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def in_turns(times, *actions):
+    """Run the actions in turn; return the median (wall, CPU) of each."""
+    rounds = [[action() for action in actions] for _ in range(times)]
+    return [
+        tuple(statistics.median(v) for v in zip(*each, strict=True))
+        for each in zip(*rounds, strict=True)
+    ]
+
+
+def bake(template, folder):
+    """Bake a template with its defaults, as the command line does."""
+    shutil.rmtree(folder, ignore_errors=True)
+    command = [sys.executable, "-m", "cookiecutter", template, "--no-input", "--default-config"]
+    return timed([*command, "-o", folder], TEMPLATE)
+
+
+def bare_template(like, folder):
+    """A template with no hooks and one question, whose bake writes the files of `like`."""
+    shutil.rmtree(folder, ignore_errors=True)
+    project = folder / "{{cookiecutter.name}}"
+    shutil.copytree(like, project, ignore=shutil.ignore_patterns(".git"))
+    for file in project.rglob("*"):
+        if file.is_file():  # as many bytes, and nothing in them for Jinja to do
+            file.write_bytes(file.read_bytes().replace(b"{", b"(").replace(b"}", b")"))
+    (folder / "cookiecutter.json").write_text(json.dumps({"name": NAME}))
+    return folder
+
+
+def forget_results(project):
+    """Back to before the first run, but for the databases of MLflow and Prefect."""
+    for name in ("data/raw", "data/features", "data/landing", "model", "reports", ".dvc/cache"):
+        shutil.rmtree(project / name, ignore_errors=True)
+    for name in ("transform/target", ".dvc/tmp", ".lifecycle", "logs"):
+        shutil.rmtree(project / name, ignore_errors=True)
+    (project / "dvc.lock").unlink(missing_ok=True)
+
+
+def main():
+    """Print the table."""
+    scratch = Path(tempfile.mkdtemp(prefix="bench-"))
+    rows = []
+    try:
+        bake(TEMPLATE, scratch / "baked")
+        project = scratch / "baked" / NAME
+        bare = bare_template(project, scratch / "bare-template")
+        ours, theirs = in_turns(
+            5,
+            lambda: bake(TEMPLATE, scratch / "ours"),
+            lambda: bake(bare, scratch / "theirs"),
+        )
+        rows.append(("bake, against a bare template of as many bytes", ours, theirs))
+
+        print("setting up the project ...", file=sys.stderr)
+        timed(["make", "setup", f"PYTHON={sys.executable}"], project)
+        python, cli = project / ".venv/bin/python", project / ".venv/bin" / NAME
+        cold = timed([cli, "run"], project)
+        bare_script = [python, TEMPLATE / "benchmarks/bare.py", "flight_delays"]
+
+        def bare_run():
+            return timed(bare_script, project)
+
+        def first_run():
+            forget_results(project)
+            return timed([cli, "run"], project)
+
+        # The bare script reads the SQL that dbt compiled, so it takes its turn second.
+        warm, script = in_turns(3, first_run, bare_run)
+        rows.append(("first run, databases warm, against a bare script", warm, script))
+        rows.append(("first run, databases cold, against the same", cold, script))
+        for name, arguments in [
+            ("run with nothing changed", ["run"]),
+            ("status", ["status"]),
+            ("--help", ["--help"]),
+        ]:
+            [figure] = in_turns(5, lambda arguments=arguments: timed([cli, *arguments], project))
+            rows.append((name, figure, None))
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    print("| what | wall s | CPU s | against, wall s | ratio |\n|---|---:|---:|---:|---:|")
+    for name, (wall, cpu), other in rows:
+        against = f"{other[0]:.2f} | {wall / other[0]:.2f}" if other else "|"
+        print(f"| {name} | {wall:.2f} | {cpu:.2f} | {against} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""A baked project, for real: its environment, its pipeline on the real data, tests and linters.
+
+One project serves all of these, in order, in one worker; the first test pays for setting it up.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from baking import bake
+
+pytestmark = pytest.mark.xdist_group("run")
+
+# What one run must leave as another one did, byte for byte.
+RESULTS = ["dvc.lock", "data/raw", "data/features", "model", "reports"]
+
+
+def run(project, *command, check=True, **options):
+    """Run a command in the project as a user would; return what it printed."""
+    environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
+    environment["PYTHONPATH"] = str(project / "src")
+    done = subprocess.run(
+        command,
+        cwd=project,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        **options,
+    )
+    assert not check or done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout + done.stderr
+
+
+def make(project, target):
+    """Run a make target with the Python that runs these tests."""
+    return run(project, "make", "--no-print-directory", target, f"PYTHON={sys.executable}")
+
+
+def contents(project):
+    """Every file of the results, by path."""
+    found = {}
+    for name in RESULTS:
+        path = project / name
+        for file in [path] if path.is_file() else sorted(path.rglob("*")):
+            if file.is_file():
+                found[str(file.relative_to(project))] = file.read_bytes()
+    return found
+
+
+@pytest.fixture(scope="session")
+def ready(tmp_path_factory):
+    """A baked project, set up and run once on the real data, with what that printed."""
+    project = bake(tmp_path_factory.mktemp("run") / "out")
+    printed = make(project, "run")
+    return project, printed
+
+
+def test_the_pipeline_runs_on_real_data(ready):
+    project, printed = ready
+    assert "flight-delays version 1, alias challenger" in printed
+    assert "Traceback" not in printed
+    for stage in ("ingest", "transform", "train", "evaluate"):
+        assert f"  {stage:<10} ran" in printed
+    assert len(list((project / "data/raw/flights").glob("2013-*.parquet"))) == 10
+    metrics = json.loads((project / "reports/metrics.json").read_text())
+    assert metrics["rows"] == 28_618  # flights of October 2013 that landed where they should
+    assert metrics["roc_auc"] > 0.70
+    assert metrics["log_loss"] < metrics["baselines"]["carrier_hour"]["log_loss"]
+    assert all(gate["pass"] for gate in json.loads((project / "reports/gates.json").read_text()))
+
+
+def test_running_again_does_nothing(ready):
+    project, _ = ready
+    before = contents(project)
+    assert "Nothing has changed." in make(project, "run")
+    assert contents(project) == before
+    status = json.loads(run(project, ".venv/bin/flight-delays", "status", "--json"))
+    assert all(stage["fresh"] for stage in status["stages"])
+    assert status["last_run"]["version"] == 1
+
+
+def test_a_second_bake_gives_the_same_bytes_by_hand_and_on_one_core(ready, tmp_path):
+    project, _ = ready
+    second = bake(tmp_path / "out")
+    one_core = {min(os.sched_getaffinity(0))} if hasattr(os, "sched_getaffinity") else None
+    python = project / ".venv/bin"
+    path = f"{python}{os.pathsep}{os.environ['PATH']}"
+    run(
+        second,
+        *("env", f"PATH={path}", "dvc", "repro"),
+        preexec_fn=one_core and (lambda: os.sched_setaffinity(0, one_core)),
+    )
+    ours, theirs = contents(project), contents(second)
+    assert sorted(ours) == sorted(theirs)
+    assert [name for name in ours if ours[name] != theirs[name]] == []
+
+
+def test_the_watermark_goes_back_and_forth_without_recomputing(ready):
+    project, _ = ready
+    cli = str(project / ".venv/bin/flight-delays")
+    before = contents(project)
+    lower = run(project, cli, "run", "--through", "2013-05")
+    assert "train      ran" in lower
+    assert len(list((project / "data/raw/flights").iterdir())) == 5
+    higher = run(project, cli, "run", "--through", "2013-10")
+    assert " ran " not in "".join(
+        line for line in higher.splitlines() if not line.startswith("  track")
+    )
+    assert contents(project) == before
+
+
+def test_linters_and_types_are_clean(ready):
+    project, _ = ready
+    make(project, "lint")
+
+
+def test_dbt_documents_every_model(ready):
+    project, _ = ready
+    assert "static_index.html" in make(project, "docs")
+    page = (project / "transform/target/static_index.html").read_text()
+    assert "carrier_late_rate_7d" in page
+
+
+def test_setup_again_is_a_no_op(ready):
+    project, _ = ready
+    assert "Nothing to be done" in make(project, "setup")
+
+
+def test_its_own_tests_pass(ready):
+    project, _ = ready
+    printed = make(project, "test")
+    assert " passed" in printed
+    assert " skipped" not in printed
+
+
+def test_help_is_an_index(ready):
+    project, _ = ready
+    printed = make(project, "help")
+    for target in ("setup", "run", "status", "test", "lint", "ui", "docs", "clean"):
+        assert f"make {target} " in printed
+
+
+def test_nothing_of_a_run_is_left_to_git(ready):
+    """What a run makes is DVC's or ignored; the files it writes under git say what was built."""
+    project, _ = ready
+    changed = run(project, "git", "status", "--porcelain")
+    names = {line[3:] for line in changed.splitlines()}
+    assert names <= {"dvc.lock", "params.yaml", "data/source.json", ".gitignore"}
+    assert not Path(project, "mlruns").exists()
