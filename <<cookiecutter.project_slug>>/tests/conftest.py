@@ -8,8 +8,13 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from hypothesis import settings
 
 from support import FOREIGN, PACKAGE, cli, copy_project, environment, make_project, own_settings
+
+# The machine may be busy: how long one example takes says nothing.
+settings.register_profile("project", deadline=None, max_examples=50)
+settings.load_profile("project")
 
 
 @pytest.fixture(scope="session")

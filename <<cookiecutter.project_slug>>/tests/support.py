@@ -113,6 +113,11 @@ def cli(*arguments: str, folder: Path | None = None, **more: str) -> subprocess.
     )
 
 
+def forget_runs(folder: Path) -> None:
+    """Empty DVC's run-cache: a stage that is asked for runs, seen before or not."""
+    shutil.rmtree(folder / ".dvc/cache/runs", ignore_errors=True)
+
+
 def digests(*paths: Path) -> dict[str, str]:
     """SHA-256 of every file at or below these paths, by path. A path that is not there has none."""
     files = [file for path in paths for file in ([path] if path.is_file() else sorted(path.rglob("*")))]

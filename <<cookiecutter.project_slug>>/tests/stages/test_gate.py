@@ -94,10 +94,16 @@ BAD_ROWS: dict[str, tuple[str, Frames, str]] = {
     "missing key": (FLIGHTS, lambda f: f.drop(columns="carrier"), "missing column carrier"),
     "renamed column": (FLIGHTS, lambda f: f.rename(columns={"dest": "Dest"}), "missing column dest"),
     "extra column": (FLIGHTS, lambda f: f.assign(seats=1), "unknown column seats"),
-    "text for a number": (FLIGHTS, lambda f: put("distance", "far", 8)(f).astype({"distance": "str"}),
-                          "type in distance: found far (row 8)"),
-    "fraction for a whole number": (FLIGHTS, lambda f: f.assign(distance=f.distance.where(f.index != 7, 100.5)),
-                                    "type in distance: found 100.5 (row 8)"),
+    "text for a number": (
+        FLIGHTS,
+        lambda f: put("distance", "far", 8)(f).astype({"distance": "str"}),
+        "type in distance: found far (row 8)",
+    ),
+    "fraction for a whole number": (
+        FLIGHTS,
+        lambda f: f.assign(distance=f.distance.where(f.index != 7, 100.5)),
+        "type in distance: found 100.5 (row 8)",
+    ),
     "text for a time": (FLIGHTS, lambda f: f.assign(time_hour="noon"), "type in time_hour: found noon (row 1, 2,"),
     "out of range": (FLIGHTS, put("arr_delay", 99_999, 4, 10), "in arr_delay: found 99999 (row 4, 10)"),
     "infinite": (WEATHER, lambda f: f.assign(temp=f.temp.where(f.index != 2, np.inf)), "in temp: found inf (row 3)"),
@@ -106,11 +112,23 @@ BAD_ROWS: dict[str, tuple[str, Frames, str]] = {
     "too few rows": (FLIGHTS, lambda f: f.head(10), "row count: 10 rows, expected 1,000 to 100,000"),
     "too many rows": (WEATHER, lambda f: pd.concat([f, f]), "rows, expected 200 to 2,300"),
     "no rows": (FLIGHTS, lambda f: f.head(0), "row count: 0 rows"),
-    "duplicate keys": (FLIGHTS, lambda f: pd.concat([f, f.iloc[[4, 5]]]), "2 rows repeat an earlier one (row 1201, 1202)"),
+    "duplicate keys": (
+        FLIGHTS,
+        lambda f: pd.concat([f, f.iloc[[4, 5]]]),
+        "2 rows repeat an earlier one (row 1201, 1202)",
+    ),
     "too many nulls": (FLIGHTS, put("dep_time", None, *range(1, 502)), "null share in dep_time: "),
     "null where none may be": (FLIGHTS, put("carrier", None, 18), "null in carrier: found "),
-    "null time": (FLIGHTS, lambda f: f.assign(time_hour=f.time_hour.mask(f.index == 17)), "null in time_hour: found NaT (row 18)"),
-    "some rows of another month": (FLIGHTS, put("month", 3, 1, 2), "month in year, month: 2 rows are not of 2013-02 (row 1, 2)"),
+    "null time": (
+        FLIGHTS,
+        lambda f: f.assign(time_hour=f.time_hour.mask(f.index == 17)),
+        "null in time_hour: found NaT (row 18)",
+    ),
+    "some rows of another month": (
+        FLIGHTS,
+        put("month", 3, 1, 2),
+        "month in year, month: 2 rows are not of 2013-02 (row 1, 2)",
+    ),
     "another month": (FLIGHTS, lambda _: of_month("2013-03"), "month in year, month: 1,200 rows are not of 2013-02"),
     "another year": (FLIGHTS, lambda _: of_month("2012-02"), "month in year, month: 1,200 rows are not of 2013-02"),
     "local time without a zone": (
@@ -118,9 +136,16 @@ BAD_ROWS: dict[str, tuple[str, Frames, str]] = {
         lambda f: f.assign(time_hour=f.time_hour.dt.tz_convert("America/New_York").dt.tz_localize(None)),
         "clock in time_hour: in UTC, it is not the year, month, day, hour of America/New_York in 1,200 rows",
     ),
-    "one hour off": (WEATHER, lambda f: f.assign(time_hour=f.time_hour + pd.Timedelta(hours=1)), "clock in time_hour: "),
-    "rows with names": (FLIGHTS, lambda f: put("distance", -1, 2)(f).set_index("row-" + f.index.astype("str")),
-                        "in distance: found -1 (row 2)"),
+    "one hour off": (
+        WEATHER,
+        lambda f: f.assign(time_hour=f.time_hour + pd.Timedelta(hours=1)),
+        "clock in time_hour: ",
+    ),
+    "rows with names": (
+        FLIGHTS,
+        lambda f: put("distance", -1, 2)(f).set_index("row-" + f.index.astype("str")),
+        "in distance: found -1 (row 2)",
+    ),
 }
 
 
@@ -144,7 +169,7 @@ BAD_BYTES: dict[str, tuple[str, Bytes, str]] = {
     "empty CSV": (".csv", lambda _: b"", "readable: No columns"),
     "header only": (".csv", lambda b: b.splitlines(keepends=True)[0], "row count: 0 rows"),
     "binary garbage": (".csv", lambda b: b[:20_000] + bytes(range(256)) * 4 + b[20_000:], "readable: "),
-    "zero bytes": (".csv", lambda b: b[:20_000] + b"\0" * 50 + b[20_000:], "in year: found '"),
+    "zero bytes": (".csv", lambda b: b[:20_000] + b"\0" * 50 + b[20_000:], ": found '"),
     "cut short": (".csv", lambda b: b[:-40], "(row 1200)"),
     "one cell too many": (".csv", lambda b: b.replace(b"\n2013,2,2,", b"\n2013,2,2,9,", 1), "readable: "),
     "semicolons": (".csv", lambda b: b.replace(b",", b";"), "missing column "),

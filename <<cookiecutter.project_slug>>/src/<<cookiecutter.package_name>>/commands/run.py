@@ -73,7 +73,13 @@ def _run() -> bool:
     # If it fails here, the task will fail too, and be on record.
     with suppress(Exception):
         pipeline.admit.fn()
-    pipeline.run_now()
+    try:
+        pipeline.run_now()
+    except RuntimeError as error:
+        if "Failed to reach API" not in str(error):
+            raise
+        url = os.environ["PREFECT_API_URL"]
+        raise UserError(f"Prefect at {url} cannot be reached: start it, or unset PREFECT_API_URL") from None
     return True
 
 

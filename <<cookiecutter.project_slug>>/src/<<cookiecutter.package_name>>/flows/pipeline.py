@@ -15,7 +15,7 @@ from prefect.tasks import exponential_backoff
 
 from ..errors import UserError
 from ..lifecycle import tracking
-from ..lifecycle.pipeline import Pipeline, Stage, StageError, StageResult
+from ..lifecycle.pipeline import LOGS, Pipeline, Stage, StageError, StageResult
 from ..params import load_params
 from ..progress import say
 from ..stages import ingest
@@ -56,7 +56,11 @@ def run_stage(pipeline: Pipeline, stage: Stage) -> StageResult:
         get_run_logger().info(result.log.read_text(encoding="utf-8", errors="replace")[-20_000:])
         return Completed(name="Cached" if result.outcome == "cached" else None, message=f"log: {result.log}")
 
-    as_task()
+    try:
+        as_task()
+    except TimeoutError:
+        reason = f"it took longer than {stage.timeout_seconds:g} s"
+        raise StageError(stage.name, reason, LOGS / f"{stage.name}.log", for_good=False) from None
     result = kept[-1]
     say(result.stage, result.outcome, result.seconds)
     return result

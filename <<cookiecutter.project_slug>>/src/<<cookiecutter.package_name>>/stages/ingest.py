@@ -179,7 +179,7 @@ def _months(rows: "pd.DataFrame") -> "pd.Series[int]":
     import pandas as pd
 
     year, month = pd.to_numeric(rows["year"]), pd.to_numeric(rows["month"])
-    nowhere = rows.index[year.isna() | ~month.between(1, 12)]
+    nowhere = rows.index[year.isna() | ~month.isin(range(1, 13))]
     if len(nowhere):
         raise ValueError(f"{len(nowhere):,} rows have no year or month (the first is row {nowhere[0] + 1})")
     return year * 100 + month
