@@ -113,6 +113,15 @@ def cli(*arguments: str, folder: Path | None = None, **more: str) -> subprocess.
     )
 
 
+def mlflow_rows(table: str) -> int | None:
+    """How many rows a table of the MLflow database here has; None when there is no such table yet."""
+    try:
+        with closing(sqlite3.connect("file:mlflow.db?mode=ro", uri=True)) as database:
+            return int(database.execute(f"select count(*) from {table}").fetchone()[0])
+    except sqlite3.OperationalError:
+        return None
+
+
 def forget_runs(folder: Path) -> None:
     """Empty DVC's run-cache: a stage that is asked for runs, seen before or not."""
     shutil.rmtree(folder / ".dvc/cache/runs", ignore_errors=True)

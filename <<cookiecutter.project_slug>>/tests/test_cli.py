@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 import synthetic
-from support import PACKAGE, cli, digests, edit_params, environment, forget_runs
+from support import PACKAGE, cli, digests, edit_params, environment, forget_runs, mlflow_rows, own_settings
 
 FIRST, BEFORE_LAST, LAST = synthetic.MONTHS[0], synthetic.MONTHS[-2], synthetic.MONTHS[-1]
 STAGES = ["ingest", "transform", "train", "evaluate"]
@@ -57,7 +57,7 @@ def test_the_watermark_goes_down_and_up_again(built: Path) -> None:
     high, before = json.loads((built / ".lifecycle/tracked.json").read_text(encoding="utf-8")), digests(*BUILT)
     done = cli("run", "--through", BEFORE_LAST)
     assert done.returncode == 0, done.stderr
-    assert outcomes(done.stderr) == dict.fromkeys(STAGES, "ran") | {"admit": "cached", "track": "ran"}
+    assert outcomes(done.stderr) == dict.fromkeys([*STAGES, "track"], "ran")
     assert status_json()["data"]["through"] == BEFORE_LAST
     assert not Path(f"data/raw/flights/{LAST}.parquet").exists()
     low = status_json()["last_run"]
@@ -65,8 +65,12 @@ def test_the_watermark_goes_down_and_up_again(built: Path) -> None:
 
     done = cli("run", "--through", LAST)
     assert done.returncode == 0, done.stderr
-    assert outcomes(done.stderr) == dict.fromkeys(["admit", *STAGES, "track"], "cached")
+    assert {step: how for step, how in outcomes(done.stderr).items() if step in STAGES} == dict.fromkeys(
+        STAGES, "cached"
+    )
     assert digests(*BUILT) == before
+    # MLflow has had this result: nothing is added, and its model is the challenger again.
+    assert [mlflow_rows(table) for table in ("runs", "model_versions")] == [2, 2]
     again = status_json()["last_run"]
     assert (again["run_id"], again["version"]) == (high["run_id"], high["version"])
     assert stale() == {}
@@ -113,7 +117,7 @@ def test_status_says_what_is_stale_and_why(built: Path) -> None:
     assert found["train"] == ["transform is stale"]
 
     edit_params(built, {"train": {"seed": 7}})
-    assert any("train.seed" in reason for reason in stale()["train"])
+    assert any(reason.startswith("params.yaml: train") for reason in stale()["train"])
 
     file = next(built.glob("data/raw/**/*.parquet"))
     file.write_bytes(file.read_bytes() + b"\0")
@@ -145,21 +149,6 @@ def test_a_failed_gate_is_exit_code_3_and_no_version(built: Path) -> None:
     assert "not registered" in again.stdout
 
 
-def test_a_stage_that_fails_is_named_with_its_log_and_what_to_type(built: Path) -> None:
-    kept = [path for path in BUILT if path.name != "dvc.lock"]
-    before = digests(*kept)
-    model = next(built.glob("transform/models/*/*.sql"))
-    model.write_text("select no_such_column from nowhere\n", encoding="utf-8")
-    done = cli("run")
-    assert done.returncode == 1
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert line.startswith("error: stage transform failed: ")
-    assert "logs/transform.log" in line
-    assert "dvc repro -s transform" in line
-    assert "Traceback" not in done.stderr
-    assert digests(*kept) == before
-
-
 @pytest.mark.parametrize("month", ["2013-13", "July", "1999-01", "../../etc"])
 def test_a_watermark_that_is_no_month(month: str, project: Path) -> None:
     before = (project / "params.yaml").read_bytes()
@@ -170,15 +159,6 @@ def test_a_watermark_that_is_no_month(month: str, project: Path) -> None:
     assert (project / "params.yaml").read_bytes() == before
 
 
-def test_a_watermark_beyond_the_source_leaves_params_alone(built: Path) -> None:
-    before = digests(*BUILT, Path("params.yaml"))
-    done = cli("run", "--through", "2031-01")
-    assert done.returncode == 1
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert "2013-05" in line
-    assert digests(*BUILT, Path("params.yaml")) == before
-
-
 @pytest.mark.parametrize("command", ["run", "status", "docs"])
 def test_outside_a_project(command: str, tmp_path: Path) -> None:
     done = cli(command, folder=tmp_path)
@@ -187,7 +167,8 @@ def test_outside_a_project(command: str, tmp_path: Path) -> None:
 
 
 def test_from_a_folder_inside_the_project(built: Path) -> None:
-    done = cli("status", "--json", folder=built / "transform/models")
+    elsewhere = own_settings(built)
+    done = cli("status", "--json", folder=built / "transform/models", **elsewhere)
     assert done.returncode == 0, done.stderr
     assert all(stage["fresh"] for stage in json.loads(done.stdout)["stages"])
 

@@ -4,18 +4,16 @@ import os
 import random
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 import yaml
 
-from support import CLI, PACKAGE, ROOT, cli, digests, environment
+from support import CLI, PACKAGE, ROOT, cli, digests, environment, mlflow_rows
 
 # What the task `track` does, without Prefect.
 TRACK = [sys.executable, "-c", f"from {PACKAGE}.lifecycle import tracking; tracking.track()"]
@@ -74,9 +72,9 @@ def test_killed_while_logging_to_mlflow_the_next_run_leaves_one_run_and_one_vers
     forget_tracking(built)
     shutil.copy(fresh / "mlflow.db", built)
     delays = random.Random(20130101)
-    kill_when(lambda: rows("runs") == 1, delays.uniform(0, 0.2), TRACK)
-    kill_when(lambda: rows("runs") == 2 and any(built.glob("mlartifacts/**/MLmodel")), 0, TRACK)
-    kill_when(lambda: rows("model_versions") == 1, 0, TRACK)
+    kill_when(lambda: mlflow_rows("runs") == 1, delays.uniform(0, 0.2), TRACK)
+    kill_when(lambda: mlflow_rows("runs") == 2 and any(built.glob("mlartifacts/**/MLmodel")), 0, TRACK)
+    kill_when(lambda: mlflow_rows("model_versions") == 1, 0, TRACK)
     done = cli("run")
     assert done.returncode == 0, done.stderr
     assert in_mlflow(built) == {"runs": 1, "finished": 1, "versions": 1}
@@ -84,7 +82,7 @@ def test_killed_while_logging_to_mlflow_the_next_run_leaves_one_run_and_one_vers
 
 def test_killed_while_the_database_is_made_the_next_one_makes_it(built: Path) -> None:
     forget_tracking(built)
-    kill_when(lambda: rows("experiments") is not None, 0, TRACK)
+    kill_when(lambda: mlflow_rows("experiments") is not None, 0, TRACK)
     subprocess.run(TRACK, env=environment(built), check=True, capture_output=True)
     assert in_mlflow(built) == {"runs": 1, "finished": 1, "versions": 1}
 
@@ -93,15 +91,6 @@ def forget_tracking(folder: Path) -> None:
     for path in (folder / ".lifecycle", folder / "mlartifacts"):
         shutil.rmtree(path)
     (folder / "mlflow.db").unlink()
-
-
-def rows(table: str) -> int | None:
-    """How many rows a table of MLflow's database has; None when there is no such table yet."""
-    try:
-        with closing(sqlite3.connect("file:mlflow.db?mode=ro", uri=True)) as database:
-            return int(database.execute(f"select count(*) from {table}").fetchone()[0])
-    except sqlite3.OperationalError:
-        return None
 
 
 def in_mlflow(folder: Path) -> dict[str, int]:

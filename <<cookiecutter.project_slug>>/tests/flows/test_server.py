@@ -28,7 +28,7 @@ def test_a_worker_runs_what_prefect_yaml_deploys(built: Path, tmp_path: Path) ->
     api = f"http://127.0.0.1:{port}/api"
     home = tmp_path / "home"
     home.mkdir()
-    # PWD is what a shell in the project's folder says.
+    # PWD is what a shell in the project's folder says; the worker is started elsewhere.
     settings = environment(built, PREFECT_HOME=str(home), PREFECT_API_URL=api, PWD=str(built))
 
     def prefect(*arguments: str) -> None:
@@ -43,10 +43,11 @@ def test_a_worker_runs_what_prefect_yaml_deploys(built: Path, tmp_path: Path) ->
         prefect("deploy", "--all")
         (deployment,) = post(f"{api}/deployments/filter", {})
         assert [schedule["active"] for schedule in deployment["schedules"]] == [True]
-        assert str(built) not in json.dumps(deployment)
+        ((_, step),) = deployment["pull_steps"][0].items()
+        assert step == {"directory": str(built)}
 
         log = home / "worker.log"
-        with running([*PREFECT, "worker", "start", "--pool", POOL], built, log, settings) as worker:
+        with running([*PREFECT, "worker", "start", "--pool", POOL], home, log, settings) as worker:
             asked = post(f"{api}/deployments/{deployment['id']}/create_flow_run", {})["id"]
             chosen = {"flow_runs": {"id": {"any_": [asked]}}}
 

@@ -33,9 +33,11 @@ class Outcome:
             model = f"not registered: {'; '.join(self.failed_gates)}"
         else:
             model = f"{t.model_name} version {t.version}, alias {tracking.CHALLENGER}"
+        passed = ", ".join(f"{gate['name']} {gate['value']:.3f}" for gate in tracking.gates() if gate["pass"])
         head = "Done." if self.changed else "Nothing has changed."
         return (
-            f"{head}\n  model   {model}\n  result  {t.result_digest[:12]} (MLflow run {t.run_id[:8]})\n" + WHERE_TO_LOOK
+            f"{head}\n  model   {model}\n  passes  {passed or 'no gate'}\n"
+            f"  result  {t.result_digest[:12]} (MLflow run {t.run_id[:8]})\n{WHERE_TO_LOOK}"
         )
 
 

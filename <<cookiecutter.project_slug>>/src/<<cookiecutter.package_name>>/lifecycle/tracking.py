@@ -7,6 +7,7 @@ MLflow knows already is not logged twice.
 import csv
 import json
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -78,10 +79,15 @@ def is_tracked() -> bool:
     return there and last.tracking_uri == uri and last.result_digest == result_digest()
 
 
+def gates() -> list[dict[str, Any]]:
+    """The gates of the present result: name, threshold, value, pass."""
+    found: list[dict[str, Any]] = json.loads(GATES_FILE.read_text(encoding="utf-8"))
+    return found
+
+
 def failed_gates() -> list[str]:
     """The gates that the present result fails, each with its bound and value."""
-    gates = json.loads(GATES_FILE.read_text(encoding="utf-8"))
-    return [f"{gate['name']} is {gate['value']}, gate {gate['threshold']}" for gate in gates if not gate["pass"]]
+    return [f"{gate['name']} is {gate['value']}, gate {gate['threshold']}" for gate in gates() if not gate["pass"]]
 
 
 def warm_up() -> None:
@@ -89,9 +95,20 @@ def warm_up() -> None:
     _client().search_experiments(max_results=1)
 
 
+# What MLflow reads when it is imported: no chatter in the terminal, and, since a server that is down stays down for
+# longer than a command should take, seconds of trying again in place of minutes.
+SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+
+
 def _client() -> "MlflowClient":
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
     import mlflow
 
     mlflow.set_tracking_uri(tracking_uri())
@@ -186,9 +203,9 @@ def _log_run(client: "MlflowClient", experiment: str, name: str, digest: str, fl
     client.log_artifacts(run_id, str(REPORTS), "reports")
     for file in (PIPELINE_FILE, LOCK_FILE, PARAMS_FILE):
         client.log_artifact(run_id, str(file), "pipeline")
-    uri = _log_model(run_id)
+    model_id, uri = _log_model(run_id)
     if not failed:
-        _register(client, name, uri, run_id, digest)
+        _register(client, name, uri, run_id, model_id, digest)
     client.set_terminated(run_id, "FINISHED")
     client.set_tag(run_id, DONE_TAG, uri)
     return run_id
@@ -248,14 +265,17 @@ def _datasets() -> Iterator["DatasetInput"]:
             )
 
 
-def _log_model(run_id: str) -> str:
+def _log_model(run_id: str) -> tuple[str, str]:
+    """Returns: MLflow's id of the model, and its URI."""
     import mlflow
 
     from ..model import REQUIREMENTS
 
     package = Path(__file__).parents[1]
     folder = next(Path(artifact["path"]) for artifact in artifacts().values() if artifact["type"] == "model")
-    with mlflow.start_run(run_id=run_id):
+    with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
+        # The signature is ours, so that it allows missing values: no example is wanted to guess it from.
+        warnings.filterwarnings("ignore", message=".*input example", category=UserWarning)
         logged = mlflow.pyfunc.log_model(
             name="model",
             python_model=str(package / "serving/pyfunc.py"),
@@ -265,7 +285,7 @@ def _log_model(run_id: str) -> str:
             pip_requirements=[f"{name}=={installed_version(name)}" for name in ("mlflow", *REQUIREMENTS)],
             signature=_signature(folder),
         )
-    return str(logged.model_uri)
+    return str(logged.model_id), str(logged.model_uri)
 
 
 def _signature(folder: Path) -> "ModelSignature":
@@ -281,11 +301,12 @@ def _signature(folder: Path) -> "ModelSignature":
     return ModelSignature(Schema(inputs), Schema([ColSpec("double", "probability")]))
 
 
-def _register(client: "MlflowClient", name: str, uri: str, run_id: str, digest: str) -> None:
+def _register(client: "MlflowClient", name: str, uri: str, run_id: str, model_id: str, digest: str) -> None:
     from mlflow.exceptions import MlflowException
 
     try:
         client.get_registered_model(name)
     except MlflowException:
         client.create_registered_model(name)
-    client.create_model_version(name, uri, run_id, tags={RESULT_TAG: digest})
+    # A server refuses a source that is not of the model named by its id.
+    client.create_model_version(name, uri, run_id, tags={RESULT_TAG: digest}, model_id=model_id)
