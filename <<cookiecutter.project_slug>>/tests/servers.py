@@ -27,7 +27,7 @@ def wait_until(true: Callable[[], object], what: str = "") -> None:
 def gone(pid: int) -> bool:
     """Whether the process has ended."""
     try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return True
 
@@ -69,9 +69,7 @@ def running(
 
 
 @contextmanager
-def server(
-    command: Sequence[str], health: str, folder: Path, log: Path, environment: dict[str, str]
-) -> Iterator[None]:
+def server(command: Sequence[str], health: str, folder: Path, log: Path, environment: dict[str, str]) -> Iterator[None]:
     """A server beside the test, from when it answers."""
     with running(command, folder, log, environment) as process:
         wait_until(lambda: process.poll() is not None or answers(health), f"{health} does not answer")

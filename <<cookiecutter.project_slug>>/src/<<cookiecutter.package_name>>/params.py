@@ -110,7 +110,7 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
         return Params.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise UserError(f"there is no {path} here: change to the project's folder") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:
         first = error.errors()[0]
@@ -125,6 +125,10 @@ def set_through(month: str, path: Path = PARAMS_FILE) -> str:
     Raises:
         UserError: `month` does not read YYYY-MM, lies before `since`, or the file has no `through:` line.
     """
+    try:
+        _is_month(month)
+    except ValueError as error:
+        raise UserError(f"{path}: data.through: {error} (found {month!r})") from None
     before = path.read_text(encoding="utf-8")
     after, changed = re.subn(r"(?m)^(\s+through:\s*)[^\s#]+", rf'\g<1>"{month}"', before, count=1)
     if not changed:

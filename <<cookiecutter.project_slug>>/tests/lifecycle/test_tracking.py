@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from << cookiecutter.package_name >>.params import load_params
 from << cookiecutter.package_name >>.stages.train import split
 
 from servers import free_port, server
-from support import PACKAGE, ROOT, digests, edit_params, environment
+from support import PACKAGE, digests, environment
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -37,9 +37,8 @@ def uri(fresh: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("mlflow")
     (folder / "mlflow.db").write_bytes((fresh / "mlflow.db").read_bytes())
     port = free_port()
-    here = Path(sys.executable).with_name("mlflow")
-    command = [str(here), "server", "--backend-store-uri", "sqlite:///mlflow.db", "--artifacts-destination", "artifacts"]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command = [str(Path(sys.executable).with_name("mlflow")), "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--backend-store-uri", "sqlite:///mlflow.db", "--artifacts-destination", "artifacts", "--workers", "1"]
     with server(command, f"http://127.0.0.1:{port}/health", folder, folder / "server.log", environment(folder)):
         yield f"http://127.0.0.1:{port}"
 
@@ -48,7 +47,7 @@ def uri(fresh: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def name(built: Path, uri: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Of a model that this test alone logs to the server; the test stands in a project whose stages have run."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    mine = f"{request.node.name.replace('_', '-')[:60]}"
+    mine = str(request.node.name).replace("_", "-")[:60]
     pipeline = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))
     pipeline["artifacts"] = {mine: {"path": "model", "type": "model"}}
     Path("dvc.yaml").write_text(yaml.safe_dump(pipeline), encoding="utf-8")
@@ -106,7 +105,8 @@ def test_everything_about_a_result_is_logged_once(name: str) -> None:
     assert tags["prefect.flow_run_id"] == "11111111-1111-1111-1111-111111111111"
     assert tags["result_digest"] == result_digest() == tracked.result_digest
     assert tags["gates"] == "passed"
-    artifacts = {file.path for folder in ("reports", "pipeline") for file in client().list_artifacts(tracked.run_id, folder)}
+    folders = [client().list_artifacts(tracked.run_id, folder) for folder in ("reports", "pipeline")]
+    artifacts = {file.path for folder in folders for file in folder}
     assert {"reports/report.html", "reports/plots", "pipeline/dvc.lock", "pipeline/params.yaml"} <= artifacts
 
     # Once more, here and where nobody remembers.
@@ -129,6 +129,7 @@ found = {"columns": [each.name for each in loaded.metadata.signature.inputs]}
 found["whole"] = [value.hex() for value in loaded.predict(frame).tolist()]
 rows = json.loads(frame.head(20).to_json(orient="records"))
 found["few"] = [value.hex() for value in loaded.predict(pd.DataFrame(rows)).tolist()]
+found["nullable"] = [value.hex() for value in loaded.predict(frame.head(20).convert_dtypes()).tolist()]
 found["each"] = [value.hex() for row in rows for value in loaded.predict(pd.DataFrame([row])).tolist()]
 print(json.dumps(found))
 """
@@ -163,7 +164,7 @@ def test_the_registered_model_predicts_elsewhere_what_the_pipelines_predicts(
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["columns"] == [feature.name for feature in local.features]
     assert found["whole"] == expected
-    assert found["few"] == found["each"] == expected[:20]
+    assert found["few"] == found["each"] == found["nullable"] == expected[:20]
 
 
 def test_a_result_that_failed_a_gate_is_logged_and_not_registered(name: str) -> None:
@@ -200,6 +201,9 @@ STEPS = [
     "log_inputs",
     "log_artifacts",
     "log_artifact",
+    "create_logged_model",
+    "log_model_artifacts",
+    "finalize_logged_model",
     "create_model_version",
     "set_terminated",
     "set_tag",
@@ -212,16 +216,20 @@ def test_logging_that_was_interrupted_leaves_one_run_and_one_version(
 ) -> None:
     from mlflow import MlflowClient
 
+    def interrupted(step: str, when: str) -> Callable[..., None]:
+        real = getattr(MlflowClient, step)
+
+        def call(self: MlflowClient, *arguments: Any, **named: Any) -> None:
+            if when == "after":
+                real(self, *arguments, **named)
+            raise KeyboardInterrupt
+
+        return call
+
     for step in STEPS:
         for when in ("before", "after"):
-
-            def broken(self: Any, *arguments: Any, when: str = when, real: Any = getattr(MlflowClient, step), **named: Any) -> Any:
-                if when == "after":
-                    real(self, *arguments, **named)
-                raise KeyboardInterrupt
-
             with monkeypatch.context() as patch:
-                patch.setattr(MlflowClient, step, broken)
+                patch.setattr(MlflowClient, step, interrupted(step, when))
                 with pytest.raises(KeyboardInterrupt):
                     tracking.track()
             tracking.TRACKED_FILE.unlink(missing_ok=True)

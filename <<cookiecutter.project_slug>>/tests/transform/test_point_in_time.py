@@ -3,8 +3,10 @@
 import math
 import subprocess
 import sys
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -72,12 +74,16 @@ def timeline(flights: pd.DataFrame) -> pd.DataFrame:
     ).set_index("flight_id")
 
 
+def rows_of(frame: pd.DataFrame) -> Iterable[Any]:
+    return frame.itertuples()
+
+
 def test_history_is_what_had_landed_by_then(finished: Path) -> None:
     found, flights = features(finished), timeline(raw(finished, "flights"))
     assert set(found.index) == set(flights.index)
     landed = flights[flights["landed"].notna() & flights["arr_delay"].notna()]
     counted = dict.fromkeys(HISTORIES, 0)
-    for flight in flights.sample(80, random_state=1).itertuples():
+    for flight in rows_of(flights.sample(80, random_state=1)):
         row = found.loc[flight.Index]
         for column, (keys, window) in HISTORIES.items():
             same = landed[(landed[keys] == [getattr(flight, key) for key in keys]).all(axis="columns")]
@@ -101,7 +107,7 @@ def test_history_is_what_had_landed_by_then(finished: Path) -> None:
 def test_weather_is_the_newest_that_was_known(finished: Path) -> None:
     found, flights, weather = features(finished), timeline(raw(finished, "flights")), raw(finished, "weather")
     seen = 0
-    for flight in flights.sample(80, random_state=2).itertuples():
+    for flight in rows_of(flights.sample(80, random_state=2)):
         known = weather[
             (weather["origin"] == flight.origin)
             & (weather["time_hour"] + timedelta(hours=1) <= flight.asked)

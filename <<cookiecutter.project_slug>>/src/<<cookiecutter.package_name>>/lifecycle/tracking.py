@@ -290,13 +290,15 @@ def _log_model(run_id: str) -> tuple[str, str]:
 
 def _signature(folder: Path) -> "ModelSignature":
     from mlflow.models import ModelSignature
-    from mlflow.types.schema import ColSpec, Schema, TensorSpec
+    from mlflow.types.schema import AnyType, ColSpec, Schema, TensorSpec
 
     from ..model import load
 
-    types = {"integer": "double", "double": "double", "string": "string"}
+    # A number may come whole, with a fraction or not at all, and pandas has a type for each: held to "double", MLflow
+    # refuses a column of plain integers; held to "long", one with a value missing.
     inputs: list[ColSpec | TensorSpec] = [
-        ColSpec(types[each.type], each.name, required=False) for each in load(folder).features
+        ColSpec("string" if each.type == "string" else AnyType(), each.name, required=False)
+        for each in load(folder).features
     ]
     return ModelSignature(Schema(inputs), Schema([ColSpec("double", "probability")]))
 
@@ -309,4 +311,4 @@ def _register(client: "MlflowClient", name: str, uri: str, run_id: str, model_id
     except MlflowException:
         client.create_registered_model(name)
     # A server refuses a source that is not of the model named by its id.
-    client.create_model_version(name, uri, run_id, tags={RESULT_TAG: digest}, model_id=model_id)
+    client.create_model_version(name, uri, run_id, tags={RESULT_TAG: digest}, model_id=model_id, await_creation_for=0)

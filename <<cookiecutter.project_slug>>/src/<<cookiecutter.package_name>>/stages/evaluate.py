@@ -1,5 +1,6 @@
 """evaluate: measure the model on the held-out months, against two baselines, and hold it to the gates."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score, roc_curve
 
 from .. import model
+from ..errors import UserError
 from ..files import replacing, write_json
 from ..params import Gate, load_params
 from . import run_stage
@@ -97,14 +99,14 @@ def carrier_hour_history(parts: Parts) -> Array:
 
 
 def by_slice(holdout: pa.Table, truth: Array, probability: Array) -> Slices:
-    """Scores of every slice with enough rows."""
+    """Scores of every slice with enough rows and both outcomes."""
     slices: Slices = {}
     for column in SLICES:
         values = np.array(holdout[column].to_pylist())
         slices[column] = {}
         for value in sorted(set(values)):
             chosen = values == value
-            if chosen.sum() >= SMALLEST_SLICE:
+            if chosen.sum() >= SMALLEST_SLICE and 0 < truth[chosen].mean() < 1:
                 scores = score(truth[chosen], probability[chosen]).as_dict()
                 slices[column][value] = {
                     "rows": int(chosen.sum()),
@@ -127,11 +129,14 @@ def measure(parts: Parts, probability: Array, slices: Slices) -> dict[str, Any]:
         "rows": parts.holdout.num_rows,
         "late": round(float(truth.mean()), 6),
         **scores,
-        "brier_skill": round(1 - scores["brier"] / min(each["brier"] for each in baselines.values()), 6),
-        "log_loss_skill": round(1 - scores["log_loss"] / min(each["log_loss"] for each in baselines.values()), 6),
+        **{f"{name}_skill": _skill(scores[name], baselines.values(), name) for name in ("brier", "log_loss")},
         "worst_slice_roc_auc": min(worst, default=scores["roc_auc"]),
         "baselines": baselines,
     }
+
+
+def _skill(loss: float, baselines: Iterable[dict[str, float]], name: str) -> float:
+    return round(1 - loss / max(min(each[name] for each in baselines), 1e-6), 6)
 
 
 def hold_to_gates(metrics: dict[str, Any], gates: dict[str, Gate]) -> list[dict[str, Any]]:
@@ -173,6 +178,8 @@ def main() -> None:
     fitted = model.load(MODEL)
     probability = fitted.predict(parts.holdout, params.train.threads)
     truth = truth_of(parts.holdout)
+    if not 0 < truth.mean() < 1:
+        raise UserError("every row of the holdout has the same outcome, so there is nothing to measure: see split")
     slices = by_slice(parts.holdout, truth, probability)
     metrics = measure(parts, probability, slices)
     gates = hold_to_gates(metrics, params.evaluate.gates)
