@@ -25,7 +25,8 @@ JOINERS = "\u200c\u200d"
 # commands of its dependencies and tools, and its own top-level folders. Then the words
 # that YAML does not read as text.
 TAKEN = """
-synthetic support servers conftest activate adbc_driver_duckdb adlfs agate aiohappyeyeballs aiohttp aiohttp_cors aiohttp_retry
+conftest servers support synthetic
+activate adbc_driver_duckdb adlfs agate aiohappyeyeballs aiohttp aiohttp_cors aiohttp_retry
 aiosignal aiosqlite alembic amplitude amplitude_analytics amqp annotated_doc annotated_types
 antlr4 antlr4_python3_runtime anyio appdirs apprise asgi_lifespan async_timeout asyncpg asyncssh
 atpublic attr attrs babel bandit bash beartype billiard bin black blinker boto3 botocore build

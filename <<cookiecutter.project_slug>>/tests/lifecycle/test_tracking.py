@@ -201,7 +201,6 @@ STEPS = [
     "log_inputs",
     "log_artifacts",
     "log_artifact",
-    "create_logged_model",
     "log_model_artifacts",
     "finalize_logged_model",
     "create_model_version",

@@ -110,7 +110,7 @@ class Pipeline:
         found: list[StageStatus] = []
         stale: set[str] = set()
         for stage in self._order:
-            reasons = tuple(_reasons(changes.get(stage.addressing, [])))
+            reasons = tuple(_reasons(stage.name, changes.get(stage.addressing, [])))
             reasons += tuple(f"{name} is stale" for name in self._needs[stage.name] if name in stale)
             if reasons:
                 stale.add(stage.name)
@@ -152,17 +152,43 @@ class Pipeline:
             self._repo.checkout(targets=[stage], force=True)
 
 
-def _reasons(changes: list[Any]) -> Iterator[str]:
-    """DVC's status of a stage, flattened: `params.yaml: train.seed modified`, `data/raw modified`."""
+def _reasons(stage: str, changes: list[Any]) -> Iterator[str]:
+    """DVC's status of a stage, flattened: `data/raw modified`, `params.yaml: train.seed 1, was 2`."""
     for change in changes:
         if isinstance(change, str):
             yield change
             continue
         for path, what in (item for changed in change.values() for item in changed.items()):
             if isinstance(what, dict):
-                yield from (f"{path}: {key} {each}" for key, each in what.items())
+                yield from (
+                    f"{path}: {reason}" for key, how in what.items() for reason in _param(stage, path, key, how)
+                )
             else:
                 yield f"{path} {what}"
+
+
+def _param(stage: str, path: str, key: str, how: str) -> Iterator[str]:
+    """What changed below a parameter that DVC calls modified; DVC names the section that the stage declares."""
+    before = locked().get(stage, {}).get("params", {}).get(path, {}).get(key) if LOCK_FILE.exists() else None
+    now = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    for part in key.split("."):
+        now = now.get(part) if isinstance(now, dict) else None
+    if before is None or now is None:
+        yield f"{key} {how}"
+        return
+    old, new = dict(flat({key: before})), dict(flat({key: now}))
+    for name in sorted(old.keys() | new.keys()):
+        if old.get(name) != new.get(name):
+            yield f"{name} {new.get(name, 'gone')}, was {old.get(name, 'not there')}"
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of nested mappings, by dotted name."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _last_line(log: Path, otherwise: str) -> str:

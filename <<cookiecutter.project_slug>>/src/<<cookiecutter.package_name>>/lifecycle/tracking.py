@@ -21,7 +21,7 @@ from ..errors import UserError
 from ..files import sha256, write_json
 from ..params import PARAMS_FILE
 from . import git
-from .pipeline import LOCK_FILE, PIPELINE_FILE, artifacts, locked, result_digest
+from .pipeline import LOCK_FILE, PIPELINE_FILE, artifacts, flat, locked, result_digest
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -194,7 +194,7 @@ def _log_run(client: "MlflowClient", experiment: str, name: str, digest: str, fl
     failed = failed_gates()
     tags = _tags(digest, flow_run_id) | {"gates": f"failed: {'; '.join(failed)}" if failed else "passed"}
     run_id = str(client.create_run(experiment, tags=tags, run_name=f"{name}-{digest[:8]}").info.run_id)
-    params = [Param(key, str(value)) for key, value in _flat(yaml.safe_load(PARAMS_FILE.read_text(encoding="utf-8")))]
+    params = [Param(key, str(value)) for key, value in flat(yaml.safe_load(PARAMS_FILE.read_text(encoding="utf-8")))]
     # MLflow takes at most 1,000 metrics and 100 parameters in one call.
     metrics = list(_metrics())
     for start in range(0, max(len(metrics), len(params)), 100):
@@ -222,19 +222,11 @@ def _tags(digest: str, flow_run_id: str | None) -> dict[str, str]:
     return tags
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
 def _metrics() -> Iterator["Metric"]:
     from mlflow.entities import Metric
 
     now = int(datetime.now(UTC).timestamp() * 1000)
-    for key, value in _flat(json.loads(METRICS_FILE.read_text(encoding="utf-8"))):
+    for key, value in flat(json.loads(METRICS_FILE.read_text(encoding="utf-8"))):
         yield Metric(key, float(value), now, 0)
     plots = yaml.safe_load(PIPELINE_FILE.read_text(encoding="utf-8")).get("plots", [])
     for plot in (definition for each in plots for definition in each.values() if definition.get("x") in STEPS):

@@ -75,9 +75,15 @@ def plan(data: Data, files: Iterable[SourceFile]) -> list[Part]:
             raise UserError(f"the source {data.source!r} holds {other.name} and {each.name}: take one of them away")
     parts = []
     for table in TABLES.values():
+        whole = by_table[table.name].get(None)
+        if whole and len(by_table[table.name]) > 1:
+            raise UserError(
+                f"the source {data.source!r} holds {whole.name} and files of single months of {table.name}: "
+                "take one of them away"
+            )
         months: list[str | None] = [*data.months()] if table.monthly else [None]
         for month in months:
-            file: SourceFile | None = by_table[table.name].get(month) or by_table[table.name].get(None)
+            file: SourceFile | None = by_table[table.name].get(month) or whole
             if file is None:
                 missing = f"{table.name}/{month}" if month else table.name
                 raise UserError(
