@@ -215,23 +215,21 @@ def test_logging_that_was_interrupted_leaves_one_run_and_one_version(
 ) -> None:
     from mlflow import MlflowClient
 
-    def interrupted(step: str, when: str) -> Callable[..., None]:
+    def interrupted_after(step: str) -> Callable[..., None]:
         real = getattr(MlflowClient, step)
 
         def call(self: MlflowClient, *arguments: Any, **named: Any) -> None:
-            if when == "after":
-                real(self, *arguments, **named)
+            real(self, *arguments, **named)
             raise KeyboardInterrupt
 
         return call
 
     for step in STEPS:
-        for when in ("before", "after"):
-            with monkeypatch.context() as patch:
-                patch.setattr(MlflowClient, step, interrupted(step, when))
-                with pytest.raises(KeyboardInterrupt):
-                    tracking.track()
-            tracking.TRACKED_FILE.unlink(missing_ok=True)
+        with monkeypatch.context() as patch:
+            patch.setattr(MlflowClient, step, interrupted_after(step))
+            with pytest.raises(KeyboardInterrupt):
+                tracking.track()
+        assert not tracking.is_tracked()
     tracked = tracking.track()
     (run,) = runs(name)
     assert (run.info.run_id, run.info.status) == (tracked.run_id, "FINISHED")
