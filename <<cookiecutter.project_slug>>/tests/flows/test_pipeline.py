@@ -210,7 +210,7 @@ def test_a_stage_that_goes_on_failing_names_its_log_and_the_command_to_try_again
 
 def test_a_users_mistake_is_not_tried_again(flow: Flow) -> None:
     mistake = script("mistake.py", "import sys; print('error: mend it', file=sys.stderr); sys.exit(2)")
-    flow.write(mistake={"cmd": mistake, "outs": ["out.txt"], "meta": {"retries": 3, "backoff_seconds": 60}})
+    flow.write(mistake={"cmd": mistake, "outs": ["out.txt"], "meta": {"retries": 3, "backoff_seconds": 0.1}})
     with pytest.raises(StageError, match="stage mistake failed: mend it "):
         flow.run()
     assert flow.tasks()["mistake"].run_count == 1
