@@ -57,6 +57,7 @@ src/flight_delays/stages/source.py
 src/flight_delays/stages/tables.py
 src/flight_delays/stages/train.py
 src/flight_delays/stages/transform.py
+tests/commands/test_run.py
 tests/conftest.py
 tests/flows/test_pipeline.py
 tests/flows/test_server.py

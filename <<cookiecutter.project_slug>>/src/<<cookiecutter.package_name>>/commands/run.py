@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import UserError
 from ..files import write_text
 from ..lifecycle import tracking
-from ..lifecycle.pipeline import Pipeline
+from ..lifecycle.pipeline import LOCK_FILE, Pipeline
 from ..params import PARAMS_FILE, load_params, set_through
 from ..stages import ingest
 from ..stages.source import read_pins
@@ -51,16 +51,22 @@ def run_pipeline(through: str = "") -> Outcome:
     Raises:
         UserError, StageError: with the state as it was before.
     """
+    built = _lock()
     before = set_through(through) if through else None
     try:
         changed = _run()
     except UserError:
-        if before is not None:
+        # Nothing was built for the new watermark (a file failed the gate, say): it was not moved.
+        if before is not None and _lock() == built:
             write_text(PARAMS_FILE, before)
         raise
     tracked = tracking.last_tracked()
     assert tracked is not None
     return Outcome(changed, tracked, tracking.failed_gates())
+
+
+def _lock() -> bytes | None:
+    return LOCK_FILE.read_bytes() if LOCK_FILE.exists() else None
 
 
 def _run() -> bool:

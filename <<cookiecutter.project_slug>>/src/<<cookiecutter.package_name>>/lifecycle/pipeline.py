@@ -6,14 +6,14 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
-from ..errors import UserError
+from ..errors import USER_ERROR, UserError
 
 if TYPE_CHECKING:
     pass
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 PIPELINE_FILE = Path("dvc.yaml")
 LOCK_FILE = Path("dvc.lock")
 LOGS = Path("logs")
-
-# The exit code of a stage that says: trying again will not help.
-USER_ERROR = 2
 
 
 class StageError(Exception):
@@ -93,7 +90,13 @@ class Pipeline:
 
     def stages(self) -> list[Stage]:
         """Every stage, each after those it depends on."""
-        return [Stage(stage.name, stage.desc or "", **(stage.meta or {})) for stage in self._order]
+        ours = {each.name for each in fields(Stage)}
+        return [
+            Stage(
+                stage.name, stage.desc or "", **{key: value for key, value in (stage.meta or {}).items() if key in ours}
+            )
+            for stage in self._order
+        ]
 
     def status(self) -> list[StageStatus]:
         """What is stale and why, in the order of stages. A stage behind a stale one is stale too.

@@ -3,10 +3,7 @@
 import sys
 from collections.abc import Callable
 
-from ..errors import UserError
-
-# The exit code that says: trying again will not help.
-USER_ERROR = 2
+from ..errors import USER_ERROR, UserError
 
 
 def run_stage(stage: Callable[[], None]) -> None:
