@@ -66,7 +66,7 @@ def run_stage(pipeline: Pipeline, stage: Stage) -> StageResult:
     return result
 
 
-@task(name="track", retries=2, retry_delay_seconds=exponential_backoff(2), retry_condition_fn=_worth_retrying)
+@task(name="track")
 def track(flow_run_id: str | None) -> tracking.Tracked:
     """Log the result to MLflow and make its model the challenger."""
     start = time.monotonic()

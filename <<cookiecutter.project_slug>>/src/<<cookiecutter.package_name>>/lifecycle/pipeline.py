@@ -208,14 +208,15 @@ def _output_to(log: Path, mode: str = "w") -> Iterator[None]:
     for stream in streams:
         stream.flush()
     kept = [os.dup(1), os.dup(2)]
-    with log.open(mode, encoding="utf-8") as file:
+    with log.open(mode, buffering=1, encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
         try:
-            yield
+            # Both: children write to the descriptors, DVC in this process to sys.stdout, whatever that is now.
+            with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+                yield
         finally:
-            for stream in streams:
-                stream.flush()
+            file.flush()
             for number, copy in zip((1, 2), kept, strict=True):
                 os.dup2(copy, number)
                 os.close(copy)
