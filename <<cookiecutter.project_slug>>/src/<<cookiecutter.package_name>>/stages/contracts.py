@@ -5,13 +5,13 @@ Clocks: year, month, day, hour, minute and the *_time columns are readings on th
 named; time_hour is the hour of departure (or of observation) as an instant in UTC.
 """
 
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import pandas as pd
 import pandera.pandas as pa
 
-Int = pd.Int64Dtype
-Float = pd.Float64Dtype
+Int: TypeAlias = pd.Int64Dtype
+Float: TypeAlias = pd.Float64Dtype
 Text = str
 Instant = Annotated[pd.DatetimeTZDtype, "us", "UTC"]
 
