@@ -119,6 +119,26 @@ def test_linters_and_types_are_clean(ready):
     make(project, "lint")
 
 
+def test_pre_commit_hooks_pass(ready, tmp_path):
+    project, _ = ready
+    run(project, "git", "add", "--all")
+    hooks = run(
+        project,
+        *("env", f"PRE_COMMIT_HOME={tmp_path}"),
+        *(".venv/bin/pre-commit", "run", "--all-files"),
+    )
+    assert hooks.count("Passed") == 5
+
+
+def test_dvc_shows_metrics_and_plots(ready, tmp_path):
+    project, _ = ready
+    assert "roc_auc" in run(project, ".venv/bin/dvc", "metrics", "diff", "--all")
+    run(project, ".venv/bin/dvc", "plots", "show", "--out", str(tmp_path / "plots"))
+    page = (tmp_path / "plots/index.html").read_text()
+    for plot in ("ROC curve", "Calibration", "Learning curve", "Importance"):
+        assert plot in page
+
+
 def test_dbt_documents_every_model(ready):
     project, _ = ready
     assert "static_index.html" in make(project, "docs")
