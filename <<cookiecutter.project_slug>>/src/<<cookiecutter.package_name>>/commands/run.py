@@ -11,7 +11,7 @@ from ..lifecycle import tracking
 from ..lifecycle.pipeline import LOCK_FILE, Pipeline
 from ..params import PARAMS_FILE, load_params, set_through
 from ..stages import ingest
-from ..stages.source import read_pins
+from ..stages.source import pins_of, read_pins
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,6 @@ def _run() -> bool:
 
 def _anything_to_do() -> bool:
     _, files = ingest.look(load_params().data)
-    if {file.name: file.sha256 for file in files} != read_pins() or not tracking.is_tracked():
+    if pins_of(files) != read_pins() or not tracking.is_tracked():
         return True
     return not all(stage.fresh for stage in Pipeline().status())

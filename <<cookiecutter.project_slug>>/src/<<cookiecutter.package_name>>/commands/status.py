@@ -7,7 +7,7 @@ from ..lifecycle import tracking
 from ..lifecycle.pipeline import Pipeline, StageStatus
 from ..params import Data, load_params
 from ..stages import ingest
-from ..stages.source import read_pins
+from ..stages.source import read_pins, unpinned
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,6 @@ def project_status() -> ProjectStatus:
     data = load_params().data
     _, files = ingest.look(data)
     pins = read_pins()
-    changes = [
-        f"{file.name} {'changed' if file.name in pins else 'new'}"
-        for file in files
-        if pins.get(file.name) != file.sha256
-    ]
+    changes = [f"{file.name} {'changed' if file.name in pins else 'new'}" for file in unpinned(files)]
     stages = Pipeline().status()
     return ProjectStatus(data, changes, stages, tracking.last_tracked(), tracking.is_tracked())

@@ -251,9 +251,14 @@ def locked() -> dict[str, Any]:
     return stages
 
 
+def outputs() -> list[dict[str, Any]]:
+    """Every output in dvc.lock, of all stages: path, md5, size."""
+    return [out for stage in locked().values() for out in stage.get("outs", [])]
+
+
 def result_digest() -> str:
     """One digest for everything the pipeline has built: SHA-256 over path and hash of every output, sorted."""
-    outs = sorted(f"{out['path']} {out['md5']}" for stage in locked().values() for out in stage.get("outs", []))
+    outs = sorted(f"{out['path']} {out['md5']}" for out in outputs())
     return hashlib.sha256("\n".join(outs).encode()).hexdigest()
 
 

@@ -21,7 +21,7 @@ from ..errors import UserError
 from ..files import sha256, write_json
 from ..params import PARAMS_FILE
 from . import git
-from .pipeline import LOCK_FILE, PIPELINE_FILE, artifacts, flat, locked, result_digest
+from .pipeline import LOCK_FILE, PIPELINE_FILE, artifacts, flat, outputs, result_digest
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -241,8 +241,8 @@ def _datasets() -> Iterator["DatasetInput"]:
     """Everything under data/ that the pipeline built, by the digest of its content (MLflow's own covers few rows)."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    outs = {out["path"]: out for stage in locked().values() for out in stage.get("outs", [])}
-    for path, out in sorted(outs.items()):
+    for out in sorted(outputs(), key=lambda out: str(out["path"])):
+        path = out["path"]
         if path.startswith("data/"):
             profile = {key: out[key] for key in ("size", "nfiles") if key in out}
             yield DatasetInput(

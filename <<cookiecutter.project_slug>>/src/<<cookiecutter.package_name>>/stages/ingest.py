@@ -18,7 +18,7 @@ from ..errors import UserError
 from ..files import sha256, write_text
 from ..params import Data, load_params
 from . import run_stage
-from .source import PINS_FILE, Source, SourceFile, read_pins, write_pins
+from .source import PINS_FILE, Source, SourceFile, pins_of, read_pins, unpinned, write_pins
 from .tables import TABLES
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def admit(data: Data) -> list[Part]:
     """
     source, files = look(data)
     new = land(source, plan(data, files))
-    if {file.name: file.sha256 for file in files} != read_pins():
+    if pins_of(files) != read_pins():
         write_pins(source, files)
     return new
 
@@ -225,11 +225,10 @@ def _quarantine(source: Source, failed: list[tuple[Part, list["Problem"]]]) -> s
 def main() -> None:
     """Make data/raw hold the window's months, out of the pinned files of the source."""
     data = load_params().data
-    pins = read_pins()
     source, files = look(data)
-    changed = sorted(file.name for file in files if pins.get(file.name) != file.sha256)
     parts = plan(data, files)
-    if changed := [name for name in changed if name in {part.file.name for part in parts}]:
+    wanted = {part.file for part in parts}
+    if changed := sorted(file.name for file in unpinned(files) if file in wanted):
         raise UserError(
             f"{changed[0]} in the source is not what {PINS_FILE} pins: take the new bytes with "
             "`<< cookiecutter.project_slug >> run`, or put the old file back"

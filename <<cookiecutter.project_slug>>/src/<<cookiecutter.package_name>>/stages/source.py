@@ -142,6 +142,17 @@ def read_pins(path: Path = PINS_FILE) -> dict[str, str]:
     return pins
 
 
+def pins_of(files: list[SourceFile]) -> dict[str, str]:
+    """What pins these files: name -> SHA-256."""
+    return {file.name: file.sha256 for file in files}
+
+
+def unpinned(files: list[SourceFile]) -> list[SourceFile]:
+    """Those of the files whose bytes are not the pinned ones, or that are not pinned at all."""
+    pins = read_pins()
+    return [file for file in files if pins.get(file.name) != file.sha256]
+
+
 def write_pins(source: Source, files: list[SourceFile], path: Path = PINS_FILE) -> None:
     """Pin the source to these bytes."""
-    write_json(path, {"source": source.location, "files": {file.name: file.sha256 for file in files}})
+    write_json(path, {"source": source.location, "files": pins_of(files)})
