@@ -1,5 +1,6 @@
 """Projects for tests to work on. Tests that only call functions need none of them."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -10,7 +11,19 @@ import pytest
 from filelock import FileLock
 from hypothesis import settings
 
-from support import FOREIGN, PACKAGE, cli, copy_project, environment, make_project, own_settings
+from support import (
+    FOREIGN,
+    PACKAGE,
+    Releases,
+    cli,
+    cli_json,
+    commit_all,
+    copy_project,
+    edit_params,
+    environment,
+    make_project,
+    own_settings,
+)
 
 # The machine may be busy: how long one example takes says nothing.
 settings.register_profile("project", deadline=None, max_examples=50)
@@ -50,6 +63,40 @@ def finished(shared: Path, fresh: Path) -> Path:
             assert done.returncode == 0, done.stdout + done.stderr
             (folder / "done").touch()
     return folder / "project"
+
+
+@pytest.fixture(scope="session")
+def two_releases(shared: Path, finished: Path) -> Releases:
+    """A project in which one release serves production and another, of a smaller model, could. Never to be changed."""
+    folder = shared / "releases"
+    with FileLock(shared / "releases.lock"):
+        if not (folder / "ids.json").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            project = folder / "project"
+            copy_project(finished, project)
+            first = _release(project)
+            cli_json("promote", first, "--to", "production", folder=project)
+            edit_params(project, {"train": {"num_leaves": 7}})
+            commit_all(project, "Smaller trees")
+            done = cli("run", folder=project)
+            assert done.returncode == 0, done.stdout + done.stderr
+            (folder / "ids.json").write_text(json.dumps([first, _release(project)]), encoding="utf-8")
+    return Releases(folder / "project", *json.loads((folder / "ids.json").read_text(encoding="utf-8")))
+
+
+def _release(project: Path) -> str:
+    """Release what is built, take it to staging and approve it."""
+    release: str = cli_json("release", folder=project)["release"]
+    cli_json("promote", release, "--to", "staging", folder=project)
+    cli_json("approve", release, folder=project)
+    return release
+
+
+@pytest.fixture
+def releases(two_releases: Releases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Releases:
+    """The same as a project of the test's own; the test stands in its folder."""
+    folder = _enter(two_releases.folder, tmp_path / "project", monkeypatch)
+    return Releases(folder, two_releases.first, two_releases.second)
 
 
 @pytest.fixture

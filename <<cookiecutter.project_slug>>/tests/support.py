@@ -1,12 +1,14 @@
 """What several tests use: a project of their own, the command line as a process, digests of files."""
 
 import hashlib
+import json
 import os
 import shutil
 import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,15 @@ PROJECT_FILES = (
     "transform",
 )
 NOT_COPIED = shutil.ignore_patterns("__pycache__", "*.egg-info", "target", "logs")
+
+
+@dataclass(frozen=True)
+class Releases:
+    """A project with two releases, by id: `first` serves production; `second` serves staging and is approved."""
+
+    folder: Path
+    first: str
+    second: str
 
 
 def environment(folder: Path, **more: str) -> dict[str, str]:
@@ -90,9 +101,8 @@ def edit_params(folder: Path, changes: dict[str, Any]) -> None:
 def copy_project(source: Path, target: Path) -> None:
     """Copy a project with all its state; where that holds its absolute path, the copy holds its own."""
     shutil.copytree(source, target, symlinks=True)
-    tracked = target / ".lifecycle/tracked.json"
-    if tracked.exists():
-        tracked.write_text(tracked.read_text(encoding="utf-8").replace(str(source), str(target)), encoding="utf-8")
+    for state in (target / ".lifecycle").glob("*.json"):
+        state.write_text(state.read_text(encoding="utf-8").replace(str(source), str(target)), encoding="utf-8")
     database = target / "mlflow.db"
     if database.exists():
         with closing(sqlite3.connect(database)) as connection, connection:
@@ -111,6 +121,19 @@ def cli(*arguments: str, folder: Path | None = None, **more: str) -> subprocess.
     return subprocess.run(
         [*CLI, *arguments], cwd=folder, env=environment(folder, **more), capture_output=True, text=True, timeout=300
     )
+
+
+def cli_json(*arguments: str, folder: Path | None = None, **more: str) -> Any:
+    """What a command that must succeed says with --json."""
+    done = cli(*arguments, "--json", folder=folder, **more)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout)
+
+
+def commit_all(folder: Path, message: str) -> None:
+    """Commit whatever has changed in a project."""
+    for arguments in (["add", "--all"], ["commit", "--quiet", "--allow-empty", "-m", message]):
+        subprocess.run(["git", *arguments], cwd=folder, env=environment(folder), check=True, capture_output=True)
 
 
 def mlflow_rows(table: str) -> int | None:

@@ -3,13 +3,17 @@
 import json
 import sys
 from collections.abc import Callable
+from enum import StrEnum
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .errors import UserError
+
+if TYPE_CHECKING:
+    from .commands.shown import Shown
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -19,6 +23,21 @@ app = typer.Typer(
 )
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+Release = Annotated[
+    str, typer.Argument(metavar="RELEASE", help="An id, the start of one, or a channel: what that serves.")
+]
+Reason = Annotated[str, typer.Option(metavar="TEXT", help="Kept in the ledger, for those who come after.")]
+Generation = Annotated[
+    int | None, typer.Option(metavar="N", help="Only if the channel is at this generation, as `history --json` shows.")
+]
+
+
+class Channel(StrEnum):
+    """The channels, from the first that a release goes through to the last."""
+
+    staging = "staging"
+    canary = "canary"
+    production = "production"
 
 
 def in_project(command: Callable[..., None]) -> Callable[..., None]:
@@ -39,6 +58,13 @@ def in_project(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(130) from None
 
     return wrapped
+
+
+def show(shown: "Shown", as_json: bool) -> None:
+    """Print a result; exit code 1 where it is bad news."""
+    print(json.dumps(shown.data, indent=2) if as_json else shown.text)
+    if not shown.ok:
+        raise typer.Exit(1)
 
 
 def enter_project() -> None:
@@ -90,6 +116,149 @@ def status(as_json: AsJson = False) -> None:
 
     found = project_status()
     print(json.dumps(found.as_dict(), indent=2) if as_json else found.as_text())
+
+
+@app.command(epilog="Example:  << cookiecutter.project_slug >> release --reason 'October data'")
+@in_project
+def release(reason: Reason = "", as_json: AsJson = False) -> None:
+    """Turn the present pipeline result into a release: push its bytes, write its record to the ledger.
+
+    Commits dvc.lock and the other files that `run` writes. Refuses other changes, stale stages and failed gates.
+    """
+    from .commands.release import release_result
+
+    show(release_result(reason), as_json)
+
+
+@app.command(epilog="Example:  << cookiecutter.project_slug >> approve r-3f2a --comment 'slices look right'")
+@in_project
+def approve(
+    release: Release,
+    comment: Annotated[str, typer.Option(metavar="TEXT", help="Kept with the approval.")] = "",
+    key: Annotated[str, typer.Option(metavar="FILE", help="SSH key to sign with; else git's user.signingKey.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Approve a release, in your name as git knows it. Signed where the project has a file allowed_signers."""
+    from .commands.release import approve_release
+
+    show(approve_release(release, comment, key), as_json)
+
+
+@app.command(epilog="Example:  << cookiecutter.project_slug >> promote r-3f2a --to canary --traffic 10%")
+@in_project
+def promote(
+    release: Release,
+    to: Annotated[Channel, typer.Option(help="The channel.")],
+    traffic: Annotated[str, typer.Option(metavar="SHARE", help="Share of requests, for a canary.")] = "",
+    reason: Reason = "",
+    generation: Generation = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let a channel serve a release, if the policy in params.yaml allows it (promotion)."""
+    from .commands.channels import promote as promote_release
+
+    show(promote_release(release, to.value, traffic, reason, generation), as_json)
+
+
+@app.command(epilog="Example:  << cookiecutter.project_slug >> rollback production --reason 'misses late flights'")
+@in_project
+def rollback(
+    channel: Channel,
+    reason: Reason,
+    to: Annotated[str, typer.Option(metavar="RELEASE", help="Default: the last good one it served.")] = "",
+    generation: Generation = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let a channel serve what it served before, verified; what it leaves goes to quarantine. Needs no network."""
+    from .commands.channels import rollback as roll_back
+
+    show(roll_back(channel.value, to, reason, generation), as_json)
+
+
+@app.command(epilog="Example:  << cookiecutter.project_slug >> history production")
+@in_project
+def history(
+    channel: Annotated[Channel | None, typer.Argument(help="One channel; else everything.")] = None,
+    limit: Annotated[int, typer.Option(help="How many, the newest first.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Show what was released and served when, by whose decision and why."""
+    from .commands.channels import show_history
+
+    show(show_history(channel.value if channel else None, limit), as_json)
+
+
+@app.command(epilog="Example:  << cookiecutter.project_slug >> diff production r-3f2a")
+@in_project
+def diff(a: Release, b: Release, as_json: AsJson = False) -> None:
+    """Show how two releases differ: data, features, SQL, parameters, metrics, code."""
+    from .commands.upkeep import diff as diff_releases
+
+    show(diff_releases(a, b), as_json)
+
+
+@app.command(epilog="Example:  << cookiecutter.project_slug >> verify --all")
+@in_project
+def verify(
+    release: Annotated[str, typer.Argument(metavar="[RELEASE]", help="Default: what production serves.")] = "",
+    everything: Annotated[bool, typer.Option("--all", help="Every release, and the ledger itself.")] = False,
+    remote: Annotated[bool, typer.Option("--remote", help="Hash what is in the DVC remote too.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Hash again everything that a release needs, and say what is missing or altered. Exit code 1 if anything is."""
+    from .commands.upkeep import verify as verify_releases
+
+    show(verify_releases(release, everything, remote), as_json)
+
+
+@app.command(epilog="Example:  << cookiecutter.project_slug >> doctor")
+@in_project
+def doctor(as_json: AsJson = False) -> None:
+    """Put right what follows from the ledger: pointers, tags, MLflow's versions and aliases. Says what it did."""
+    from .commands.upkeep import doctor as put_right
+
+    show(put_right(), as_json)
+
+
+@app.command(epilog="Example:  << cookiecutter.project_slug >> restore r-3f2a --data")
+@in_project
+def restore(
+    release: Release,
+    data: Annotated[bool, typer.Option("--data", help="Its data alone; code and other parameters stay.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Put a release's code, parameters, data, features and model back into the work tree, as a new commit."""
+    from .commands.upkeep import restore as restore_release
+
+    show(restore_release(release, data), as_json)
+
+
+@app.command(epilog="Example:  << cookiecutter.project_slug >> reproduce production")
+@in_project
+def reproduce(
+    release: Release,
+    at_least: Annotated[str, typer.Option(metavar="LEVEL", help="L0, L1 or L2; default L0 on the same platform.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Build a release once more from its source, and compare: L0 same bytes, L1 same content, L2 same metrics.
+
+    Exit code 0 when every output reaches the promised level.
+    """
+    from .commands.upkeep import reproduce as reproduce_release
+
+    show(reproduce_release(release, at_least), as_json)
+
+
+@app.command(epilog="Example:  << cookiecutter.project_slug >> gc --dry-run")
+@in_project
+def gc(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Free space in the local cache, without touching what a release, a branch or the work tree needs."""
+    from .commands.upkeep import collect
+
+    show(collect(dry_run), as_json)
 
 
 @app.command(epilog="Example:  << cookiecutter.project_slug >> ui --mlflow-port 5001")

@@ -4,5 +4,10 @@
 USER_ERROR = 2
 
 
+def one_line(said: object, most: int = 300) -> str:
+    """What a library said, for a message of one line."""
+    return " ".join(str(said).split())[:most]
+
+
 class UserError(Exception):
     """Something the user can mend. Says what is wrong, where, and what to type next; shown without a traceback."""

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -11,6 +11,7 @@ from .errors import UserError
 from .files import write_text
 
 PARAMS_FILE = Path("params.yaml")
+THROUGH = re.compile(r"(?m)^(\s+through:\s*)[^\s#]+")
 
 
 def _is_month(value: str) -> str:
@@ -91,6 +92,26 @@ class Evaluate(Record):
     gates: dict[str, Gate]
 
 
+class ChannelPolicy(Record):
+    """What a release needs before a channel serves it for the first time.
+
+    `after`: the channel it must have been in. `against_champion`: how far a metric may change from what production
+    serves, on the same holdout.
+    """
+
+    after: Literal["staging", "canary"] | None = None
+    approvals: int = Field(ge=0)
+    against_champion: dict[str, Gate] = {}
+
+
+class Promotion(Record):
+    """The policy of promotions. `may_not_approve` holds mail addresses."""
+
+    channels: dict[Literal["staging", "canary", "production"], ChannelPolicy]
+    self_approval: bool
+    may_not_approve: list[str] = []
+
+
 class Params(Record):
     """All of params.yaml."""
 
@@ -98,6 +119,7 @@ class Params(Record):
     split: Split
     train: Train
     evaluate: Evaluate
+    promotion: Promotion
 
 
 def load_params(path: Path = PARAMS_FILE) -> Params:
@@ -119,6 +141,15 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
         raise UserError(f"{path}: {where}: {message} (found {first['input']!r})") from None
 
 
+def only_window_moved(before: str, path: Path = PARAMS_FILE) -> bool:
+    """Whether the file differs from what it was in nothing but `data.through`, as `run --through` writes it."""
+    return _with_through(before, load_params(path).data.through) == path.read_text(encoding="utf-8")
+
+
+def _with_through(text: str, month: str) -> str:
+    return THROUGH.sub(rf'\g<1>"{month}"', text, count=1)
+
+
 def set_through(month: str, path: Path = PARAMS_FILE) -> str:
     """Move the watermark, leaving every other byte of the file alone; returns the text it replaced.
 
@@ -130,8 +161,8 @@ def set_through(month: str, path: Path = PARAMS_FILE) -> str:
     except ValueError as error:
         raise UserError(f"{path}: data.through: {error} (found {month!r})") from None
     before = path.read_text(encoding="utf-8")
-    after, changed = re.subn(r"(?m)^(\s+through:\s*)[^\s#]+", rf'\g<1>"{month}"', before, count=1)
-    if not changed:
+    after = _with_through(before, month)
+    if not THROUGH.search(before):
         raise UserError(f"{path} has no `through:` line under `data:` to change")
     if after != before:
         write_text(path, after)

@@ -55,7 +55,7 @@ def name(built: Path, uri: str, request: pytest.FixtureRequest, monkeypatch: pyt
 
 
 def client() -> "MlflowClient":
-    return tracking._client()
+    return tracking.open_client()
 
 
 def runs(name: str) -> list["Run"]:

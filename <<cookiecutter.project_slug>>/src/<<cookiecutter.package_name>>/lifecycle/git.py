@@ -1,7 +1,26 @@
-"""Facts about the code, from git."""
+"""git by its plumbing: facts about the code, and commits written without touching work tree, index or branch."""
 
+import getpass
+import os
+import socket
 import subprocess
+import tempfile
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import UserError
+
+# A server that does not answer should cost seconds, and nobody is there to type a password.
+IMPATIENT = {"GIT_TERMINAL_PROMPT": "0", "GIT_SSH_COMMAND": "ssh -o BatchMode=yes -o ConnectTimeout=10"}
+# What git says tells a lost race from a server that is down.
+ENGLISH = {"LC_ALL": "C.UTF-8", "LANGUAGE": "C"}
+NETWORK_SECONDS = 60
+NO_COMMIT = "0" * 40
+
+
+class GitError(UserError):
+    """git refused. The text is what it said."""
 
 
 @dataclass(frozen=True)
@@ -14,17 +33,164 @@ class Commit:
 
 def head() -> Commit | None:
     """The current commit, or None where there is no git, no repository or no commit yet."""
-    sha = _git("rev-parse", "HEAD")
-    if sha is None:
-        return None
+    sha = resolve("HEAD")
+    return Commit(sha, changed()) if sha else None
+
+
+def changed() -> tuple[str, ...]:
+    """Tracked and new files of the project that differ from the current commit, relative to the project."""
     # -z: names with spaces or non-ASCII letters stand as they are.
-    entries = (_git("status", "--porcelain", "-z", "--no-renames", "--untracked-files=all", ".") or "").split("\0")
-    return Commit(sha.strip(), tuple(entry[3:] for entry in entries if entry))
+    entries = git("status", "--porcelain", "-z", "--no-renames", "--untracked-files=all", ".").split("\0")
+    prefix = git("rev-parse", "--show-prefix").strip()
+    return tuple(entry[3:].removeprefix(prefix) for entry in entries if entry)
 
 
-def _git(*arguments: str) -> str | None:
+def resolve(name: str) -> str | None:
+    """The commit that a ref, tag or abbreviation names, if there is one."""
     try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
+        return git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}").strip()
+    except GitError:
         return None
+
+
+def is_ancestor(older: str, newer: str) -> bool:
+    """Whether `newer` has `older` in its history, or is it."""
+    try:
+        git("merge-base", "--is-ancestor", older, newer)
+    except GitError:
+        return False
+    return True
+
+
+def project_tree(commit: str) -> str:
+    """The git tree of the project's folder, which may be part of a larger repository, in a commit."""
+    return git("rev-parse", "--verify", f"{commit}:./").strip()
+
+
+def read(*objects: str) -> list[bytes | None]:
+    """The content of blobs, each named like `commit:path` or by its hash; None for one that is not there."""
+    if not objects:
+        return []
+    out = _run(["cat-file", "--batch"], "".join(f"{name}\n" for name in objects).encode())
+    found: list[bytes | None] = []
+    position = 0
+    for _ in objects:
+        end = out.index(b"\n", position)
+        kind = out[position:end].split()
+        if kind[-1] == b"missing":
+            found.append(None)
+            position = end + 1
+        else:
+            size = int(kind[-1])
+            found.append(out[end + 1 : end + 1 + size])
+            position = end + 2 + size
+    return found
+
+
+def tree_files(tree: str) -> dict[str, str]:
+    """Every file of a tree or commit: path from its top -> hash of the blob."""
+    lines = git("ls-tree", "-r", "-z", "--full-tree", tree).split("\0")
+    return {path: meta.split()[2] for meta, path in (line.split("\t", 1) for line in lines if line)}
+
+
+def tree_with(base: str | None, changes: Mapping[str, bytes | None]) -> str:
+    """A tree like `base`, with these files in it; None takes one out. Paths are from the top of the tree."""
+    with tempfile.TemporaryDirectory(prefix="ledger-") as folder:
+        index = {"GIT_INDEX_FILE": str(Path(folder, "index"))}
+        if base:
+            git("read-tree", base, env=index)
+        lines = []
+        for path, content in changes.items():
+            if content is None:
+                lines.append(f"0 {NO_COMMIT}\t{path}")
+            else:
+                blob = _run(["hash-object", "-w", "--stdin"], content).decode().strip()
+                lines.append(f"100644 {blob}\t{path}")
+        git("update-index", "--add", "--index-info", stdin="".join(f"{line}\n" for line in lines), env=index)
+        return git("write-tree", env=index).strip()
+
+
+def tree_with_folder(base: str, prefix: str, tree: str) -> str:
+    """A tree like `base`, with another tree in place of the folder `prefix` (which ends in a slash)."""
+    with tempfile.TemporaryDirectory(prefix="ledger-") as folder:
+        index = {"GIT_INDEX_FILE": str(Path(folder, "index"))}
+        git("read-tree", base, env=index)
+        git("rm", "-r", "--cached", "--quiet", ".", env=index)
+        git("read-tree", f"--prefix={prefix}", tree, env=index)
+        return git("write-tree", env=index).strip()
+
+
+def archive(tree: str, *names: str) -> bytes:
+    """A tar file of a tree, or of what is below some names at its top."""
+    # From the top of the repository: in a folder of it, git would look for that folder in the tree.
+    top = git("rev-parse", "--show-toplevel").strip()
+    return _run(["-C", top, "archive", "--format=tar", tree, *names])
+
+
+def commit_tree(tree: str, parents: Iterable[str], message: str, env: Mapping[str, str] | None = None) -> str:
+    """Write a commit that no ref names yet."""
+    parent_options = [option for parent in parents for option in ("-p", parent)]
+    return git("commit-tree", tree, *parent_options, stdin=message, env=env).strip()
+
+
+def swap_ref(ref: str, new: str, old: str | None, why: str = "lifecycle") -> bool:
+    """Point `ref` at `new` if it still points at `old` (None: if it is not there), in one step."""
+    try:
+        git("update-ref", "-m", why, ref, new, old or NO_COMMIT)
+    except GitError as error:
+        # Held by another process, or moved by one; whatever else is wrong is not a lost race.
+        if "cannot lock ref" in str(error) and "Permission denied" not in str(error) and "space" not in str(error):
+            return False
+        raise
+    return True
+
+
+def remote() -> str | None:
+    """The git remote that the ledger is shared through: `origin`, where there is one."""
+    return "origin" if "origin" in git("remote").split() else None
+
+
+def identity() -> str:
+    """`Name <mail>` of the person at the keyboard, as git knows them; without that, the account."""
+    try:
+        return git("var", "GIT_COMMITTER_IDENT").rsplit(" ", 2)[0]
+    except GitError:
+        return f"{getpass.getuser()} <{getpass.getuser()}@{socket.gethostname()}>"
+
+
+def _author() -> dict[str, str]:
+    """The identity, said to git: it writes no commit for somebody it does not know."""
+    name, _, mail = identity().rpartition(" <")
+    values = {"NAME": name, "EMAIL": mail.rstrip(">")}
+    return {f"GIT_{role}_{what}": value for role in ("AUTHOR", "COMMITTER") for what, value in values.items()}
+
+
+def git(*arguments: str, stdin: str | None = None, env: Mapping[str, str] | None = None) -> str:
+    """Run git in the project's folder and return what it printed.
+
+    Raises:
+        GitError: it failed, is not installed, or took longer than a network may take.
+    """
+    return _run(list(arguments), None if stdin is None else stdin.encode(), env).decode("utf-8", "replace")
+
+
+def _run(arguments: list[str], stdin: bytes | None = None, env: Mapping[str, str] | None = None) -> bytes:
+    author = _author() if arguments[0] == "commit-tree" else {}
+    try:
+        done = subprocess.run(
+            # What the ledger says must be on the disk before anything follows from it.
+            ["git", "-c", "core.fsync=all", *arguments],
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            capture_output=True,
+            env=IMPATIENT | os.environ | ENGLISH | author | dict(env or {}),
+            timeout=NETWORK_SECONDS,
+        )
+    except FileNotFoundError:
+        raise GitError("git is not installed: install it, then try again") from None
+    except subprocess.TimeoutExpired:
+        raise GitError(f"git {arguments[0]} got no answer in {NETWORK_SECONDS} s") from None
+    if done.returncode:
+        said = " ".join(done.stderr.decode("utf-8", "replace").split())
+        raise GitError(f"git {arguments[0]}: {said or f'exit code {done.returncode}'}")
     return done.stdout

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
-from ..errors import USER_ERROR, UserError
+from ..errors import USER_ERROR, UserError, one_line
 
 if TYPE_CHECKING:
     pass
@@ -81,7 +81,7 @@ class Pipeline:
         except NotDvcRepoError:
             raise UserError("this is not the project's folder (no .dvc here): change to it and try again") from None
         except DvcException as error:
-            raise UserError(f"dvc.yaml cannot be used: {' '.join(str(error).split())}") from None
+            raise UserError(f"dvc.yaml cannot be used: {one_line(error)}") from None
 
         # An edge of DVC's graph points from a stage to one it needs.
         self._needs = {node.name: sorted(each.name for each in graph.successors(node)) for node in graph}
@@ -109,7 +109,7 @@ class Pipeline:
         try:
             changes = self._repo.status()
         except DvcException as error:
-            raise UserError(" ".join(str(error).split())) from None
+            raise UserError(one_line(error)) from None
         found: list[StageStatus] = []
         stale: set[str] = set()
         for stage in self._order:
@@ -140,7 +140,7 @@ class Pipeline:
             for_good = isinstance(cause, StageCmdFailedError) and str(cause).endswith(f"exited with {USER_ERROR}")
             raise StageError(stage, _last_line(log, str(cause)), log, for_good) from None
         except DvcException as error:
-            raise StageError(stage, " ".join(str(error).split()), log, for_good=False) from None
+            raise StageError(stage, one_line(error), log, for_good=False) from None
         except BaseException:
             self._put_back(stage, log)
             raise

@@ -7,6 +7,7 @@ MLflow knows already is not logged twice.
 import csv
 import json
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..files import sha256, write_json
 from ..params import PARAMS_FILE
 from . import git
@@ -92,7 +93,7 @@ def failed_gates() -> list[str]:
 
 def warm_up() -> None:
     """Import MLflow and open its database, while a stage is running elsewhere."""
-    _client().search_experiments(max_results=1)
+    open_client().search_experiments(max_results=1)
 
 
 # What MLflow reads when it is imported: no chatter in the terminal, and, since a server that is down stays down for
@@ -106,7 +107,8 @@ SETTINGS = {
 }
 
 
-def _client() -> "MlflowClient":
+def open_client() -> "MlflowClient":
+    """MLflow's client for this project's server or file."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     import mlflow
@@ -115,8 +117,12 @@ def _client() -> "MlflowClient":
     return mlflow.MlflowClient()
 
 
-def track(flow_run_id: str | None = None) -> Tracked:
+def track(flow_run_id: str | None = None, commit: str | None = None) -> Tracked:
     """See that MLflow has the present pipeline result, and that its model is the challenger.
+
+    Args:
+        flow_run_id: of the Prefect flow run that built it.
+        commit: the result is that of this commit, and this folder no repository.
 
     Raises:
         UserError: MLflow cannot be reached.
@@ -124,24 +130,24 @@ def track(flow_run_id: str | None = None) -> Tracked:
     from mlflow.exceptions import MlflowException
 
     try:
-        return _track(flow_run_id)
+        return _track(flow_run_id, commit)
     except MlflowException as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)
         raise UserError(
             f"the result is built, but MLflow at {tracking_uri()} could not take it: {reason}. "
             "Run again when it is back; no stage will run twice"
         ) from None
 
 
-def _track(flow_run_id: str | None) -> Tracked:
-    client = _client()
+def _track(flow_run_id: str | None, commit: str | None) -> Tracked:
+    client = open_client()
     name = next(name for name, artifact in artifacts().items() if artifact["type"] == "model")
     digest = result_digest()
     experiment = _experiment(client, name)
     run_id = _finished_run(client, experiment, digest)
     if run_id is None:
         _drop_versions(client, name, digest)
-        run_id = _log_run(client, experiment, name, digest, flow_run_id)
+        run_id = _log_run(client, experiment, name, digest, _tags(digest, flow_run_id, commit))
     version = _challenge(client, name, digest)
     tracked = Tracked(digest, tracking_uri(), run_id, name, version, datetime.now(UTC).isoformat(timespec="seconds"))
     write_json(TRACKED_FILE, asdict(tracked))
@@ -152,8 +158,8 @@ def _experiment(client: "MlflowClient", name: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is not None:
         return str(found.experiment_id)
-    local = tracking_uri().startswith("sqlite:")
-    location = (Path("mlartifacts").resolve() / name).as_uri() if local else None
+    database = tracking_uri().removeprefix("sqlite:///")
+    location = (Path(database).with_name("mlartifacts") / name).as_uri() if database != tracking_uri() else None
     return str(client.create_experiment(name, artifact_location=location))
 
 
@@ -188,11 +194,11 @@ def _challenge(client: "MlflowClient", name: str, digest: str) -> int | None:
     return versions[-1]
 
 
-def _log_run(client: "MlflowClient", experiment: str, name: str, digest: str, flow_run_id: str | None) -> str:
+def _log_run(client: "MlflowClient", experiment: str, name: str, digest: str, tags: dict[str, str]) -> str:
     from mlflow.entities import Param
 
     failed = failed_gates()
-    tags = _tags(digest, flow_run_id) | {"gates": f"failed: {'; '.join(failed)}" if failed else "passed"}
+    tags |= {"gates": f"failed: {'; '.join(failed)}" if failed else "passed"}
     run_id = str(client.create_run(experiment, tags=tags, run_name=f"{name}-{digest[:8]}").info.run_id)
     params = [Param(key, str(value)) for key, value in flat(yaml.safe_load(PARAMS_FILE.read_text(encoding="utf-8")))]
     # MLflow takes at most 1,000 metrics and 100 parameters in one call.
@@ -211,12 +217,12 @@ def _log_run(client: "MlflowClient", experiment: str, name: str, digest: str, fl
     return run_id
 
 
-def _tags(digest: str, flow_run_id: str | None) -> dict[str, str]:
+def _tags(digest: str, flow_run_id: str | None, commit: str | None) -> dict[str, str]:
     tags = {RESULT_TAG: digest, "dvc.lock": f"sha256:{sha256(LOCK_FILE)}", "mlflow.source.name": PIPELINE_FILE.name}
-    commit = git.head()
-    if commit:
-        changed = [file for file in commit.changed if file not in WRITTEN_BY_RUNS]
-        tags |= {"mlflow.source.git.commit": commit.sha, "git.dirty": ", ".join(changed)[:1000] or "no"}
+    source = git.Commit(commit, ()) if commit else git.head()
+    if source:
+        changed = [file for file in source.changed if file not in WRITTEN_BY_RUNS]
+        tags |= {"mlflow.source.git.commit": source.sha, "git.dirty": ", ".join(changed)[:1000] or "no"}
     if flow_run_id:
         tags["prefect.flow_run_id"] = flow_run_id
     return tags
@@ -304,3 +310,7 @@ def _register(client: "MlflowClient", name: str, uri: str, run_id: str, model_id
         client.create_registered_model(name)
     # A server refuses a source that is not of the model named by its id.
     client.create_model_version(name, uri, run_id, tags={RESULT_TAG: digest}, model_id=model_id, await_creation_for=0)
+
+
+if __name__ == "__main__":
+    track(commit=sys.argv[1])

@@ -1,16 +1,19 @@
 """transform: dbt builds the feature table out of data/raw and tests it."""
 
 import contextlib
+import json
 import os
 import shutil
 from pathlib import Path
 
 from ..errors import UserError
+from ..files import write_json, write_text
 from ..params import load_params
 from . import run_stage
 
 PROJECT = Path("transform")
 FEATURES = Path("data/features")
+SQL = Path("reports/sql")
 
 
 def main() -> None:
@@ -34,6 +37,24 @@ def main() -> None:
             f"dbt: {', '.join(failures)} did not pass; see above, mend the SQL in transform/models or the data, "
             "then run again"
         )
+    keep_sql()
+
+
+def keep_sql() -> None:
+    """Write the SQL that each model compiled to, and what each reads, without what differs from run to run."""
+    manifest = json.loads((PROJECT / "target/manifest.json").read_text(encoding="utf-8"))
+    models = [node for node in manifest["nodes"].values() if node["resource_type"] == "model"]
+    for model in models:
+        write_text(SQL / f"{model['name']}.sql", model["compiled_code"].strip() + "\n")
+    nodes = {
+        model["unique_id"]: {
+            "file": str(PROJECT / model["original_file_path"]),
+            "compiled": f"{model['name']}.sql",
+            "reads": sorted(model["depends_on"]["nodes"]),
+        }
+        for model in models
+    }
+    write_json(SQL / "nodes.json", {"dbt": manifest["metadata"]["dbt_version"], "nodes": nodes})
 
 
 def generate_docs() -> Path:

@@ -1,0 +1,97 @@
+"""`promote`, `rollback` and `history`."""
+
+from dataclasses import asdict
+
+from ..errors import UserError
+from ..lifecycle import channels, registry
+from ..lifecycle.channels import Move, Policy
+from ..lifecycle.history import history
+from ..lifecycle.ledger import ChannelName
+from ..lifecycle.reconcile import open_ledger
+from ..params import load_params
+from .shown import Shown, table, with_repairs
+
+
+def policy() -> Policy:
+    """The policy of params.yaml."""
+    params = load_params()
+    return Policy(params.promotion, params.evaluate)
+
+
+def share(text: str) -> float | None:
+    """`10%` or `0.1` as 0.1.
+
+    Raises:
+        UserError: it is no share.
+    """
+    if not text:
+        return None
+    try:
+        value = float(text.rstrip("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = -1.0
+    if not 0 < value <= 1:
+        raise UserError(f"--traffic is a share of requests, like 10%, and not {text!r}")
+    return value
+
+
+def promote(what: str, to: ChannelName, traffic: str, reason: str, generation: int | None) -> Shown:
+    """Let a channel serve a release."""
+    part = share(traffic)
+    if part is not None and to != "canary":
+        raise UserError(f"--traffic is for the canary; {to} gets all of its requests")
+    rules = policy()
+    opened = open_ledger(network=True)
+    release = opened.ledger.release(what)
+    move = channels.promote(
+        opened.ledger, release, to, rules, opened.store, traffic=part, reason=reason, generation=generation
+    )
+    done = [*opened.done, *registry.try_project(opened.store)]
+    return _shown(move, done)
+
+
+def rollback(channel: ChannelName, to: str, reason: str, generation: int | None) -> Shown:
+    """Go back to what a channel served before."""
+    opened = open_ledger(network=True, offline=True)
+    move = channels.rollback(opened.ledger, channel, opened.store, reason=reason, to=to, generation=generation)
+    registry.project_later()
+    return _shown(move, opened.done)
+
+
+def _shown(move: Move, done: list[str]) -> Shown:
+    text = f"{move.channel} serves {move.release or 'nothing'}"
+    if not move.changed:
+        return Shown(
+            asdict(move) | {"repairs": done}, with_repairs(done, f"{text} already (generation {move.generation})")
+        )
+    lines = [text + (f" on {move.traffic:.0%} of requests" if move.traffic is not None else "")]
+    if move.previous and move.previous != move.release:
+        lines[0] += f", in place of {move.previous}"
+    lines.append(f"  generation {move.generation}, verified before and after, {move.seconds:.1f} s")
+    if move.quarantined:
+        lines.append(f"  {move.quarantined} is in quarantine: automation will not promote it again")
+    lines += [f"  {note}" for note in move.notes]
+    return Shown(asdict(move) | {"repairs": done}, with_repairs(done, "\n".join(lines)))
+
+
+def show_history(channel: ChannelName | None, limit: int) -> Shown:
+    """What happened, newest first."""
+    opened = open_ledger()
+    entries = history(opened.ledger, channel)
+    rows = [
+        (
+            str(entry.number),
+            entry.at.replace("+00:00", "Z"),
+            entry.kind,
+            entry.channel or "",
+            entry.release or "nothing",
+            entry.by.split(" <")[0] + (" (automation)" if entry.automation else ""),
+            entry.reason,
+        )
+        for entry in entries[:limit]
+    ]
+    text = table(rows) if rows else "nothing yet: `release` makes the first entry"
+    if len(entries) > limit:
+        text += f"\n... and {len(entries) - limit} earlier (--limit)"
+    data = {"entries": [entry.model_dump(mode="json") for entry in entries[:limit]], "notes": opened.done}
+    return Shown(data, with_repairs(opened.done, text))

@@ -1,0 +1,27 @@
+"""What a command shows: one result, as text for people and as data for scripts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Shown:
+    """`ok` is False where the command did its work and the answer is bad news: exit code 1."""
+
+    data: dict[str, Any]
+    text: str
+    ok: bool = True
+
+
+def with_repairs(done: list[str], text: str) -> str:
+    """The text, after what reconcile had to do."""
+    return "\n".join([*(f"note: {line}" for line in done), text])
+
+
+def table(rows: Sequence[tuple[str, ...]]) -> str:
+    """Rows as aligned columns, two spaces apart."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))] if rows else []
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )

@@ -1,0 +1,144 @@
+"""Approvals: who has looked at exactly this release and agrees to it.
+
+An approval names the release's digest. Where the project holds a file `allowed_signers` (as `ssh-keygen` reads it, see
+its manual), an approval counts only with a signature of a key that the file gives to the approver.
+"""
+
+import hashlib
+import re
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import UserError
+from . import git
+from .ledger import Entry, Ledger, Stored, now
+from .record import Release
+
+SIGNERS_FILE = "allowed_signers"
+NAMESPACE = "ml-lifecycle-approval"
+
+
+class Approval(Stored):
+    """One person's agreement to one release. `own`: given by the person who released it."""
+
+    release: str
+    digest: str
+    by: str
+    at: str
+    own: bool
+    comment: str = ""
+
+
+@dataclass(frozen=True)
+class Counted:
+    """An approval and what it is worth: `problem` is empty for one that counts."""
+
+    approval: Approval
+    signed: bool
+    problem: str = ""
+
+
+def mail_of(person: str) -> str:
+    """The address in `Name <mail>`: what signatures are held against."""
+    return person.rpartition("<")[2].rstrip(">")
+
+
+def approve(ledger: Ledger, release: Release, comment: str = "", key: str = "") -> tuple[Approval, Ledger]:
+    """Write an approval of this release by the person at the keyboard.
+
+    Args:
+        ledger: as it is now.
+        release: what is approved.
+        comment: kept with it.
+        key: an SSH key to sign with; by default git's `user.signingKey`.
+
+    Raises:
+        UserError: a signature is wanted and cannot be made, or does not hold.
+    """
+    by = git.identity()
+    approval = Approval(
+        release=release.id, digest=release.digest, by=by, at=now(), own=by == release.observed["by"], comment=comment
+    )
+    path = f"approvals/{release.id}/{_file_name(by)}"
+    files: dict[str, bytes | None] = {f"{path}.json": approval.to_bytes()}
+    if allowed_signers() is not None:
+        signature = _sign(approval.to_bytes(), key or _default_key())
+        if problem := _problem_with(approval, approval.to_bytes(), signature, release):
+            raise UserError(f"your approval would not count: {problem}. Nothing was changed")
+        files[f"{path}.sig"] = signature
+    entry = Entry(kind="approve", release=release.id, by=by, at=approval.at, reason=comment)
+    return approval, ledger.append(entry, lambda _: files)
+
+
+def _file_name(person: str) -> str:
+    plain = re.sub(r"[^a-z0-9]+", "-", mail_of(person).lower()).strip("-")
+    return f"{plain}-{hashlib.sha256(person.encode()).hexdigest()[:6]}"
+
+
+def _default_key() -> str:
+    try:
+        return git.git("config", "--get", "user.signingKey").strip()
+    except git.GitError:
+        raise UserError(
+            f"approvals are signed in this project ({SIGNERS_FILE} is there): name your SSH key with --key, "
+            "or once for all with `git config user.signingKey ~/.ssh/id_ed25519`"
+        ) from None
+
+
+def count(ledger: Ledger, release: Release) -> list[Counted]:
+    """Every approval of this release, each with whether it holds."""
+    files = ledger.approvals(release.id)
+    found = []
+    for path, content in files.items():
+        if not path.endswith(".json"):
+            continue
+        signature = files.get(path.removesuffix(".json") + ".sig")
+        try:
+            approval = Approval.model_validate_json(content)
+        except ValueError:
+            raise UserError(f"{path} in the ledger is not readable") from None
+        problem = _problem_with(approval, content, signature, release)
+        found.append(Counted(approval, signed=signature is not None and not problem, problem=problem))
+    return found
+
+
+def allowed_signers() -> bytes | None:
+    """The committed file of allowed signers, if the project has one. What is not committed does not count."""
+    return git.read(f"HEAD:./{SIGNERS_FILE}")[0]
+
+
+def _problem_with(approval: Approval, content: bytes, signature: bytes | None, release: Release) -> str:
+    """Why an approval does not count; empty when it does."""
+    if approval.digest != release.digest:
+        return f"it is for other content ({approval.digest[:12]})"
+    signers = allowed_signers()
+    if signers is None:
+        return ""
+    if signature is None:
+        return "it is not signed"
+    with tempfile.TemporaryDirectory(prefix="approval-") as folder:
+        Path(folder, "signers").write_bytes(signers)
+        Path(folder, "sig").write_bytes(signature)
+        who = mail_of(approval.by)
+        verify = ["-Y", "verify", "-f", f"{folder}/signers", "-I", who, "-n", NAMESPACE, "-s", f"{folder}/sig"]
+        return "" if _ssh_keygen(verify, content)[0] else f"{SIGNERS_FILE} does not allow this signature for {who}"
+
+
+def _sign(content: bytes, key: str) -> bytes:
+    with tempfile.TemporaryDirectory(prefix="approval-") as folder:
+        file = Path(folder, "approval.json")
+        file.write_bytes(content)
+        done, said = _ssh_keygen(["-Y", "sign", "-f", str(Path(key).expanduser()), "-n", NAMESPACE, str(file)])
+        if not done:
+            raise UserError(f"the approval could not be signed with {key}: {said}")
+        return Path(f"{file}.sig").read_bytes()
+
+
+def _ssh_keygen(arguments: list[str], content: bytes = b"") -> tuple[bool, str]:
+    try:
+        done = subprocess.run(["ssh-keygen", *arguments], input=content, capture_output=True)
+    except FileNotFoundError:
+        raise UserError("ssh-keygen is not installed: signed approvals need OpenSSH") from None
+    return done.returncode == 0, " ".join((done.stdout + done.stderr).decode("utf-8", "replace").split())

@@ -1,0 +1,86 @@
+"""`gc`: delete cached objects and folders that neither a release nor a branch needs."""
+
+import contextlib
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from ..errors import UserError
+from . import git, loading
+from .ledger import BRANCH, Ledger
+from .pipeline import LOCK_FILE
+from .store import Output, Store
+
+
+@dataclass(frozen=True)
+class Freed:
+    """What was deleted, or would be. `kept` counts the objects that something needs."""
+
+    objects: int
+    bytes: int
+    kept: int
+    folders: list[str]
+
+
+def collect(ledger: Ledger, store: Store, dry_run: bool = False) -> Freed:
+    """Delete from the local cache what is not needed by a release, the work tree, a branch or a tag.
+
+    The remote is not touched. A listing that a release needs and that is not here stops it: its files cannot be told
+    from others.
+
+    Raises:
+        UserError: what must be kept cannot be told.
+    """
+    if not store.is_own():
+        raise UserError(
+            f"the DVC cache {store.cache} lies outside this project, and others may use it: "
+            "`dvc gc --projects` is for that"
+        )
+    with store.locked():
+        return _collect(ledger, store, dry_run)
+
+
+def _collect(ledger: Ledger, store: Store, dry_run: bool) -> Freed:
+    needed: set[str] = set()
+    for release in ledger.read_releases(ledger.releases):
+        for output in release.outputs():
+            needed |= _needed_by(output, store, release.id)
+    for outputs in _named_elsewhere():
+        for output in outputs:
+            with contextlib.suppress(UserError):  # a branch whose data is not here keeps what is here of it
+                needed |= {output.md5}
+                needed |= _needed_by(output, store, "a branch")
+    doomed = [(md5, size) for md5, size in store.objects() if md5 not in needed]
+    total = sum(1 for _ in store.objects())
+    serving = {channel.release for channel in ledger.channels().values() if channel.release}
+    folders = [path.name for path in loading.RELEASES.glob("*") if path.name not in serving]
+    if not dry_run:
+        # Folders first: DVC takes a listing whose files are gone for a damaged cache.
+        for md5, _ in sorted(doomed, key=lambda each: not each[0].endswith(".dir")):
+            store.object_path(md5).unlink(missing_ok=True)
+        loading.clean_up(keep=serving)
+    return Freed(len(doomed), sum(size for _, size in doomed), total - len(doomed), folders)
+
+
+def _needed_by(output: Output, store: Store, who: str) -> set[str]:
+    if not output.md5.endswith(".dir"):
+        return {output.md5}
+    if not store.object_path(output.md5).exists() and (wrong := store.fetch_listing(output)):
+        raise UserError(f"{who} needs the listing of {output.path}, and {wrong}: nothing was deleted")
+    return {output.md5} | {file.md5 for file in store.files([output])}
+
+
+def _named_elsewhere() -> list[list[Output]]:
+    """The outputs in every dvc.lock: of the work tree, of each branch and tag."""
+    refs = git.git("for-each-ref", "--format=%(refname)").split()
+    names = [f"{ref}:./{LOCK_FILE}" for ref in refs if not ref.endswith(BRANCH)]
+    contents = [content for content in git.read("HEAD:./" + str(LOCK_FILE), *names) if content]
+    if LOCK_FILE.exists():
+        contents.append(LOCK_FILE.read_bytes())
+    return [_outputs(yaml.safe_load(content)) for content in set(contents)]
+
+
+def _outputs(lock: dict[str, Any]) -> list[Output]:
+    outs = [out for stage in lock.get("stages", {}).values() for out in stage.get("outs", [])]
+    return [Output(out["path"], out["md5"], out.get("size", 0)) for out in outs]

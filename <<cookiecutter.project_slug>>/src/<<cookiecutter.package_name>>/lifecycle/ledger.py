@@ -1,0 +1,363 @@
+"""The ledger: a git branch that says what is released and what each channel serves.
+
+It is never checked out. An operation is one commit, and it counts from the moment that one compare-and-swap has moved
+the branch: the push, where there is a git remote, else `git update-ref`. Nothing is ever rewritten; going back is an
+entry like any other.
+
+    entry.json               the operation of this commit, numbered, naming the commit before it
+    releases/<id>.json       a release record; a release's commit is also a parent of the ledger's, so git keeps it
+    approvals/<id>/*.json    who approved it
+    channels/<name>.json     what a channel serves
+    quarantine/<id>.json     why automation must not promote a release
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from difflib import get_close_matches
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ..errors import UserError
+from . import git
+from .record import Release, read_release
+
+BRANCH = "lifecycle/ledger"
+REF = f"refs/heads/{BRANCH}"
+# The last ledger commit that this clone has seen: one that no longer descends from it was rewritten.
+SEEN = "refs/lifecycle/seen"
+ENTRY = "entry.json"
+
+ChannelName = Literal["staging", "canary", "production"]
+Kind = Literal["release", "approve", "promote", "rollback"]
+# More races than that in a row are not a race.
+ATTEMPTS = 20
+
+
+class Stored(BaseModel):
+    """What stands in the ledger. A key that a later version of this project has added is not an error."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    def to_bytes(self) -> bytes:
+        """Sorted, indented JSON."""
+        return (json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+T = TypeVar("T", bound=Stored)
+
+
+class Entry(Stored):
+    """One operation. `after` is the ledger commit before it; `evidence` what it was decided on."""
+
+    number: int = 0
+    after: str | None = None
+    kind: Kind
+    release: str | None
+    channel: ChannelName | None = None
+    generation: int | None = None
+    previous: str | None = None
+    by: str
+    at: str
+    automation: bool = False
+    reason: str = ""
+    evidence: dict[str, Any] = {}
+
+
+class Channel(Stored):
+    """What a channel serves since when. `generation` counts its moves; `traffic` is a canary's share of requests."""
+
+    release: str | None
+    generation: int
+    previous: str | None
+    entry: int
+    operation: Kind
+    by: str
+    at: str
+    reason: str
+    traffic: float | None = None
+
+
+class Quarantine(Stored):
+    """Why a release is not to be promoted by automation."""
+
+    release: str
+    channel: ChannelName
+    entry: int
+    by: str
+    at: str
+    reason: str
+
+
+class MovedError(UserError):
+    """Somebody else was first. Nothing was changed."""
+
+
+class UnreachableError(UserError):
+    """The git remote that the ledger is shared through does not answer, or does not take what is sent."""
+
+
+class ApartError(UserError):
+    """The clone and the remote each have an operation that the other does not."""
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The ledger as it was at one commit: `tip`, None for one that nothing stands in yet."""
+
+    tip: str | None
+    files: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def releases(self) -> list[str]:
+        """The ids of all releases, sorted."""
+        return sorted(_stem(path) for path in self.files if path.startswith("releases/"))
+
+    def channel(self, name: ChannelName) -> Channel | None:
+        """What a channel serves, or None if nothing was ever promoted to it."""
+        return self._parse(Channel, f"channels/{name}.json")
+
+    def channels(self) -> dict[ChannelName, Channel]:
+        """Every channel that was ever promoted to."""
+        names: tuple[ChannelName, ...] = ("staging", "canary", "production")
+        return {name: channel for name in names if (channel := self.channel(name))}
+
+    def quarantine(self, release_id: str) -> Quarantine | None:
+        """Why a release is in quarantine, if it is."""
+        return self._parse(Quarantine, f"quarantine/{release_id}.json")
+
+    def approvals(self, release_id: str) -> dict[str, bytes]:
+        """The files of a release's approvals: path -> content."""
+        paths = [path for path in sorted(self.files) if path.startswith(f"approvals/{release_id}/")]
+        contents = git.read(*(self.files[path] for path in paths))
+        return {path: content for path, content in zip(paths, contents, strict=True) if content is not None}
+
+    def release(self, what: str) -> Release:
+        """The release that an id, the start of one, or the name of a channel means.
+
+        Raises:
+            UserError: there is none, or there are several; names the nearest.
+        """
+        return self.read_releases([self.resolve(what)])[0]
+
+    def resolve(self, what: str) -> str:
+        """The id that is meant; arguments and errors as those of `release`."""
+        if what in ("staging", "canary", "production"):
+            channel = self.channel(what)  # type: ignore[arg-type]
+            if channel is None or channel.release is None:
+                raise UserError(f"{what} serves nothing yet: `promote RELEASE --to {what}`")
+            return channel.release
+        known = self.releases
+        start = what if what.startswith("r-") else f"r-{what}"
+        found = [release_id for release_id in known if release_id.startswith(start)] if len(start) > 2 else []
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise UserError(f"{what} may be {', '.join(found[:5])}: type more of it")
+        nearest = get_close_matches(start, known, 1, 0) or ["none yet: `release` makes one"]
+        raise UserError(f"there is no release {what}; the nearest is {nearest[0]} (`history` lists what there is)")
+
+    def read_releases(self, ids: Iterable[str]) -> list[Release]:
+        """The records of these ids, each held against its name."""
+        ids = list(ids)
+        contents = git.read(*(self.files[f"releases/{release_id}.json"] for release_id in ids))
+        return [read_release(content or b"", release_id) for release_id, content in zip(ids, contents, strict=True)]
+
+    def entries(self) -> list[tuple[str, Entry]]:
+        """Every operation with its commit, oldest first."""
+        if self.tip is None:
+            return []
+        commits = git.git("rev-list", "--first-parent", "--reverse", self.tip).split()[1:]
+        contents = git.read(*(f"{commit}:{ENTRY}" for commit in commits))
+        return [(commit, _parse(Entry, content, ENTRY)) for commit, content in zip(commits, contents, strict=True)]
+
+    def last_entry(self) -> Entry | None:
+        """The last operation."""
+        return self._parse(Entry, ENTRY)
+
+    def _parse(self, kind: type[T], path: str) -> T | None:
+        if path not in self.files:
+            return None
+        return _parse(kind, git.read(self.files[path])[0], path)
+
+    def append(
+        self,
+        entry: Entry,
+        files: Callable[[Entry], dict[str, bytes | None]],
+        guards: Iterable[str] = (),
+        parent: str | None = None,
+        offline: bool = False,
+    ) -> "Ledger":
+        """Write one operation, if nothing it depends on has changed since this ledger was read.
+
+        Args:
+            entry: the operation; its number and its place are filled in.
+            files: what it changes in the ledger, given the numbered entry; None takes a file out.
+            guards: more files that must be as they were.
+            parent: a commit to be kept with it, a release's.
+            offline: with a git remote that cannot be reached, go on without it.
+
+        Returns: the ledger after it. Raises MovedError when somebody else was first; then nothing has changed.
+        """
+        now = self
+        for _ in range(ATTEMPTS):
+            last = now.last_entry()
+            tip = now.tip or first_commit()
+            numbered = entry.model_copy(update={"number": last.number + 1 if last else 1, "after": tip})
+            changes = files(numbered)
+            for path in (*changes, *guards):
+                if now.files.get(path) != self.files.get(path):
+                    raise MovedError(_who_moved(now, path))
+            tree = git.tree_with(now.tip, changes | {ENTRY: numbered.to_bytes()})
+            parents = [tip, parent] if parent else [tip]
+            commit = git.commit_tree(tree, parents, _message(numbered))
+            if _publish(commit, now.tip, offline):
+                return load()
+            now = load()
+        raise MovedError("the ledger is being written to all the time: try again in a minute")
+
+
+def first_commit() -> str:
+    """The commit that every ledger begins with: empty, and the same wherever it is made."""
+    nobody = {f"GIT_{role}_{what}": "ledger" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    dates = dict.fromkeys(("GIT_AUTHOR_DATE", "GIT_COMMITTER_DATE"), "2000-01-01T00:00:00Z")
+    return git.commit_tree(git.tree_with(None, {}), [], "The ledger\n", nobody | dates)
+
+
+def _stem(path: str) -> str:
+    return path.rsplit("/", 1)[-1].removesuffix(".json")
+
+
+def _parse(kind: type[T], content: bytes | None, path: str) -> T:
+    try:
+        return kind.model_validate_json(content or b"")
+    except ValidationError:
+        raise UserError(f"{path} in the ledger is not readable: `verify --all` says since when") from None
+
+
+def _who_moved(now: Ledger, path: str) -> str:
+    """Say who changed a file of the ledger, and when."""
+    if path.startswith("channels/"):
+        name = _stem(path)
+        channel = now.channel(name)  # type: ignore[arg-type]
+        assert channel is not None
+        return (
+            f"{name} was moved by {channel.by} at {channel.at}: it serves {channel.release or 'nothing'} now "
+            f"(generation {channel.generation}, {channel.operation}). Nothing was changed; look at `history {name}`"
+        )
+    last = now.last_entry()
+    assert last is not None
+    return f"{last.by} has changed {_stem(path)} at {last.at} ({last.kind}). Nothing was changed; try again"
+
+
+def _message(entry: Entry) -> str:
+    where = f" on {entry.channel}, generation {entry.generation}" if entry.channel else ""
+    return f"{entry.number}: {entry.kind} {entry.release or 'nothing'}{where}\n\n{entry.reason}".strip() + "\n"
+
+
+def _publish(commit: str, tip: str | None, offline: bool) -> bool:
+    """The commit point. True when the ledger is now at `commit`, False when another operation was first."""
+    remote = git.remote()
+    if remote:
+        try:
+            git.git("push", "--quiet", remote, f"{commit}:{REF}")
+        except git.GitError as error:
+            if _is_lost_race(str(error)):
+                fetch()
+                return False
+            if not offline:
+                raise UserError(f"the ledger at {remote} cannot be written, and nothing was changed: {error}") from None
+        else:
+            _follow(commit)
+            return True
+    return git.swap_ref(REF, commit, tip)
+
+
+def _is_lost_race(said: str) -> bool:
+    signs = ("non-fast-forward", "fetch first", "cannot lock ref", "failed to update ref", "stale info", "[rejected]")
+    return any(sign in said for sign in signs)
+
+
+def _follow(commit: str) -> None:
+    """Move the local branch forward to a commit that the remote has."""
+    for _ in range(ATTEMPTS):
+        here = git.resolve(REF)
+        if here == commit or (here and git.is_ancestor(commit, here)) or git.swap_ref(REF, commit, here):
+            return
+    raise UserError(f"the branch {BRANCH} could not be moved to {commit[:12]}: `doctor` will")
+
+
+def load() -> Ledger:
+    """The ledger as this clone has it; no network.
+
+    Raises:
+        UserError: it is not what this clone has seen before with more behind it: it was rewritten or deleted.
+    """
+    # In this order: another process may move both on in between.
+    seen = git.resolve(SEEN)
+    tip = git.resolve(REF)
+    if tip != seen:
+        if seen and (tip is None or not git.is_ancestor(seen, tip)):
+            state = "is gone" if tip is None else f"was rewritten: it is at {tip[:12]}, which does not go on from there"
+            raise UserError(
+                f"this clone has seen the ledger at {seen[:12]}, and the branch {BRANCH} {state}. "
+                f"Find out who did that; `git update-ref {REF} {seen[:12]}` puts back what was seen"
+            )
+        if tip:
+            git.swap_ref(SEEN, tip, seen)  # another process may have been here: it has seen as much
+    return Ledger(tip, git.tree_files(tip) if tip else {})
+
+
+def fetch() -> bool:
+    """Bring the remote's ledger here, and what this clone alone has there; False where there is no remote.
+
+    Raises:
+        UserError: the remote cannot be reached, its ledger was rewritten, or both have gone on apart.
+    """
+    remote = git.remote()
+    if remote is None:
+        return False
+    far_ref = f"refs/remotes/{remote}/{BRANCH}"
+    try:
+        # A pattern, since that a remote has none yet is no error; no `+`, since a rewritten one is.
+        git.git(
+            "fetch", "--quiet", "--no-tags", remote, "refs/heads/lifecycle/*:refs/remotes/" + remote + "/lifecycle/*"
+        )
+    except git.GitError as error:
+        if "[rejected]" in str(error) or "non-fast-forward" in str(error):
+            raise UserError(f"the ledger at {remote} was rewritten since this clone last saw it: {error}") from None
+        raise UnreachableError(f"the ledger at {remote} cannot be reached: {error}") from None
+    far, here = git.resolve(far_ref), git.resolve(REF)
+    if far and here != far and (here is None or git.is_ancestor(here, far)):
+        _follow(far)
+    elif here and here != far and (far is None or git.is_ancestor(far, here)):
+        git.git("push", "--quiet", remote, f"{here}:{REF}")
+    elif far and here and here != far:
+        raise ApartError(
+            f"the ledger here and the one at {remote} have gone on apart, most likely by a rollback without a network: "
+            f"`doctor` makes this one follow {remote}, and does the rollback again if it still applies"
+        )
+    return True
+
+
+def follow_remote() -> list[Entry]:
+    """Make a ledger that has gone on apart follow the remote's; returns the operations that only this clone had.
+
+    They are kept under refs/lifecycle/apart/.
+    """
+    far = git.resolve(f"refs/remotes/{git.remote()}/{BRANCH}")
+    here = load()
+    assert far is not None and here.tip is not None
+    common = git.git("merge-base", far, here.tip).strip()
+    ours = git.git("rev-list", "--first-parent", f"{common}..{here.tip}").split()
+    git.git("update-ref", f"refs/lifecycle/apart/{here.tip[:12]}", here.tip)
+    git.git("update-ref", SEEN, far)
+    git.swap_ref(REF, far, here.tip)
+    return [entry for commit, entry in here.entries() if commit in ours]
+
+
+def now() -> str:
+    """The present moment, in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

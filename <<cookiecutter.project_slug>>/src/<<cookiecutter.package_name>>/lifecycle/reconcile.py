@@ -1,0 +1,125 @@
+"""Everything that follows from the ledger, put in step with it: what a crash left undone, or a hand has moved."""
+
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import UserError
+from . import git, loading, pointers, registry, restore
+from . import ledger as book
+from . import release as releases
+from .ledger import Ledger
+from .store import Store
+
+SCRATCH = Path(".lifecycle/scratch")
+# Work in progress is not older than that.
+ABANDONED_SECONDS = 24 * 3600
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The ledger, ready to be worked with, and what had to be done for that."""
+
+    ledger: Ledger
+    store: Store
+    done: list[str]
+
+
+def open_ledger(network: bool = False, offline: bool = False) -> Opened:
+    """What every command starts with. Costs a few calls of git where nothing is wrong.
+
+    Args:
+        network: fetch the git remote's ledger first, where there is a remote: for whoever decides on it.
+        offline: go on without the network where it does not answer.
+
+    Raises:
+        UserError: the ledger was rewritten, or the network is needed and does not answer.
+    """
+    done: list[str] = []
+    if network:
+        try:
+            book.fetch()
+        except book.UnreachableError as error:
+            if not offline:
+                raise UserError(f"{error}. Nothing was changed") from None
+            done.append(f"going on without the network: {error}")
+    store = Store()
+    if restore.unfinished() and (release_id := restore.finish(store)):
+        done.append(f"the restore of {release_id}, which was interrupted, is complete")
+    ledger = book.load()
+    for name in pointers.write(ledger):
+        channel = ledger.channels()[name]
+        done.append(f"{name} follows the ledger here: {channel.release or 'nothing'}, generation {channel.generation}")
+    done += _heal_tags(ledger)
+    return Opened(ledger, store, done)
+
+
+def _heal_tags(ledger: Ledger) -> list[str]:
+    there = git.git("for-each-ref", "--format=%(refname)", releases.TAG).split()
+    missing = [release_id for release_id in ledger.releases if releases.TAG + release_id not in there]
+    return [f"the tag release/{each.id} is back" for each in ledger.read_releases(missing) if releases.tag(each)]
+
+
+def doctor() -> Opened:
+    """Look at everything that follows from the ledger, and put it right.
+
+    Raises:
+        UserError: something a person must decide.
+    """
+    done: list[str] = []
+    again: list[book.Entry] = []
+    try:
+        book.fetch()
+    except book.UnreachableError as error:
+        done.append(f"not looked at: {error}")
+    except book.ApartError:
+        again = book.follow_remote()
+        done.append("the ledger follows the remote's again")
+    opened = open_ledger()
+    ledger, store = opened.ledger, opened.store
+    done += opened.done
+    for entry in again:
+        done.append(_once_more(entry, store))
+        ledger = book.load()
+    for release in ledger.read_releases(ledger.releases):
+        if releases.tag(release):
+            done.append(f"the tag release/{release.id} is where it belongs again")
+    for name, channel in ledger.channels().items():
+        if channel.release:
+            folder = loading.RELEASES / channel.release
+            serving = ledger.release(channel.release)
+            wrong = loading.wrong_files(serving, folder) if folder.exists() else ["the folder"]
+            if wrong:
+                loading.materialise(serving, store)
+                done.append(
+                    f"{channel.release}, which {name} serves, is whole again on this machine ({wrong[0]} was not)"
+                )
+    done += registry.project(ledger, store)
+    done += _abandoned()
+    return Opened(ledger, store, done)
+
+
+def _once_more(entry: book.Entry, store: Store) -> str:
+    """Do a rollback of the time without a network again, if its channel is still where that found it."""
+    from .channels import rollback
+
+    what = f"{entry.kind} of {entry.channel or entry.release} by {entry.by} at {entry.at}"
+    ledger = book.load()
+    channel = ledger.channel(entry.channel) if entry.channel else None
+    if entry.kind != "rollback" or channel is None or channel.release != entry.previous:
+        return f"not taken over, do it again if it is still wanted: {what}"
+    assert entry.channel is not None
+    rollback(ledger, entry.channel, store, reason=f"{entry.reason} (decided {entry.at})", to=entry.release or "")
+    return f"done again: {what}"
+
+
+def _abandoned() -> list[str]:
+    """Delete what processes that are gone have left."""
+    left = [*SCRATCH.glob("*"), *loading.RELEASES.glob(".*")]
+    old = [path for path in left if time.time() - path.stat().st_mtime > ABANDONED_SECONDS]
+    for path in old:
+        shutil.rmtree(path, ignore_errors=True)
+    if old:
+        git.git("worktree", "prune")
+    return [f"{path.name} of an interrupted command is deleted" for path in old]

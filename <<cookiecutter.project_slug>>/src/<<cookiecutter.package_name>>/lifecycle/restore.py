@@ -1,0 +1,187 @@
+"""`restore`: put a past release back into the work tree, as a new commit.
+
+Everything is fetched and hashed first. Then a note says what is being restored, HEAD moves (that is the commit point),
+and files follow. A restore that was killed before HEAD moved has changed nothing; after that, the next command finishes
+it from the note.
+"""
+
+import json
+import shutil
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import UserError
+from ..files import write_json
+from ..params import PARAMS_FILE
+from . import git
+from .pipeline import LOCK_FILE
+from .record import Release
+from .store import Output, Store
+
+NOTE = Path(".lifecycle/restoring.json")
+SAVED = Path(".lifecycle/saved")
+DATA = "data"
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What was put back. `commit` is None when the work tree was like that already."""
+
+    release: str
+    commit: str | None
+    outputs: list[str]
+    files: int
+
+
+def restore(release: Release, store: Store, data_only: bool = False) -> Restored:
+    """Make the work tree hold the release's code, parameters, data, features and model; or, with `data_only`, its data.
+
+    Data alone is: what the pipeline keeps below data/, the data window in params.yaml, and the files under git there.
+    The code, the other parameters and the model stay; `run` then brings those up to date.
+
+    Raises:
+        UserError: there is uncommitted work, or something of the release is missing or altered; nothing has changed.
+    """
+    if changed := git.changed():
+        raise UserError(
+            f"there is uncommitted work that a restore would lose: {', '.join(changed[:5])}"
+            f"{f' and {len(changed) - 5} more' if len(changed) > 5 else ''}. Commit it, or `git stash -u`"
+        )
+    if git.resolve(release.commit) is None:
+        raise UserError(
+            f"the commit {release.commit[:12]} of {release.id} is not here: `git fetch --tags` may bring it"
+        )
+    outputs = release.outputs(DATA) if data_only else release.outputs()
+    if wrong := store.fetch(outputs):
+        raise UserError(f"{release.id} cannot be restored: {wrong[0]}, and the DVC remote does not have it either")
+    head = git.resolve("HEAD")
+    assert head is not None
+    tree = _with_data(release, head) if data_only else _with_project(release, head)
+    new = None
+    if tree != git.git("rev-parse", f"{head}^{{tree}}").strip():
+        what = "data of " if data_only else ""
+        new = git.commit_tree(tree, [head], f"Restore {what}{release.id}\n\n{release.digest}\n")
+    write_json(
+        NOTE, {"release": release.id, "from": head, "to": new or head, "outputs": [asdict(each) for each in outputs]}
+    )
+    if new and not git.swap_ref("HEAD", new, head, f"restore {release.id}"):
+        NOTE.unlink()
+        raise UserError("the branch has moved meanwhile; nothing was restored: try again")
+    finish(store)
+    return Restored(release.id, new, [each.path for each in outputs], _files_between(head, new))
+
+
+def _files_between(old: str, new: str | None) -> int:
+    return len(git.git("diff", "--name-only", old, new).split("\n")) - 1 if new else 0
+
+
+def _with_project(release: Release, head: str) -> str:
+    """HEAD's tree with the project's folder as the release had it."""
+    prefix = git.git("rev-parse", "--show-prefix").strip()
+    tree: str = release.materials["git"]["tree"]
+    return git.tree_with_folder(head, prefix, tree) if prefix else tree
+
+
+def _with_data(release: Release, head: str) -> str:
+    """HEAD's tree with the files that say which data there is, as the release had them."""
+    prefix = git.git("rev-parse", "--show-prefix").strip()
+    then = git.tree_files(release.materials["git"]["tree"])
+    now = {path.removeprefix(prefix) for path in git.tree_files(head) if path.startswith(f"{prefix}{DATA}/")}
+    changes: dict[str, bytes | None] = dict.fromkeys(now)
+    names = [path for path in then if path.startswith(f"{DATA}/")]
+    changes |= dict(zip(names, git.read(*(then[name] for name in names)), strict=True))
+    changes[str(PARAMS_FILE)] = _params(then, head)
+    changes[str(LOCK_FILE)] = _lock(then, head)
+    return git.tree_with(head, {prefix + path: content for path, content in changes.items()})
+
+
+def _params(then: dict[str, str], head: str) -> bytes:
+    """params.yaml of now with the data section of then, whose lines stand between two keys at the margin."""
+    old, new = (_text(content) for content in git.read(then[str(PARAMS_FILE)], f"{head}:./{PARAMS_FILE}"))
+    text = "".join(_section(old, "data")).join(_around(new, "data"))
+    if yaml.safe_load(text) != yaml.safe_load(new) | {"data": yaml.safe_load(old)["data"]}:
+        raise UserError(f"the data section of {PARAMS_FILE} cannot be put back by itself: restore the whole release")
+    return text.encode()
+
+
+def _text(content: bytes | None) -> str:
+    return (content or b"").decode("utf-8")
+
+
+def _bounds(lines: list[str], key: str) -> tuple[int, int]:
+    start = next((number for number, line in enumerate(lines) if line.startswith(f"{key}:")), 0)
+    rest = range(start + 1, len(lines))
+    return start, next((number for number in rest if lines[number][:1].isalpha()), len(lines))
+
+
+def _section(text: str, key: str) -> list[str]:
+    lines = text.splitlines(keepends=True)
+    start, end = _bounds(lines, key)
+    return lines[start:end]
+
+
+def _around(text: str, key: str) -> tuple[str, str]:
+    lines = text.splitlines(keepends=True)
+    start, end = _bounds(lines, key)
+    return "".join(lines[:start]), "".join(lines[end:])
+
+
+def _lock(then: dict[str, str], head: str) -> bytes:
+    """dvc.lock of now, with the stages of then that make data: what they left is what is put back."""
+    old, new = (yaml.safe_load(_text(content)) for content in git.read(then[str(LOCK_FILE)], f"{head}:./{LOCK_FILE}"))
+    stages: dict[str, Any] = dict(new["stages"]) if new else {}
+    for name, stage in old["stages"].items():
+        if any(out["path"].startswith(f"{DATA}/") for out in stage["outs"]):
+            stages[name] = stage
+    return yaml.safe_dump({"schema": old["schema"], "stages": stages}, sort_keys=False).encode()
+
+
+def unfinished() -> bool:
+    """Whether a restore was interrupted after it had begun to take effect, or just before."""
+    return NOTE.exists()
+
+
+def finish(store: Store) -> str | None:
+    """Finish a restore that has moved HEAD, forget one that has not; returns the release that was finished.
+
+    Raises:
+        UserError: what it needs is gone meanwhile.
+    """
+    note = json.loads(NOTE.read_text(encoding="utf-8"))
+    if git.resolve("HEAD") != note["to"]:
+        NOTE.unlink()
+        return None
+    _sync_work_tree(note["from"], note["to"])
+    outputs = [Output(**each) for each in note["outputs"]]
+    if wrong := store.fetch(outputs):
+        raise UserError(
+            f"restoring {note['release']} stopped: {wrong[0]}; bring it with `dvc pull`, then any command goes on"
+        )
+    store.checkout(outputs)
+    NOTE.unlink()
+    return str(note["release"])
+
+
+def _sync_work_tree(old: str, new: str) -> None:
+    """Make index and files what `new` says. A file that is neither as before nor as after is kept aside."""
+    odd = set(_differing(old)) & set(_differing(new))
+    _keep_aside(odd)
+    git.git("read-tree", "--reset", "-u", new)
+
+
+def _differing(commit: str) -> Iterable[str]:
+    return [
+        name for name in git.git("diff", "--name-only", "-z", "--no-renames", commit, "--", ".").split("\0") if name
+    ]
+
+
+def _keep_aside(names: set[str]) -> None:
+    top = Path(git.git("rev-parse", "--show-toplevel").strip())
+    for name in sorted(names):
+        if (top / name).is_file():
+            (SAVED / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(top / name, SAVED / name)
