@@ -11,9 +11,11 @@ DEMO := build/flight-delays
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
 
-demo: $(STAMP)  ## Bake a project with the default answers into build/ and run its pipeline
-	@$(BIN)/cookiecutter --no-input --default-config --overwrite-if-exists --output-dir build .
+demo: $(STAMP)  ## Bake a project into build/, run its pipeline, release, promote, roll back, reproduce
+	@rm -rf $(DEMO)
+	@$(BIN)/cookiecutter --no-input --default-config --output-dir build .
 	@$(MAKE) --no-print-directory -C $(DEMO) run
+	@$(BIN)/python demo.py $(DEMO)
 
 test: $(STAMP)  ## All tests: answers, files, hooks, lint, and a baked project for real
 	@$(BIN)/python -m pytest -n auto --dist loadgroup

@@ -72,6 +72,85 @@ def forget_results(project):
     (project / "dvc.lock").unlink(missing_ok=True)
 
 
+VERIFY = """
+import hashlib, statistics, sys, time
+from pathlib import Path
+from flight_delays.lifecycle import ledger, verify
+from flight_delays.lifecycle.store import Store
+book, store = ledger.load(), Store()
+release = book.release("production")
+outputs = release.outputs()
+listings = [output for output in outputs if output.md5.endswith(".dir")]
+files = [store.object_path(each.md5) for each in (*outputs, *store.files(listings))]
+def timed(action):
+    start = time.process_time()
+    action()
+    return time.process_time() - start
+def bare():
+    for file in files:
+        with file.open("rb") as opened:
+            hashlib.file_digest(opened, "md5")
+def ours():
+    assert not verify.verify_release(release, book, store).problems
+rounds = [(timed(ours), timed(bare)) for _ in range(20)]
+print(*(statistics.median(each) for each in zip(*rounds)))
+"""
+
+
+def lifecycle(project, cli):
+    """Rows on releases: rollback, restore and verify, on two releases of the real data."""
+
+    def said(*arguments):
+        command = [str(cli), *arguments, "--json"]
+        done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=True)
+        return json.loads(done.stdout)
+
+    def release():
+        made = said("release")
+        said("promote", made["release"], "--to", "staging")
+        said("approve", made["release"])
+        said("promote", made["release"], "--to", "production")
+        return made
+
+    timed([cli, "run"], project)
+    subprocess.run(["git", "commit", "-qam", "Result"], cwd=project, check=False)
+    first = release()
+    timed([cli, "run", "--through", "2013-09"], project)
+    second = release()
+
+    def rollback():
+        took = timed([cli, "rollback", "production", "--reason", "benchmark"], project)
+        time.sleep(6)  # MLflow is told in the background
+        said("promote", second["release"], "--to", "production", "--reason", "benchmark")
+        return took
+
+    [back] = in_turns(5, rollback)
+    yield "rollback, cache warm", back, None
+
+    dvc = project / ".venv/bin/dvc"
+    path = f"PATH={project / '.venv/bin'}:/usr/bin:/bin"
+
+    def restore():
+        took = timed([cli, "restore", first["release"]], project)
+        timed([cli, "restore", second["release"]], project)
+        return took
+
+    def by_hand():
+        checkout = f"git checkout -q {first['commit']} && {dvc} checkout -q"
+        took = timed(["env", path, "sh", "-c", checkout], project)
+        timed(["env", path, "sh", "-c", f"git checkout -q main && {dvc} checkout -q"], project)
+        return took
+
+    put_back, by_hand_took = in_turns(5, restore, by_hand)
+    yield "restore, against git checkout and dvc checkout", put_back, by_hand_took
+    whole = timed([cli, "verify", "production"], project)
+    yield "verify, as a command", whole, None
+    python = project / ".venv/bin/python"
+    done = subprocess.run([python, "-c", VERIFY], cwd=project, capture_output=True, text=True)
+    ours, bare = (float(value) for value in done.stdout.split())
+    yield "verify, without start-up, against hashing the same bytes", (ours, ours), (bare, bare)
+
+
 def main():
     """Print the table."""
     scratch = Path(tempfile.mkdtemp(prefix="bench-"))
@@ -111,12 +190,13 @@ def main():
         ]:
             [figure] = in_turns(5, lambda arguments=arguments: timed([cli, *arguments], project))
             rows.append((name, figure, None))
+        rows += lifecycle(project, cli)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     print("| what | wall s | CPU s | against, wall s | ratio |\n|---|---:|---:|---:|---:|")
     for name, (wall, cpu), other in rows:
-        against = f"{other[0]:.2f} | {wall / other[0]:.2f}" if other else "|"
-        print(f"| {name} | {wall:.2f} | {cpu:.2f} | {against} |")
+        against = f"{other[0]:.3g} | {wall / other[0]:.2f}" if other else "|"
+        print(f"| {name} | {wall:.3g} | {cpu:.3g} | {against} |")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from baking import bake
+from baking import TEMPLATE, bake
 
 pytestmark = pytest.mark.xdist_group("run")
 
@@ -172,3 +172,22 @@ def test_nothing_of_a_run_is_left_to_git(ready):
     names = {line[3:] for line in changed.splitlines()}
     assert names <= {"dvc.lock", "params.yaml", "data/source.json", ".gitignore"}
     assert not Path(project, "mlruns").exists()
+
+
+def test_the_life_of_a_release(ready):
+    """What `make demo` shows after the first run, on the real data. Last, since it leaves a history behind."""
+    project, _ = ready
+    run(project, "git", "add", "--all")
+    run(project, "git", "-c", "user.name=T", "-c", "user.email=t@e", "commit", "-qm", "Result")
+    told = run(TEMPLATE, sys.executable, "demo.py", str(project))
+    for step in (
+        "generation 1",
+        "a bad delivery of December is refused",
+        "flights.csv did not pass the gate",
+        "generation 3",
+        "in quarantine",
+        "reproduce production: L0 for all 10 outputs",
+        "verify --all: 3 releases and the ledger are whole",
+    ):
+        assert step in told
+    assert run(project, "git", "status", "--porcelain") == ""

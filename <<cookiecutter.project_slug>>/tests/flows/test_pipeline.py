@@ -6,7 +6,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,27 +24,6 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import TaskRun
 
 STAGES = ["admit", "ingest", "transform", "train", "evaluate", "track"]
-
-
-@pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Prefect's API, as a run starts it for itself when no server is there."""
-    home = tmp_path_factory.mktemp("prefect")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in os.environ:
-            if name.startswith("PREFECT_"):
-                patch.delenv(name)
-        patch.setenv("PREFECT_HOME", str(home))
-        patch.setenv("DO_NOT_TRACK", "1")
-        patch.setenv("PREFECT_API_URL", "")
-        patch.chdir(home)
-        from << cookiecutter.package_name >>.flows import server
-
-        server.ensure_api()
-        yield os.environ["PREFECT_API_URL"]
-        process = server._started.pop()
-        process.kill()
-        process.wait()
 
 
 @dataclass

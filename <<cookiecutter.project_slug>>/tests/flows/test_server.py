@@ -10,7 +10,7 @@ from urllib.request import Request, urlopen
 import yaml
 
 from servers import free_port, running, server, wait_until
-from support import ROOT, environment
+from support import ROOT, cli_json, environment
 
 POOL = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))["deployments"][0]["work_pool"]["name"]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
@@ -41,24 +41,31 @@ def test_a_worker_runs_what_prefect_yaml_deploys(built: Path, tmp_path: Path) ->
     with server(start, f"{api}/health", home, home / "server.log", settings):
         prefect("work-pool", "create", "--type", "process", "--overwrite", POOL)
         prefect("deploy", "--all")
-        (deployment,) = post(f"{api}/deployments/filter", {})
-        assert [schedule["active"] for schedule in deployment["schedules"]] == [True]
-        ((_, step),) = deployment["pull_steps"][0].items()
-        assert step == {"directory": str(built)}
+        deployed = {each["name"]: each for each in post(f"{api}/deployments/filter", {})}
+        assert [schedule["active"] for schedule in deployed["daily"]["schedules"]] == [True]
+        for deployment in deployed.values():
+            ((_, step),) = deployment["pull_steps"][0].items()
+            assert step == {"directory": str(built)}
 
         log = home / "worker.log"
         with running([*PREFECT, "worker", "start", "--pool", POOL], home, log, settings) as worker:
-            asked = post(f"{api}/deployments/{deployment['id']}/create_flow_run", {})["id"]
-            chosen = {"flow_runs": {"id": {"any_": [asked]}}}
 
-            def ended() -> bool:
-                assert worker.poll() is None, log.read_text(encoding="utf-8")
+            def run(name: str) -> dict[str, Any]:
+                """Run a deployment to its end; returns what chooses its flow run."""
+                asked = post(f"{api}/deployments/{deployed[name]['id']}/create_flow_run", {})["id"]
+                chosen = {"flow_runs": {"id": {"any_": [asked]}}}
+
+                def ended() -> bool:
+                    assert worker.poll() is None, log.read_text(encoding="utf-8")
+                    (run,) = post(f"{api}/flow_runs/filter", chosen)
+                    return run["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+
+                wait_until(ended, "the deployed flow has not ended")
                 (run,) = post(f"{api}/flow_runs/filter", chosen)
-                return run["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+                assert run["state_name"] == "Completed", log.read_text(encoding="utf-8")
+                return chosen
 
-            wait_until(ended, "the deployed flow has not ended")
-            (run,) = post(f"{api}/flow_runs/filter", chosen)
-            assert run["state_name"] == "Completed", log.read_text(encoding="utf-8")
+            chosen = run("daily")
 
             def states() -> dict[str, str]:
                 tasks = post(f"{api}/task_runs/filter", chosen)
@@ -66,3 +73,7 @@ def test_a_worker_runs_what_prefect_yaml_deploys(built: Path, tmp_path: Path) ->
 
             everything = {"admit": "Completed", **dict.fromkeys(STAGES, "Cached"), "track": "Completed"}
             wait_until(lambda: states() == everything, "task runs are not all there")
+
+            run("release")
+            (entry,) = cli_json("history", folder=built)["entries"]
+            assert (entry["kind"], entry["automation"]) == ("release", True)

@@ -3,19 +3,12 @@
 from dataclasses import asdict
 
 from ..errors import UserError
-from ..lifecycle import channels, registry
-from ..lifecycle.channels import Move, Policy
+from ..lifecycle import operations
+from ..lifecycle.channels import Move
 from ..lifecycle.history import history
 from ..lifecycle.ledger import ChannelName
 from ..lifecycle.reconcile import open_ledger
-from ..params import load_params
 from .shown import Shown, table, with_repairs
-
-
-def policy() -> Policy:
-    """The policy of params.yaml."""
-    params = load_params()
-    return Policy(params.promotion, params.evaluate)
 
 
 def share(text: str) -> float | None:
@@ -40,38 +33,29 @@ def promote(what: str, to: ChannelName, traffic: str, reason: str, generation: i
     part = share(traffic)
     if part is not None and to != "canary":
         raise UserError(f"--traffic is for the canary; {to} gets all of its requests")
-    rules = policy()
-    opened = open_ledger(network=True)
-    release = opened.ledger.release(what)
-    move = channels.promote(
-        opened.ledger, release, to, rules, opened.store, traffic=part, reason=reason, generation=generation
-    )
-    done = [*opened.done, *registry.try_project(opened.store)]
-    return _shown(move, done)
+    done = operations.promote(what, to, part, reason, generation)
+    return _shown(done.result, done.notes)
 
 
 def rollback(channel: ChannelName, to: str, reason: str, generation: int | None) -> Shown:
     """Go back to what a channel served before."""
-    opened = open_ledger(network=True, offline=True)
-    move = channels.rollback(opened.ledger, channel, opened.store, reason=reason, to=to, generation=generation)
-    registry.project_later()
-    return _shown(move, opened.done)
+    done = operations.rollback(channel, reason, to, generation)
+    return _shown(done.result, done.notes)
 
 
-def _shown(move: Move, done: list[str]) -> Shown:
+def _shown(move: Move, notes: list[str]) -> Shown:
+    notes = [*notes, *move.notes]
     text = f"{move.channel} serves {move.release or 'nothing'}"
     if not move.changed:
-        return Shown(
-            asdict(move) | {"repairs": done}, with_repairs(done, f"{text} already (generation {move.generation})")
-        )
-    lines = [text + (f" on {move.traffic:.0%} of requests" if move.traffic is not None else "")]
-    if move.previous and move.previous != move.release:
-        lines[0] += f", in place of {move.previous}"
-    lines.append(f"  generation {move.generation}, verified before and after, {move.seconds:.1f} s")
+        lines = [f"{text} already (generation {move.generation})"]
+    else:
+        lines = [text + (f" on {move.traffic:.0%} of requests" if move.traffic is not None else "")]
+        if move.previous and move.previous != move.release:
+            lines[0] += f", in place of {move.previous}"
+        lines.append(f"  generation {move.generation}, verified before and after, {move.seconds:.1f} s")
     if move.quarantined:
         lines.append(f"  {move.quarantined} is in quarantine: automation will not promote it again")
-    lines += [f"  {note}" for note in move.notes]
-    return Shown(asdict(move) | {"repairs": done}, with_repairs(done, "\n".join(lines)))
+    return Shown(asdict(move) | {"notes": notes}, with_repairs(notes, "\n".join(lines)))
 
 
 def show_history(channel: ChannelName | None, limit: int) -> Shown:

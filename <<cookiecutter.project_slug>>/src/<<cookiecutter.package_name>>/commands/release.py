@@ -1,16 +1,14 @@
 """`release` and `approve`."""
 
-from ..lifecycle import approvals, registry
+from ..lifecycle import approvals, operations
 from ..lifecycle.reconcile import open_ledger
-from ..lifecycle.release import release
 from .shown import Shown, with_repairs
 
 
 def release_result(reason: str) -> Shown:
     """Release what the pipeline has built."""
-    opened = open_ledger(network=True)
-    made = release(opened.ledger, opened.store, reason)
-    done = [*opened.done, *([made.warning] if made.warning else []), *registry.try_project(opened.store)]
+    released = operations.release(reason)
+    made, notes = released.result, released.notes
     record = made.release
     metrics = record.evidence["metrics"]
     lines = [f"{record.id} {'released' if made.new else 'is released already: the same content'}"]
@@ -33,9 +31,9 @@ def release_result(reason: str) -> Shown:
         "committed": made.committed,
         "metrics": metrics,
         "comparison": comparison,
-        "notes": done,
+        "notes": notes,
     }
-    return Shown(data, with_repairs(done, "\n".join(lines)))
+    return Shown(data, with_repairs(notes, "\n".join(lines)))
 
 
 def approve_release(what: str, comment: str, key: str) -> Shown:

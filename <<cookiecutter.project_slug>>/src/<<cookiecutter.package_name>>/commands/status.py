@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from ..lifecycle import tracking
+from ..lifecycle import ledger, tracking
+from ..lifecycle.ledger import Channel, ChannelName
 from ..lifecycle.pipeline import Pipeline, StageStatus
 from ..params import Data, load_params
 from ..stages import ingest
@@ -19,6 +20,7 @@ class ProjectStatus:
     stages: list[StageStatus]
     tracked: tracking.Tracked | None
     is_tracked: bool
+    channels: dict[ChannelName, Channel]
 
     def as_dict(self) -> dict[str, Any]:
         """For --json."""
@@ -28,6 +30,7 @@ class ProjectStatus:
             "stages": [{"name": s.stage, "fresh": s.fresh, "reasons": list(s.reasons)} for s in self.stages],
             "last_run": vars(self.tracked) if self.tracked else None,
             "result_is_tracked": self.is_tracked,
+            "channels": {name: channel.model_dump() for name, channel in self.channels.items()},
         }
 
     def as_text(self) -> str:
@@ -48,6 +51,10 @@ class ProjectStatus:
                 lines.append("           of another result than the one here: `run` logs this one")
         else:
             lines += ["", "last run   none on this machine"]
+        lines += [
+            f"{name:<10} {channel.release or 'nothing'} since {channel.at} (generation {channel.generation})"
+            for name, channel in self.channels.items()
+        ]
         return "\n".join(lines)
 
 
@@ -58,4 +65,5 @@ def project_status() -> ProjectStatus:
     pins = read_pins()
     changes = [f"{file.name} {'changed' if file.name in pins else 'new'}" for file in unpinned(files)]
     stages = Pipeline().status()
-    return ProjectStatus(data, changes, stages, tracking.last_tracked(), tracking.is_tracked())
+    channels = ledger.load().channels()
+    return ProjectStatus(data, changes, stages, tracking.last_tracked(), tracking.is_tracked(), channels)

@@ -312,7 +312,7 @@ def _unchanged(name: ChannelName, channel: Channel, start: float) -> Move:
         channel.operation,
         channel.traffic,
         None,
-        ["it was served already"],
+        [],
         seconds,
         changed=False,
     )
