@@ -21,6 +21,7 @@ README.md
 data/source.json
 docs/data.md
 docs/pipeline.md
+docs/releases.md
 dvc.yaml
 params.yaml
 prefect.yaml
@@ -40,6 +41,7 @@ src/flight_delays/errors.py
 src/flight_delays/files.py
 src/flight_delays/flows/__init__.py
 src/flight_delays/flows/pipeline.py
+src/flight_delays/flows/release.py
 src/flight_delays/flows/server.py
 src/flight_delays/lifecycle/__init__.py
 src/flight_delays/lifecycle/approvals.py
@@ -50,6 +52,7 @@ src/flight_delays/lifecycle/git.py
 src/flight_delays/lifecycle/history.py
 src/flight_delays/lifecycle/ledger.py
 src/flight_delays/lifecycle/loading.py
+src/flight_delays/lifecycle/operations.py
 src/flight_delays/lifecycle/pipeline.py
 src/flight_delays/lifecycle/pointers.py
 src/flight_delays/lifecycle/reconcile.py
@@ -79,7 +82,9 @@ src/flight_delays/stages/train.py
 src/flight_delays/stages/transform.py
 tests/commands/test_run.py
 tests/conftest.py
+tests/flows/conftest.py
 tests/flows/test_pipeline.py
+tests/flows/test_release.py
 tests/flows/test_server.py
 tests/lifecycle/test_tracking.py
 tests/servers.py
