@@ -126,33 +126,30 @@ class Demo:
         self.pipeline("a change that trains faster")
         worse = self.release("a tenth of the rounds")
         self.promote(worse)
-        self.step(
-            lambda m: (
-                f"rollback production: {m['release']} again, verified; {m['quarantined']} in quarantine"
-            ),
-            *(
-                "rollback",
-                "production",
-                "--reason",
-                "misses late flights that the one before found",
-            ),
-        )
-        self.step(
-            lambda made: (
-                f"reproduce production: {made['level']} for all {len(made['artifacts'])} outputs"
-            ),
-            *("reproduce", "production"),
-        )
-        self.step(
-            lambda found: (
-                f"verify --all: {len(found['verified']) - 1} releases and the ledger are whole"
-            ),
-            *("verify", "--all"),
-        )
+        reason = "misses late flights that the one before found"
+        self.step(back_again, "rollback", "production", "--reason", reason)
+        self.step(rebuilt, "reproduce", "production")
+        self.step(whole, "verify", "--all")
         print(
             f"\ncd {os.path.relpath(self.project)}; {self.cli.relative_to(self.project)} history\n"
         )
         print(self.run(self.cli, "history").stdout, end="")
+
+
+def back_again(move):
+    """One line on a rollback."""
+    left = f"{move['quarantined']} in quarantine"
+    return f"rollback production: {move['release']} again, verified; {left}"
+
+
+def rebuilt(made):
+    """One line on a reproduction."""
+    return f"reproduce production: {made['level']} for all {len(made['artifacts'])} outputs"
+
+
+def whole(found):
+    """One line on a verification."""
+    return f"verify --all: {len(found['verified']) - 1} releases and the ledger are whole"
 
 
 BAD_DELIVERY = """

@@ -175,7 +175,7 @@ def test_nothing_of_a_run_is_left_to_git(ready):
 
 
 def test_the_life_of_a_release(ready):
-    """What `make demo` shows after the first run, on the real data. Last, since it leaves a history behind."""
+    """What `make demo` shows after the first run. The last test: it leaves a history behind."""
     project, _ = ready
     run(project, "git", "add", "--all")
     run(project, "git", "-c", "user.name=T", "-c", "user.email=t@e", "commit", "-qm", "Result")
