@@ -261,6 +261,31 @@ def gc(
     show(collect(dry_run), as_json)
 
 
+@app.command(epilog="Example:  << cookiecutter.project_slug >> trace production@2013-08-01T12:00 --verify")
+@in_project
+def trace(
+    what: Annotated[str, typer.Argument(help="A channel (at a time: CHANNEL@TIME), release, file, model or column.")],
+    verify: Annotated[bool, typer.Option("--verify", help="Hash again what is shown of a release.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what something was made from: bytes, SQL, code, parameters, people. Exit code 1 if something does not match."""
+    from .commands.lineage import trace as trace_it
+
+    show(trace_it(what, verify), as_json)
+
+
+@app.command(epilog="Example:  << cookiecutter.project_slug >> impact 2013-06")
+@in_project
+def impact(
+    what: Annotated[str, typer.Argument(help="A raw file, month, source column, model, commit or parameter.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show what something reached: features, releases, channels and when they served."""
+    from .commands.lineage import impact as find_impact
+
+    show(find_impact(what), as_json)
+
+
 @app.command(epilog="Example:  << cookiecutter.project_slug >> ui --mlflow-port 5001")
 @in_project
 def ui(

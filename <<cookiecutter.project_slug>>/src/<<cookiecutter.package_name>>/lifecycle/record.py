@@ -235,9 +235,11 @@ def _sql(nodes: dict[str, Any] | None, digests: dict[str, tuple[str, int]]) -> d
     folder = str(Path(SQL_FILE).parent)
     return {
         "dbt": nodes["dbt"],
+        "tests": len(nodes["tests"]),
         "nodes": [
-            {"id": release_id, "file": node["file"], "sha256": digests[f"{folder}/{node['compiled']}"][0]}
-            for release_id, node in sorted(nodes["nodes"].items())
+            {"id": name, "file": node["file"], "sha256": digests[f"{folder}/{node['compiled']}"][0]}
+            for name, node in sorted(nodes["nodes"].items())
+            if "compiled" in node
         ],
     }
 

@@ -3,6 +3,7 @@
 import platform
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
@@ -91,7 +92,10 @@ def _commit_what_runs_write(commit: str) -> tuple[str, list[str]]:
     if not changed:
         return commit, []
     git.git("add", "--", *changed)
-    new = git.commit_tree(git.git("write-tree").strip(), [commit], f"Pipeline result {result_digest()[:12]}\n")
+    # Not the index as a whole: another folder of the repository may have something staged.
+    prefix = git.git("rev-parse", "--show-prefix").strip()
+    tree = git.tree_with(commit, {prefix + name: Path(name).read_bytes() for name in changed})
+    new = git.commit_tree(tree, [commit], f"Pipeline result {result_digest()[:12]}\n")
     if not git.swap_ref("HEAD", new, commit, "release: pipeline result"):
         raise UserError("the branch has moved meanwhile: try again")
     return new, changed

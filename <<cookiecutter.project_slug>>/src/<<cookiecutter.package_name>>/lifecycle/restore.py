@@ -170,7 +170,8 @@ def _sync_work_tree(old: str, new: str) -> None:
     """Make index and files what `new` says. A file that is neither as before nor as after is kept aside."""
     odd = set(_differing(old)) & set(_differing(new))
     _keep_aside(odd)
-    git.git("read-tree", "--reset", "-u", new)
+    # Of this folder alone: the repository may hold more than this project.
+    git.git("restore", f"--source={new}", "--staged", "--worktree", "--", ".")
 
 
 def _differing(commit: str) -> Iterable[str]:

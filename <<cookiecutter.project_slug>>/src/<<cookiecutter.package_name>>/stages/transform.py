@@ -5,9 +5,10 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from ..errors import UserError
-from ..files import write_json, write_text
+from ..files import sha256, write_json, write_text
 from ..params import load_params
 from . import run_stage
 
@@ -41,20 +42,36 @@ def main() -> None:
 
 
 def keep_sql() -> None:
-    """Write the SQL that each model compiled to, and what each reads, without what differs from run to run."""
+    """Write the SQL that each model compiled to, and what it was read from, without what differs from run to run."""
     manifest = json.loads((PROJECT / "target/manifest.json").read_text(encoding="utf-8"))
-    models = [node for node in manifest["nodes"].values() if node["resource_type"] == "model"]
-    for model in models:
-        write_text(SQL / f"{model['name']}.sql", model["compiled_code"].strip() + "\n")
-    nodes = {
-        model["unique_id"]: {
-            "file": str(PROJECT / model["original_file_path"]),
-            "compiled": f"{model['name']}.sql",
-            "reads": sorted(model["depends_on"]["nodes"]),
-        }
-        for model in models
+    nodes = manifest["nodes"] | manifest["sources"]
+    kept = {}
+    for name, node in sorted(nodes.items()):
+        if node["resource_type"] not in ("model", "seed", "source"):
+            continue
+        file = PROJECT / node["original_file_path"]
+        kept[name] = {"file": str(file), "sha256": sha256(file), "relation": node["relation_name"]}
+        if node["resource_type"] == "model":
+            write_text(SQL / f"{node['name']}.sql", node["compiled_code"].strip() + "\n")
+            kept[name] |= {"compiled": f"{node['name']}.sql", "reads": sorted(node["depends_on"]["nodes"])}
+        else:
+            kept[name]["columns"] = _columns(node)
+    tests = {
+        name: {"column": node.get("column_name"), "reads": sorted(node["depends_on"]["nodes"])}
+        for name, node in sorted(nodes.items())
+        if node["resource_type"] == "test"
     }
-    write_json(SQL / "nodes.json", {"dbt": manifest["metadata"]["dbt_version"], "nodes": nodes})
+    write_json(SQL / "nodes.json", {"dbt": manifest["metadata"]["dbt_version"], "nodes": kept, "tests": tests})
+
+
+def _columns(node: dict[str, Any]) -> dict[str, str]:
+    """Name and type of each column of a source or a seed, by a look at its files."""
+    import duckdb
+
+    place = node["relation_name"] if node["resource_type"] == "source" else f"'{node['original_file_path']}'"
+    with contextlib.chdir(PROJECT):
+        found = duckdb.connect().execute(f"describe from {place}").fetchall()
+    return {name: kind for name, kind, *_ in found}
 
 
 def generate_docs() -> Path:
