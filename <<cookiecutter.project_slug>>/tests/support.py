@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 import synthetic
@@ -154,3 +155,22 @@ def digests(*paths: Path) -> dict[str, str]:
     """SHA-256 of every file at or below these paths, by path. A path that is not there has none."""
     files = [file for path in paths for file in ([path] if path.is_file() else sorted(path.rglob("*")))]
     return {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()}
+
+
+def new_repository(folder: Path) -> Path:
+    """A git repository on the branch main with one commit, which holds one file."""
+    folder.mkdir(parents=True)
+    (folder / "README.md").write_text("A project\n", encoding="utf-8")
+    subprocess.run(["git", "init", "--quiet", "--initial-branch=main"], cwd=folder, env=environment(folder), check=True)
+    commit_all(folder, "First")
+    return folder
+
+
+def with_own_settings(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `environment` gives processes, for this one."""
+    for name in os.environ:
+        if name.startswith(FOREIGN):
+            monkeypatch.delenv(name)
+    for name, value in own_settings(folder).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(folder)

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from << cookiecutter.package_name >>.errors import UserError
-from << cookiecutter.package_name >>.params import Data, Gate, load_params, set_through
+from << cookiecutter.package_name >>.params import Data, Gate, load_params, only_window_moved, set_through
 
 from support import ROOT, edit_params
 
@@ -25,7 +25,7 @@ def file(tmp_path: Path) -> Path:
 
 def test_the_shipped_parameters_are_valid_and_all_used() -> None:
     params = load_params(ROOT / "params.yaml")
-    assert params.model_dump(exclude_none=True) == yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    assert params.model_dump(exclude_unset=True) == yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize(
@@ -41,6 +41,19 @@ def test_the_shipped_parameters_are_valid_and_all_used() -> None:
         ("train", {"num_leafs": 7}, "train.num_leafs"),
         ("train", {"learning_rate": "fast"}, "train.learning_rate"),
         ("evaluate", {"gates": {"roc_auc": {"minimum": 1}}}, "evaluate.gates.roc_auc.minimum"),
+        ("promotion", {"self_approval": "perhaps"}, "promotion.self_approval"),
+        ("promotion", {"may_not_approve": None}, "promotion.may_not_approve"),
+        ("promotion", {"channels": {"prod": {"approvals": 0}}}, "promotion.channels.prod"),
+        ("promotion", {"channels": {"production": {}}}, "promotion.channels.production.approvals"),
+        ("promotion", {"channels": {"production": {"approvals": -1}}}, "promotion.channels.production.approvals"),
+        ("promotion", {"channels": {"canary": {"approvals": 0, "after": "production"}}}, "canary.after"),
+        ("promotion", {"channels": {"canary": {"approvals": 0, "after": "canary"}}}, "canary cannot come after canary"),
+        ("promotion", {"channels": {"canary": {"approvals": 0, "after": "staging"}}}, "canary cannot come after stag"),
+        (
+            "promotion",
+            {"channels": {"staging": {"approvals": 0, "after": "canary"}, "canary": {"approvals": 0}}},
+            "staging cannot come after canary",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_key(section: str, values: dict[str, Any], says: str, file: Path) -> None:
@@ -105,6 +118,21 @@ def test_a_watermark_that_is_no_month_leaves_the_file_alone(month: str, file: Pa
     with pytest.raises(UserError):
         set_through(month, file)
     assert file.read_bytes() == before
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(month=months.filter(lambda month: month >= "2013-01"))
+def test_a_moved_watermark_is_told_from_any_other_change(month: str, file: Path) -> None:
+    before = Path(shutil.copy(ROOT / "params.yaml", file)).read_text(encoding="utf-8")
+    assert only_window_moved(before, file)
+    set_through(month, file)
+    moved = file.read_text(encoding="utf-8")
+    assert only_window_moved(before, file)
+    assert not only_window_moved("", file)
+    for edited in (moved + "# a comment\n", moved.replace("since: ", "since:  ")):
+        assert edited != moved
+        file.write_text(edited, encoding="utf-8")
+        assert not only_window_moved(before, file)
 
 
 def test_a_file_without_a_watermark(file: Path) -> None:

@@ -111,6 +111,16 @@ class Promotion(Record):
     self_approval: bool
     may_not_approve: list[str] = []
 
+    @model_validator(mode="after")
+    def _in_order(self) -> "Promotion":
+        order = ["staging", "canary", "production"]
+        for name, rules in self.channels.items():
+            if rules.after is None:
+                continue
+            if rules.after not in self.channels or order.index(rules.after) >= order.index(name):
+                raise ValueError(f"{name} cannot come after {rules.after}, which is not a channel before it here")
+        return self
+
 
 class Params(Record):
     """All of params.yaml."""

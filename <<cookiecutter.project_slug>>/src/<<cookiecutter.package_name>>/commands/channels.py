@@ -20,7 +20,7 @@ def share(text: str) -> float | None:
     if not text:
         return None
     try:
-        value = float(text.rstrip("%")) / (100 if text.endswith("%") else 1)
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
         value = -1.0
     if not 0 < value <= 1:

@@ -45,6 +45,11 @@ def mail_of(person: str) -> str:
     return person.rpartition("<")[2].rstrip(">")
 
 
+def is_own(person: str, release: Release) -> bool:
+    """Whether this is who released it. The address says who: a name can be written in many ways."""
+    return mail_of(person).lower() == mail_of(release.observed["by"]).lower()
+
+
 def approve(ledger: Ledger, release: Release, comment: str = "", key: str = "") -> tuple[Approval, Ledger]:
     """Write an approval of this release by the person at the keyboard.
 
@@ -59,7 +64,7 @@ def approve(ledger: Ledger, release: Release, comment: str = "", key: str = "") 
     """
     by = git.identity()
     approval = Approval(
-        release=release.id, digest=release.digest, by=by, at=now(), own=by == release.observed["by"], comment=comment
+        release=release.id, digest=release.digest, by=by, at=now(), own=is_own(by, release), comment=comment
     )
     path = f"approvals/{release.id}/{_file_name(by)}"
     files: dict[str, bytes | None] = {f"{path}.json": approval.to_bytes()}

@@ -248,16 +248,21 @@ def _not_in_quarantine(ledger: Ledger, release: Release, to: ChannelName, reason
 def _enough_approvals(ledger: Ledger, release: Release, to: ChannelName, policy: Policy) -> dict[str, Any]:
     rules, promotion = policy.channel(to), policy.promotion
     counted, refused = [], []
+    people: set[str] = set()
     for each in approvals.count(ledger, release):
         by = each.approval.by
-        own = by == release.observed["by"]
+        mail = approvals.mail_of(by).lower()
+        own = approvals.is_own(by, release)
         if each.problem:
             refused.append(f"that of {by} does not count: {each.problem}")
-        elif approvals.mail_of(by) in promotion.may_not_approve:
+        elif mail in people:
+            refused.append(f"{by} has approved it before, under another name")
+        elif mail in map(str.lower, promotion.may_not_approve):
             refused.append(f"{by} may not approve (promotion.may_not_approve)")
         elif own and not promotion.self_approval:
             refused.append(f"{by} released it, and promotion.self_approval is off")
         else:
+            people.add(mail)
             counted.append({"by": by, "at": each.approval.at, "own": own, "signed": each.signed})
     if len(counted) < rules.approvals:
         raise UserError(
@@ -277,10 +282,15 @@ def _good_enough(ledger: Ledger, release: Release, rules: ChannelPolicy, store: 
         known = compare.compare(release, ledger.release(champion.release or ""), store)
     if "problem" in known:
         return {"comparison": known}
+    if unknown := sorted(rules.against_champion.keys() - known["metrics"].keys()):
+        raise UserError(
+            f"{release.id} and {champion.release} cannot be compared by {', '.join(unknown)}, which against_champion "
+            f"in params.yaml asks for: they are compared by {', '.join(known['metrics'])}"
+        )
     worse = [
         f"{name} changes by {known['metrics'][name]['change']:+.4f}, bound {bound.model_dump(exclude_none=True)}"
         for name, bound in rules.against_champion.items()
-        if name in known["metrics"] and not bound.passes(known["metrics"][name]["change"])
+        if not bound.passes(known["metrics"][name]["change"])
     ]
     if worse:
         raise UserError(f"{release.id} is worse than {champion.release} on the same holdout: {'; '.join(worse)}")

@@ -16,7 +16,11 @@ IMPATIENT = {"GIT_TERMINAL_PROMPT": "0", "GIT_SSH_COMMAND": "ssh -o BatchMode=ye
 # What git says tells a lost race from a server that is down.
 ENGLISH = {"LC_ALL": "C.UTF-8", "LANGUAGE": "C"}
 NETWORK_SECONDS = 60
+# What the ledger says must be on the disk before anything follows from it. Names and messages are UTF-8, as they stand.
+OURS = ("-c", "core.fsync=all", "-c", "core.quotePath=off", "-c", "i18n.commitEncoding=UTF-8")
 NO_COMMIT = "0" * 40
+# Why a ref cannot be moved, however often one tries. The last: a branch has the name of a folder of refs.
+NO_RACE = ("Permission denied", "No space left", "Read-only file system", "cannot create")
 
 
 class GitError(UserError):
@@ -102,11 +106,11 @@ def tree_with(base: str | None, changes: Mapping[str, bytes | None]) -> str:
         lines = []
         for path, content in changes.items():
             if content is None:
-                lines.append(f"0 {NO_COMMIT}\t{path}")
+                lines.append(f"0 {NO_COMMIT}\t{path}\0")
             else:
                 blob = _run(["hash-object", "-w", "--stdin"], content).decode().strip()
-                lines.append(f"100644 {blob}\t{path}")
-        git("update-index", "--add", "--index-info", stdin="".join(f"{line}\n" for line in lines), env=index)
+                lines.append(f"100644 {blob}\t{path}\0")
+        git("update-index", "--add", "-z", "--index-info", stdin="".join(lines), env=index)
         return git("write-tree", env=index).strip()
 
 
@@ -124,7 +128,7 @@ def archive(tree: str, *names: str) -> bytes:
     """A tar file of a tree, or of what is below some names at its top."""
     # From the top of the repository: in a folder of it, git would look for that folder in the tree.
     top = git("rev-parse", "--show-toplevel").strip()
-    return _run(["-C", top, "archive", "--format=tar", tree, *names])
+    return _run(["archive", "--format=tar", tree, *names], folder=top)
 
 
 def commit_tree(tree: str, parents: Iterable[str], message: str, env: Mapping[str, str] | None = None) -> str:
@@ -139,7 +143,8 @@ def swap_ref(ref: str, new: str, old: str | None, why: str = "lifecycle") -> boo
         git("update-ref", "-m", why, ref, new, old or NO_COMMIT)
     except GitError as error:
         # Held by another process, or moved by one; whatever else is wrong is not a lost race.
-        if "cannot lock ref" in str(error) and "Permission denied" not in str(error) and "space" not in str(error):
+        said = str(error)
+        if "cannot lock ref" in said and not any(sign in said for sign in NO_RACE):
             return False
         raise
     return True
@@ -155,7 +160,11 @@ def identity() -> str:
     try:
         return git("var", "GIT_COMMITTER_IDENT").rsplit(" ", 2)[0]
     except GitError:
-        return f"{getpass.getuser()} <{getpass.getuser()}@{socket.gethostname()}>"
+        try:
+            account = getpass.getuser()
+        except (KeyError, OSError):  # in a container, whose user has no name
+            account = f"user-{os.getuid()}"
+        return f"{account} <{account}@{socket.gethostname()}>"
 
 
 def _author() -> dict[str, str]:
@@ -174,12 +183,14 @@ def git(*arguments: str, stdin: str | None = None, env: Mapping[str, str] | None
     return _run(list(arguments), None if stdin is None else stdin.encode(), env).decode("utf-8", "replace")
 
 
-def _run(arguments: list[str], stdin: bytes | None = None, env: Mapping[str, str] | None = None) -> bytes:
+def _run(
+    arguments: list[str], stdin: bytes | None = None, env: Mapping[str, str] | None = None, folder: str | None = None
+) -> bytes:
     author = _author() if arguments[0] == "commit-tree" else {}
     try:
         done = subprocess.run(
-            # What the ledger says must be on the disk before anything follows from it.
-            ["git", "-c", "core.fsync=all", *arguments],
+            ["git", *OURS, *arguments],
+            cwd=folder,
             input=stdin,
             stdin=subprocess.DEVNULL if stdin is None else None,
             capture_output=True,

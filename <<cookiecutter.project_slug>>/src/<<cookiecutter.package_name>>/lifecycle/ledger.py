@@ -28,6 +28,8 @@ BRANCH = "lifecycle/ledger"
 REF = f"refs/heads/{BRANCH}"
 # The last ledger commit that this clone has seen: one that no longer descends from it was rewritten.
 SEEN = "refs/lifecycle/seen"
+# What this clone has seen of a remote's ledger. Not under refs/remotes/: there `git pull` follows a rewritten one.
+FAR = "refs/lifecycle/{remote}/ledger"
 ENTRY = "entry.json"
 
 ChannelName = Literal["staging", "canary", "production"]
@@ -247,9 +249,11 @@ def _who_moved(now: Ledger, path: str) -> str:
             f"{name} was moved by {channel.by} at {channel.at}: it serves {channel.release or 'nothing'} now "
             f"(generation {channel.generation}, {channel.operation}). Nothing was changed; look at `history {name}`"
         )
-    last = now.last_entry()
-    assert last is not None
-    return f"{last.by} has changed {_stem(path)} at {last.at} ({last.kind}). Nothing was changed; try again"
+    # The last entry may be another one, on top of that.
+    commit = git.git("rev-list", "--first-parent", "--max-count=1", now.tip or "", "--", f":/{path}").strip()
+    entry = _parse(Entry, git.read(f"{commit}:{ENTRY}")[0], ENTRY)
+    what = path.split("/")[1].removesuffix(".json")
+    return f"{entry.by} has changed {what} at {entry.at} ({entry.kind}). Nothing was changed; try again"
 
 
 def _message(entry: Entry) -> str:
@@ -270,7 +274,8 @@ def _publish(commit: str, tip: str | None, offline: bool) -> bool:
             if not offline:
                 raise UserError(f"the ledger at {remote} cannot be written, and nothing was changed: {error}") from None
         else:
-            _follow(commit)
+            git.git("update-ref", FAR.format(remote=remote), commit)
+            _follow(commit, remote)
             return True
     return git.swap_ref(REF, commit, tip)
 
@@ -280,11 +285,15 @@ def _is_lost_race(said: str) -> bool:
     return any(sign in said for sign in signs)
 
 
-def _follow(commit: str) -> None:
+def _follow(commit: str, remote: str) -> None:
     """Move the local branch forward to a commit that the remote has."""
     for _ in range(ATTEMPTS):
         here = git.resolve(REF)
-        if here == commit or (here and git.is_ancestor(commit, here)) or git.swap_ref(REF, commit, here):
+        if here and git.is_ancestor(commit, here):
+            return
+        if here and not git.is_ancestor(here, commit):
+            raise ApartError(_apart(remote))  # an operation without a network, this very moment
+        if git.swap_ref(REF, commit, here):
             return
     raise UserError(f"the branch {BRANCH} could not be moved to {commit[:12]}: `doctor` will")
 
@@ -319,27 +328,37 @@ def fetch() -> bool:
     remote = git.remote()
     if remote is None:
         return False
-    far_ref = f"refs/remotes/{remote}/{BRANCH}"
+    far_ref = FAR.format(remote=remote)
     try:
         # A pattern, since that a remote has none yet is no error; no `+`, since a rewritten one is.
-        git.git(
-            "fetch", "--quiet", "--no-tags", remote, "refs/heads/lifecycle/*:refs/remotes/" + remote + "/lifecycle/*"
-        )
+        refspec = f"{REF.removesuffix('ledger')}*:{far_ref.removesuffix('ledger')}*"
+        git.git("fetch", "--no-tags", remote, refspec)  # not --quiet: then it does not say what it rejects
     except git.GitError as error:
         if "[rejected]" in str(error) or "non-fast-forward" in str(error):
-            raise UserError(f"the ledger at {remote} was rewritten since this clone last saw it: {error}") from None
+            raise UserError(
+                f"the ledger at {remote} was rewritten since this clone last saw it. Find out who did that; "
+                f"`git push --force {remote} {BRANCH}` puts back what this clone has: {error}"
+            ) from None
         raise UnreachableError(f"the ledger at {remote} cannot be reached: {error}") from None
     far, here = git.resolve(far_ref), git.resolve(REF)
     if far and here != far and (here is None or git.is_ancestor(here, far)):
-        _follow(far)
+        _follow(far, remote)
     elif here and here != far and (far is None or git.is_ancestor(far, here)):
-        git.git("push", "--quiet", remote, f"{here}:{REF}")
+        try:
+            git.git("push", "--quiet", remote, f"{here}:{REF}")
+        except git.GitError as error:
+            raise UnreachableError(f"{remote} does not take what the ledger here has before it: {error}") from None
+        git.git("update-ref", far_ref, here)
     elif far and here and here != far:
-        raise ApartError(
-            f"the ledger here and the one at {remote} have gone on apart, most likely by a rollback without a network: "
-            f"`doctor` makes this one follow {remote}, and does the rollback again if it still applies"
-        )
+        raise ApartError(_apart(remote))
     return True
+
+
+def _apart(remote: str) -> str:
+    return (
+        f"the ledger here and the one at {remote} have gone on apart, most likely by a rollback without a network: "
+        f"`doctor` makes this one follow {remote}, and does the rollback again if it still applies"
+    )
 
 
 def follow_remote() -> list[Entry]:
@@ -347,7 +366,7 @@ def follow_remote() -> list[Entry]:
 
     They are kept under refs/lifecycle/apart/.
     """
-    far = git.resolve(f"refs/remotes/{git.remote()}/{BRANCH}")
+    far = git.resolve(FAR.format(remote=git.remote()))
     here = load()
     assert far is not None and here.tip is not None
     common = git.git("merge-base", far, here.tip).strip()

@@ -100,7 +100,7 @@ def extract(commit: str, folder: Path, *names: str) -> None:
         raise UserError(f"the commit {commit[:12]} is not in this repository: `git fetch --tags` may bring it")
     tree = git.project_tree(commit)
     if names:
-        tree_names = [entry.split("\t")[1] for entry in git.git("ls-tree", tree).splitlines()]
+        tree_names = [entry.split("\t")[1] for entry in git.git("ls-tree", "--full-tree", tree).splitlines()]
         names = tuple(name for name in names if name in tree_names)
     with tarfile.open(fileobj=io.BytesIO(git.archive(tree, *names))) as archive:
         archive.extractall(folder, filter="data")

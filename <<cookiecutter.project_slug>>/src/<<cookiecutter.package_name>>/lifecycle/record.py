@@ -221,11 +221,17 @@ def _table(path: Path, name: str, sha256: str) -> dict[str, Any]:
 
 def content_digest(table: Any) -> str:
     """SHA-256 over the values of a table, row by row, whatever the file around them looks like."""
+    import pyarrow as pa
     from pandas.util import hash_pandas_object
 
     hashed = hashlib.sha256(canonical([[field.name, str(field.type)] for field in table.schema]))
     for name in table.column_names:
-        hashed.update(hash_pandas_object(table[name].to_pandas(), index=False).to_numpy().tobytes())
+        column = table[name]
+        if column.null_count:
+            # In pandas a null is NaN, and turns whole numbers into floats, which are not exact.
+            hashed.update(column.is_null().to_numpy().tobytes())
+            column = column.fill_null(0) if pa.types.is_integer(column.type) else column
+        hashed.update(hash_pandas_object(column.to_pandas(), index=False).to_numpy().tobytes())
     return hashed.hexdigest()
 
 

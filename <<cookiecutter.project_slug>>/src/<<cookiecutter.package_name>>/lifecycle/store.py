@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import UserError, one_line
+from . import pipeline
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -255,7 +256,11 @@ class Store:
 
         try:
             # A repository of its own: dvc.yaml and dvc.lock may have changed since the other one was opened.
-            Repo(".").checkout(targets=[output.path for output in outputs], force=True)
+            repo = Repo(".")
+            paths = sorted(output.path for output in outputs)
+            # For each target, DVC reads its files anew: name none where all are meant.
+            everything = paths == sorted(out["path"] for out in pipeline.outputs())
+            repo.checkout(targets=None if everything else paths, force=True)
         except DvcException as error:
             raise UserError(f"`dvc checkout` failed: {one_line(error)}") from None
 

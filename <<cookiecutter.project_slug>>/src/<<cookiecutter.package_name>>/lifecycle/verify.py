@@ -34,6 +34,11 @@ def verify_release(release: Release, ledger: Ledger, store: Store, remote: bool 
     outputs = release.outputs()
     if remote:
         problems += [str(problem) for problem in store.check(outputs, where="remote")]
+    for output in outputs:
+        # Without its listing, nobody can say which files a folder holds.
+        listed = output.md5.endswith(".dir") and not store.object_path(output.md5).exists()
+        if listed and not store.fetch_listing(output):
+            notes.append(f"the listing of {output.path} was not in the cache; it is again, from the remote")
     for problem in store.check(outputs):
         far = store.check_one(problem.md5) if problem.what == "missing" else problem.what
         if problem.what == "missing" and far is None:
@@ -129,15 +134,17 @@ def _undeclared(entry: Entry, step: Step, before: dict[str, str]) -> Iterator[st
         "promote": (f"channels/{entry.channel}.json",),
         "rollback": (f"channels/{entry.channel}.json", f"quarantine/{entry.evidence.get('quarantined')}.json"),
     }[entry.kind]
-    may_remove = (f"quarantine/{entry.release}.json",) if entry.kind == "promote" else ()
+    # A person, with a reason: automation may not.
+    lifts = entry.kind == "promote" and not entry.automation and entry.reason.strip()
+    may_remove = (f"quarantine/{entry.release}.json",) if lifts else ()
     for path in step.files:
         if path != book.ENTRY and not path.startswith(may_write):
-            yield f"it changes {path}, which is not what a {entry.kind} does"
+            yield f"it changes {path}, which is not what `{entry.kind}` does"
         elif path.startswith("releases/") and path in before:
             yield f"it changes {path}, and a release does not change"
     for path in step.gone:
         if path not in may_remove:
-            yield f"it removes {path}, which is not what a {entry.kind} does"
+            yield f"it removes {path}, which this `{entry.kind}` may not"
 
 
 def _wrong_channel(entry: Entry, found: dict[str, Any], channels: dict[str, Channel]) -> Iterator[str]:
@@ -153,6 +160,9 @@ def _wrong_channel(entry: Entry, found: dict[str, Any], channels: dict[str, Chan
     if (now.release, now.generation, now.previous, now.entry) != expected or entry.generation != now.generation:
         says = f"{entry.channel} says {now.release}, generation {now.generation}"
         yield f"{says}; the entries say {expected[0]}, generation {expected[1]}"
+    told = (entry.kind, entry.by, entry.at, entry.reason, entry.evidence.get("traffic"))
+    if (now.operation, now.by, now.at, now.reason, now.traffic) != told:
+        yield f"{entry.channel} does not say who moved it, how and why as the entry does"
     channels[entry.channel] = now
 
 
