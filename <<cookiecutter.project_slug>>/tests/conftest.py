@@ -12,7 +12,6 @@ from filelock import FileLock
 from hypothesis import settings
 
 from support import (
-    FOREIGN,
     PACKAGE,
     Releases,
     cli,
@@ -22,7 +21,7 @@ from support import (
     edit_params,
     environment,
     make_project,
-    own_settings,
+    with_own_settings,
 )
 
 # The machine may be busy: how long one example takes says nothing.
@@ -113,10 +112,5 @@ def built(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 def _enter(template: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     copy_project(template, folder)
-    for name in os.environ:
-        if name.startswith(FOREIGN):
-            monkeypatch.delenv(name)
-    for name, value in own_settings(folder).items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.chdir(folder)
+    with_own_settings(folder, monkeypatch)
     return folder

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .errors import UserError
+from .errors import UserError, of_disk
 
 if TYPE_CHECKING:
     from .commands.shown import Shown
@@ -52,6 +52,11 @@ def in_project(command: Callable[..., None]) -> Callable[..., None]:
             command(*args, **kwargs)
         except (UserError, StageError) as error:
             print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(1) from None
+        except Exception as error:
+            if (said := of_disk(error)) is None:
+                raise
+            print(f"error: {said}", file=sys.stderr)
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
             print("interrupted: nothing is lost, the next run goes on from here", file=sys.stderr)
@@ -284,6 +289,27 @@ def impact(
     from .commands.lineage import impact as find_impact
 
     show(find_impact(what), as_json)
+
+
+@app.command(epilog="Example:  << cookiecutter.project_slug >> lineage --html lineage.html --release production")
+@in_project
+def lineage(
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", resolve_path=True, help="Where to write it; default .lifecycle/lineage.html."),
+    ] = None,
+    release: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RELEASE", help="May be repeated. Default: all; of more than ten, those that serve and the newest."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the graph as JSON; a page only with --html.")] = False,
+) -> None:
+    """Write one page with everything that releases were made from and reached: search, follow, compare two of them."""
+    from .commands.lineage import lineage as draw
+
+    show(draw(html, release or [], as_json), as_json)
 
 
 @app.command(epilog="Example:  << cookiecutter.project_slug >> ui --mlflow-port 5001")

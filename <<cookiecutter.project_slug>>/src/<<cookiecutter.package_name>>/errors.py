@@ -1,5 +1,7 @@
 """The one exception whose text is meant for the person at the keyboard."""
 
+import errno
+
 # The exit code of a stage that says: a person must mend something, trying again will not help.
 USER_ERROR = 2
 
@@ -7,6 +9,20 @@ USER_ERROR = 2
 def one_line(said: object, most: int = 300) -> str:
     """What a library said, for a message of one line."""
     return " ".join(str(said).split())[:most]
+
+
+def of_disk(error: Exception) -> str | None:
+    """What to say of a disk that takes nothing more; None where the error is another one."""
+    if type(error).__name__ == "OperationalError" and ("disk" in str(error) or "readonly" in str(error)):
+        return f"a database cannot be written ({error}): make space, then the same command again; nothing is half done"
+    if not isinstance(error, OSError):
+        return None
+    where = f" ({error.filename})" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"the disk is full{where}: make space, then the same command again; nothing is half done"
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return f"the disk cannot be written{where}: {error.strerror}. Mend that, then the same command again"
+    return None
 
 
 class UserError(Exception):

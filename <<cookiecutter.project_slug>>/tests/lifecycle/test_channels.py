@@ -1,5 +1,6 @@
 """What the policy lets a channel serve, and the way back: quarantine, the default target, and nothing else touched."""
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -394,11 +395,14 @@ def test_a_release_is_loaded_by_its_own_code(releases: Releases) -> None:
     promote(releases.second, "production")
     for file in Path("src").rglob("model.py"):
         file.write_text("raise SystemError('work in progress')\n", encoding="utf-8")
-    # In a process of its own, which has loaded nothing before: whatever the command itself needs is whole.
-    commit_all(Path.cwd(), "A model that does not load")
-    done = cli("rollback", "production", "--reason", "worse")
+    # The command itself is that of the work tree too, as where the project is installed to be edited.
+    done = cli("rollback", "production", "--reason", "worse", PYTHONPATH=str(Path("src").resolve()))
     assert done.returncode == 0, done.stderr
     assert serves("production") == releases.first
+    release = book.load().release(releases.first)
+    folder = loading.materialise(release, Store())
+    loaded = loading.try_out(release, folder)
+    assert Path(inspect.getfile(type(loaded))).resolve().is_relative_to(folder.resolve())
 
 
 def test_a_release_that_no_longer_predicts_the_same_is_refused(

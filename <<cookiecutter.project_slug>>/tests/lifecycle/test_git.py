@@ -117,15 +117,19 @@ def test_a_ref_is_moved_only_from_where_it_was(project: Path) -> None:
     assert git.resolve(ref) == two
 
 
-def test_a_ref_that_another_process_holds_is_a_lost_race(project: Path) -> None:
-    """Git says so with the path of the lock, which here holds the word that it has for a full disk."""
+def test_a_ref_that_another_process_holds_is_a_lost_race(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Git says so with the path of the lock, and that may hold any word: here "space", as a full disk has it."""
+    monkeypatch.setattr(git, "LOCK_SECONDS", 0.1)
     ref = "refs/heads/lifecycle/ledger"
     commit = git.resolve("HEAD")
     assert commit
     lock = Path(git.git("rev-parse", "--git-path", f"{ref}.lock").removesuffix("\n"))
     lock.parent.mkdir(parents=True, exist_ok=True)
     lock.touch()
-    assert not git.swap_ref(ref, commit, None)
+    with subprocess.Popen(["git", "cat-file", "--batch"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as holder:
+        assert not git.swap_ref(ref, commit, None)
+        assert holder.stdin is not None
+        holder.stdin.close()
     lock.unlink()
     assert git.swap_ref(ref, commit, None)
 

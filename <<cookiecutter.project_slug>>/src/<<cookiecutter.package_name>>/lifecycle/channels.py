@@ -82,6 +82,7 @@ def promote(
     _expect(ledger, to, generation)
     if channel and channel.release == release.id and channel.traffic == traffic:
         return _unchanged(to, channel, start)
+    loading.need(release.commit)  # a rollback goes without: what serves is held against the tree
     evidence = _allowed(ledger, release, to, policy, store, reason, automation)
     loading.try_out(release, loading.materialise(release, store))
     entry = Entry(

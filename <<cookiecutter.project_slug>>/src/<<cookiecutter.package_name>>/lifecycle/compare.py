@@ -42,9 +42,11 @@ def compare(candidate: Release, champion: Release, store: Store) -> dict[str, An
         shutil.copytree(loading.materialise(champion, store) / model, folder / candidate.model["path"])
         environment = os.environ | {"PYTHONPATH": str(folder / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
         environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", "")])
-        done = subprocess.run(
-            shlex.split(stage["cmd"]), cwd=folder, env=environment, capture_output=True, text=True, timeout=SECONDS
-        )
+        command = shlex.split(stage["cmd"])
+        try:
+            done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=SECONDS)
+        except subprocess.TimeoutExpired:
+            return {"champion": champion.id, "problem": f"its evaluation took longer than {SECONDS} s"}
         if done.returncode:
             lines = (done.stderr or done.stdout).strip().splitlines() or ["no output"]
             return {"champion": champion.id, "problem": lines[-1][:300]}

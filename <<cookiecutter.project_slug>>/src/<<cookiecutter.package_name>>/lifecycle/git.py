@@ -2,9 +2,11 @@
 
 import getpass
 import os
+import re
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,11 @@ IMPATIENT = {"GIT_TERMINAL_PROMPT": "0", "GIT_SSH_COMMAND": "ssh -o BatchMode=ye
 # What git says tells a lost race from a server that is down.
 ENGLISH = {"LC_ALL": "C.UTF-8", "LANGUAGE": "C"}
 NETWORK_SECONDS = 60
+# Looking takes no lock, so that who is killed while looking leaves none.
+JUST_LOOKING = {"GIT_OPTIONAL_LOCKS": "0"}
+LOCKED = re.compile(r"Unable to create '(.+?\.lock)': File exists")
+# git holds a lock for some thousandths of a second. One that is older was left by a git that was killed.
+LOCK_SECONDS = 5
 # What the ledger says must be on the disk before anything follows from it. Names and messages are UTF-8, as they stand.
 OURS = ("-c", "core.fsync=all", "-c", "core.quotePath=off", "-c", "i18n.commitEncoding=UTF-8")
 NO_COMMIT = "0" * 40
@@ -186,22 +193,71 @@ def git(*arguments: str, stdin: str | None = None, env: Mapping[str, str] | None
 def _run(
     arguments: list[str], stdin: bytes | None = None, env: Mapping[str, str] | None = None, folder: str | None = None
 ) -> bytes:
+    said = ""
+    for _ in range(3):
+        done = _try(arguments, stdin, env, folder)
+        if not done.returncode:
+            return done.stdout
+        said = " ".join(done.stderr.decode("utf-8", "replace").split()) or f"exit code {done.returncode}"
+        lock = LOCKED.search(said)
+        if not lock or not _is_released(Path(lock[1])):
+            break
+    raise GitError(f"git {arguments[0]}: {said}")
+
+
+def _is_released(lock: Path) -> bool:
+    """Whether a lock that was in the way is gone: let go of, or deleted because whoever took it was killed."""
+    until = time.monotonic() + LOCK_SECONDS
+    seen = None
+    while True:
+        try:
+            stat = lock.stat()
+        except OSError:
+            return True
+        seen = seen or stat
+        if (stat.st_ino, stat.st_mtime_ns) != (seen.st_ino, seen.st_mtime_ns):
+            return True  # another one: the first was let go of
+        if time.time() - stat.st_mtime > LOCK_SECONDS or time.monotonic() > until:
+            break
+        time.sleep(0.05)
+    if _git_runs_in(lock.parent):
+        return False
+    try:
+        lock.unlink(missing_ok=True)
+    except OSError:
+        return False
+    return True
+
+
+def _git_runs_in(folder: Path) -> bool:
+    """Whether any git works in the repository that a folder of its .git belongs to, as far as can be seen."""
+    import psutil
+
+    repository = next((each.parent for each in (folder, *folder.parents) if each.name == ".git"), folder)
+    for process in psutil.process_iter(["name", "cwd", "status"]):
+        where = process.info["cwd"]
+        if process.info["name"] != "git" or process.info["status"] == psutil.STATUS_ZOMBIE:
+            continue
+        if where is None or Path(where).is_relative_to(repository):
+            return True
+    return False
+
+
+def _try(
+    arguments: list[str], stdin: bytes | None, env: Mapping[str, str] | None, folder: str | None
+) -> subprocess.CompletedProcess[bytes]:
     author = _author() if arguments[0] == "commit-tree" else {}
     try:
-        done = subprocess.run(
+        return subprocess.run(
             ["git", *OURS, *arguments],
             cwd=folder,
             input=stdin,
             stdin=subprocess.DEVNULL if stdin is None else None,
             capture_output=True,
-            env=IMPATIENT | os.environ | ENGLISH | author | dict(env or {}),
+            env=IMPATIENT | os.environ | ENGLISH | JUST_LOOKING | author | dict(env or {}),
             timeout=NETWORK_SECONDS,
         )
     except FileNotFoundError:
         raise GitError("git is not installed: install it, then try again") from None
     except subprocess.TimeoutExpired:
         raise GitError(f"git {arguments[0]} got no answer in {NETWORK_SECONDS} s") from None
-    if done.returncode:
-        said = " ".join(done.stderr.decode("utf-8", "replace").split())
-        raise GitError(f"git {arguments[0]}: {said or f'exit code {done.returncode}'}")
-    return done.stdout

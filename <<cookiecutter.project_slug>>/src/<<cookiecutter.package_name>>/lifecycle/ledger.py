@@ -306,7 +306,7 @@ def load() -> Ledger:
     """
     # In this order: another process may move both on in between.
     seen = git.resolve(SEEN)
-    tip = git.resolve(REF)
+    tip = git.resolve(REF) or (_cloned() if seen is None else None)
     if tip != seen:
         if seen and (tip is None or not git.is_ancestor(seen, tip)):
             state = "is gone" if tip is None else f"was rewritten: it is at {tip[:12]}, which does not go on from there"
@@ -317,6 +317,12 @@ def load() -> Ledger:
         if tip:
             git.swap_ref(SEEN, tip, seen)  # another process may have been here: it has seen as much
     return Ledger(tip, git.tree_files(tip) if tip else {})
+
+
+def _cloned() -> str | None:
+    """A new clone has the ledger as its remote's branch alone: make that its own."""
+    far = git.resolve(f"refs/remotes/{git.remote()}/{BRANCH}")
+    return far if far and git.swap_ref(REF, far, None) else git.resolve(REF)
 
 
 def fetch() -> bool:

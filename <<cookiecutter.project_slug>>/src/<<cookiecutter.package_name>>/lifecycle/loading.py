@@ -90,14 +90,23 @@ def materialise(release: Release, store: Store) -> Path:
     return folder
 
 
+def need(commit: str) -> None:
+    """See that a commit is here.
+
+    Raises:
+        UserError: it is not.
+    """
+    if git.resolve(commit) is None:
+        raise UserError(f"the commit {commit[:12]} is not in this repository: `git fetch --tags` may bring it")
+
+
 def extract(commit: str, folder: Path, *names: str) -> None:
     """Write the project's files at a commit, or those below some names, to `folder`.
 
     Raises:
         UserError: the commit is not there.
     """
-    if git.resolve(commit) is None:
-        raise UserError(f"the commit {commit[:12]} is not in this repository: `git fetch --tags` may bring it")
+    need(commit)
     tree = git.project_tree(commit)
     if names:
         tree_names = [entry.split("\t")[1] for entry in git.git("ls-tree", "--full-tree", tree).splitlines()]

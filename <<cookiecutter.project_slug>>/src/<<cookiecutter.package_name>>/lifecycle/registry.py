@@ -75,14 +75,18 @@ def _project(ledger: Ledger, store: Store) -> list[str]:
         name = release.model["name"]
         fitting = [each for each in known[name] if each.tags.get(tracking.RESULT_TAG) == release.result_digest]
         if not fitting:
-            _log_again(release, store)
+            what = "registered" if tracking.register_again(client, name, release.result_digest) else "logged to MLflow"
+            if what != "registered":
+                _log_again(release, store)
             fitting = [
                 each
                 for each in client.search_model_versions(f"name = '{name}'")
                 if each.tags.get(tracking.RESULT_TAG) == release.result_digest
             ]
-            tracking.TRACKED_FILE.unlink(missing_ok=True)  # whatever else MLflow had is gone too
-            done.append(f"{release.id} is logged to MLflow again, as {name} version {fitting[0].version}")
+            if not fitting:
+                raise UserError(f"{release.id} was logged to MLflow again, and still has no version of {name} there")
+            tracking.TRACKED_FILE.unlink(missing_ok=True)  # whatever else MLflow had may be gone too
+            done.append(f"{release.id} is {what} again, as {name} version {fitting[0].version}")
         version = max(fitting, key=lambda each: int(each.version))
         versions[release.id] = str(version.version)
         for tag, value in ((RELEASE_TAG, release.id), (DIGEST_TAG, release.digest)):

@@ -301,6 +301,18 @@ def _signature(folder: Path) -> "ModelSignature":
     return ModelSignature(Schema(inputs), Schema([ColSpec("double", "probability")]))
 
 
+def register_again(client: "MlflowClient", name: str, digest: str) -> bool:
+    """Give a result whose run MLflow has, and whose version somebody has deleted, a version; False without a run."""
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        return False
+    for run in client.search_runs([experiment.experiment_id], f"tags.{RESULT_TAG} = '{digest}'"):
+        if uri := run.data.tags.get(DONE_TAG):
+            _register(client, name, uri, str(run.info.run_id), uri.removeprefix("models:/"), digest)
+            return True
+    return False
+
+
 def _register(client: "MlflowClient", name: str, uri: str, run_id: str, model_id: str, digest: str) -> None:
     from mlflow.exceptions import MlflowException
 
