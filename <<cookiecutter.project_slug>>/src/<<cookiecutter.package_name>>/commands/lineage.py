@@ -1,6 +1,11 @@
-"""`trace` and `impact`."""
+"""`trace`, `impact` and `lineage`."""
+
+from collections.abc import Iterable
+from pathlib import Path
 
 from ..lifecycle.reconcile import open_ledger
+from ..lineage import page
+from ..lineage.graph import of_releases
 from ..lineage.impact import Reach
 from ..lineage.trace import Tracer
 from .shown import Shown, with_repairs
@@ -26,3 +31,16 @@ def impact(what: str) -> Shown:
     found = Reach(opened.ledger, opened.store).impact(what)
     data = found.as_dict(below="reaches") | {"notes": opened.done}
     return Shown(data, with_repairs(opened.done, "\n".join(found.lines())))
+
+
+def lineage(html: Path | None, releases: Iterable[str], as_json: bool) -> Shown:
+    """The graph over releases: as a page for people, or for scripts as it is."""
+    opened = open_ledger()
+    chosen = page.choose(opened.ledger, releases)
+    graph = of_releases(chosen, opened.ledger, opened.store)
+    file = html or page.PAGE
+    if html or not as_json:
+        page.write_page(file, graph, chosen[-1].model["name"])
+    of = chosen[0].id if len(chosen) == 1 else f"{len(chosen)} releases"
+    text = f"open {file}\n  {len(graph.nodes):,} nodes, {len(graph.edges):,} edges, of {of}"
+    return Shown(graph.as_dict() | {"notes": opened.done}, with_repairs(opened.done, text))

@@ -2,14 +2,18 @@
 
 from ..lifecycle import approvals, operations
 from ..lifecycle.reconcile import open_ledger
+from ..lifecycle.store import Store
+from ..lineage import page
 from .shown import Shown, with_repairs
 
 
 def release_result(reason: str) -> Shown:
     """Release what the pipeline has built."""
     released = operations.release(reason)
-    made, notes = released.result, released.notes
+    made = released.result
     record = made.release
+    lineage, unattached = page.attach(record, Store())
+    notes = [*released.notes, *unattached]
     metrics = record.evidence["metrics"]
     lines = [f"{record.id} {'released' if made.new else 'is released already: the same content'}"]
     lines.append(f"  commit   {record.commit[:12]}" + (f", with {', '.join(made.committed)}" if made.committed else ""))
@@ -31,6 +35,7 @@ def release_result(reason: str) -> Shown:
         "committed": made.committed,
         "metrics": metrics,
         "comparison": comparison,
+        "lineage": lineage,
         "notes": notes,
     }
     return Shown(data, with_repairs(notes, "\n".join(lines)))

@@ -4,17 +4,25 @@ What a flow decides is decided without a person: a release in quarantine is neve
 """
 
 from prefect import flow, get_run_logger
+from prefect.artifacts import create_markdown_artifact
 
 from ..lifecycle import operations
 from ..lifecycle.ledger import ChannelName
+from ..lifecycle.store import Store
+from ..lineage import page
 
 
 @flow(name="release")
 def release(reason: str = "") -> str:
     """Release what the pipeline has built; returns the id, of an earlier release where the content is the same."""
     done = operations.release(reason, automation=True)
-    _log(done.notes)
-    return done.result.release.id
+    made = done.result.release
+    lineage, unattached = page.attach(made, Store())
+    _log([*done.notes, *unattached])
+    if lineage:
+        text = f"Release `{made.id}`: everything it was made from is on the page `{lineage}`, in its MLflow run.\n"
+        create_markdown_artifact(text, key="lineage", description=f"The lineage of {made.id}")
+    return made.id
 
 
 @flow(name="promote")

@@ -1,7 +1,7 @@
 """Which columns a query's columns come from, read out of the compiled SQL by sqlglot's scopes.
 
-A column has *direct* origins, whose values it holds or is computed from, and *indirect* ones, that decide which rows there
-are: join conditions, filters, groups. Where the SQL does not tell, that is said, and nothing is guessed.
+A column has *direct* origins, whose values it holds or is computed from, and *indirect* ones, that decide which rows
+there are: join conditions, filters, groups. Where the SQL does not tell, that is said, and nothing is guessed.
 """
 
 from collections.abc import Iterator, Mapping
@@ -128,7 +128,9 @@ class _Reader:
         projection = next((each for each in scope.expression.selects if each.alias_or_name == name), None)
         if projection is None:
             star = any(each.is_star for each in scope.expression.selects)
-            return ColumnLineage(problem="it comes by * from a relation of unknown columns" if star else f"there is no {name}")
+            return ColumnLineage(
+                problem="it comes by * from a relation of unknown columns" if star else f"there is no {name}"
+            )
         return self._expression(scope, projection)
 
     def _expression(self, scope: "Scope", expression: "exp.Expr") -> ColumnLineage:
@@ -140,10 +142,7 @@ class _Reader:
             return ColumnLineage(problem="COLUMNS(...) chooses columns when the query runs")
         plain = expression.unalias()
         inside = {id(column): each for each in scope.subquery_scopes for column in each.columns}
-        found = [
-            self._origins(inside.get(id(column), scope), column)
-            for column in expression.find_all(exp.Column)
-        ]
+        found = [self._origins(inside.get(id(column), scope), column) for column in expression.find_all(exp.Column)]
         together = _together(iter(found))
         return ColumnLineage(together.direct, plain.sql(dialect=DIALECT, comments=False), together.problem)
 

@@ -134,7 +134,12 @@ class Reach:
             if found := of(release):
                 how, below = found
                 branches.append(
-                    Fact("release", release.id, f"{release.observed['at']}, by {how}", below=(*below, *self._channels(release)))
+                    Fact(
+                        "release",
+                        release.id,
+                        f"{release.observed['at']}, by {how}",
+                        below=(*below, *self._channels(release)),
+                    )
                 )
         if not branches:
             return None
@@ -151,7 +156,9 @@ class Reach:
         total = len(release.model["features"])
         facts = [Fact("features", f"{len(features)} of {total}", _some(features), {"features": features})]
         if chosen:
-            facts.append(Fact("rows", "of", f"{', '.join(chosen)}: their joins, filters or groups use it", {"models": chosen}))
+            facts.append(
+                Fact("rows", "of", f"{', '.join(chosen)}: their joins, filters or groups use it", {"models": chosen})
+            )
         return tuple(facts)
 
     def _channels(self, release: Release) -> Iterable[Fact]:

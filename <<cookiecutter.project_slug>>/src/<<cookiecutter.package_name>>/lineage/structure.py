@@ -61,7 +61,9 @@ class Structure:
     def __init__(self, manifest: dict[str, Any], texts: Mapping[str, str]) -> None:
         """Args: manifest: nodes.json; texts: the compiled SQL, by file name."""
         found = {name: _node(name, entry, texts) for name, entry in manifest["nodes"].items()}
-        order = TopologicalSorter({name: [read for read in node.reads if read in found] for name, node in found.items()})
+        order = TopologicalSorter(
+            {name: [read for read in node.reads if read in found] for name, node in found.items()}
+        )
         self.nodes = {name: found[name] for name in order.static_order()}
         self.dbt = str(manifest["dbt"])
         self.tests: dict[str, dict[str, Any]] = manifest["tests"]
@@ -116,7 +118,7 @@ class Structure:
 
     @cached_property
     def _uses(self) -> dict[Column, set[Column]]:
-        """column -> columns that are computed from it."""
+        """Column -> columns that are computed from it."""
         uses: dict[Column, set[Column]] = defaultdict(set)
         for node in self.queries:
             for name in self.columns(node):

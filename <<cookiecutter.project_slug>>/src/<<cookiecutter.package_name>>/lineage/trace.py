@@ -117,7 +117,7 @@ class Tracer:
 
     def release(self, release: Release) -> Fact:
         """The tree above a release."""
-        observed = release.observed
+        observed, lock = release.observed, release.materials["environment"]["lock"]
         wrong = self._wrong(release)
         parts = (
             *self._served(release),
@@ -127,8 +127,8 @@ class Tracer:
             Fact(
                 "environment",
                 "requirements.lock",
-                f"sha256 {release.materials['environment']['lock'][:12]}, Python {observed['python']}, {observed['platform']}",
-                {"sha256": release.materials["environment"]["lock"]},
+                f"sha256 {lock[:12]}, Python {observed['python']}, {observed['platform']}",
+                {"sha256": lock},
             ),
         )
         return Fact(
@@ -209,7 +209,9 @@ class Tracer:
             problem = ""
         except UserError as error:
             sql, problem = None, str(error)
-        raw = [_RawFile(file["path"], file["sha256"], file.get("rows"), file["md5"]) for file in release.materials["raw"]]
+        raw = [
+            _RawFile(file["path"], file["sha256"], file.get("rows"), file["md5"]) for file in release.materials["raw"]
+        ]
         for table in release.materials["features"]:
             columns, rows = table["columns"], table["rows"]
             above = self._above_table(sql, table["path"], raw, wrong)
@@ -250,9 +252,14 @@ class Tracer:
         expected = {file.path: file.md5 for file in self._store.files(outputs_here())}
         for stage in locked().values():
             expected |= {dep["path"]: dep["md5"] for dep in stage.get("deps", []) if not dep["md5"].endswith(".dir")}
-        found = {path: _state(path, file_md5(Path(path)) if Path(path).is_file() else None, md5) for path, md5 in expected.items()}
+        found = {
+            path: _state(path, file_md5(Path(path)) if Path(path).is_file() else None, md5)
+            for path, md5 in expected.items()
+        }
         found |= {
-            node.file: _state(node.file, sha256(Path(node.file)) if Path(node.file).is_file() else None, node.file_sha256)
+            node.file: _state(
+                node.file, sha256(Path(node.file)) if Path(node.file).is_file() else None, node.file_sha256
+            )
             for node in self._sql.nodes.values()
         }
         return {path: what for path, what in found.items() if what}
@@ -271,10 +278,7 @@ class Tracer:
         raise UserError(f"{what} is not known here: {hint}")
 
     def _raw(self) -> list["_RawFile"]:
-        return [
-            _RawFile(file.path, "", None, file.md5)
-            for file in self._store.files(outputs_here("data"))
-        ]
+        return [_RawFile(file.path, "", None, file.md5) for file in self._store.files(outputs_here("data"))]
 
     def _paths(self) -> list[str]:
         return [file.path for file in self._store.files(outputs_here())]
@@ -288,9 +292,13 @@ class Tracer:
     def _file(self, path: str) -> Fact:
         """The tree above a file that the pipeline made: its stage, what that read, and so on up."""
         stages = locked()
-        maker = next(name for name, stage in stages.items() for out in stage["outs"] if f"{path}/".startswith(f"{out['path']}/"))
+        maker = next(
+            name for name, stage in stages.items() for out in stage["outs"] if f"{path}/".startswith(f"{out['path']}/")
+        )
         md5 = next(file.md5 for file in self._store.files(outputs_here()) if file.path == path)
-        return Fact("file", path, f"md5 {md5[:12]}", {"md5": md5}, self._wrong_here.get(path, ""), (self._stage(maker, set()),))
+        return Fact(
+            "file", path, f"md5 {md5[:12]}", {"md5": md5}, self._wrong_here.get(path, ""), (self._stage(maker, set()),)
+        )
 
     def _stage(self, name: str, seen: set[str]) -> Fact:
         if name in seen:
@@ -304,7 +312,13 @@ class Tracer:
                 below.append(self._stage(makers[dep["path"]], seen))
             else:
                 below.append(
-                    Fact("file", dep["path"], f"md5 {dep['md5'][:12]}", {"md5": dep["md5"]}, self._wrong_here.get(dep["path"], ""))
+                    Fact(
+                        "file",
+                        dep["path"],
+                        f"md5 {dep['md5'][:12]}",
+                        {"md5": dep["md5"]},
+                        self._wrong_here.get(dep["path"], ""),
+                    )
                 )
         params = [f"{key}={value}" for values in stage.get("params", {}).values() for key, value in values.items()]
         return Fact("stage", name, stage["cmd"], {"params": params}, below=tuple(below))
@@ -377,7 +391,9 @@ def _state(path: str, actual: str | None, expected: str) -> str:
 def _decision(entry: Entry) -> Fact:
     who = f"{entry.by}{' (automation)' if entry.automation else ''}"
     reason = f": {entry.reason}" if entry.reason else ""
-    return Fact("decision", entry.kind, f"entry {entry.number}, {entry.at}, by {who}{reason}", {"evidence": entry.evidence})
+    return Fact(
+        "decision", entry.kind, f"entry {entry.number}, {entry.at}, by {who}{reason}", {"evidence": entry.evidence}
+    )
 
 
 def _flat(params: dict[str, Any]) -> str:
