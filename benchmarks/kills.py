@@ -129,13 +129,12 @@ def two_releases(project, reason):
 
 def unreleased(original, project):
     """A copy with a new result that MLflow has not been told of."""
-    from support import commit_all, copy_project, edit_params, environment
+    from support import commit_all, copy_project, edit_params, repro
 
     copy_project(original, project)
     edit_params(project, {"train": {"num_leaves": 5}})
     commit_all(project, "Smaller trees still")
-    command = [sys.executable, "-m", "dvc", "repro", "--quiet"]
-    subprocess.run(command, cwd=project, env=environment(project), check=True, capture_output=True)
+    repro(project)
 
 
 if __name__ == "__main__":

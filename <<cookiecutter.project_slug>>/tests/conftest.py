@@ -21,6 +21,7 @@ from support import (
     edit_params,
     environment,
     make_project,
+    repro,
     with_own_settings,
 )
 
@@ -77,8 +78,7 @@ def two_releases(shared: Path, finished: Path) -> Releases:
             cli_json("promote", first, "--to", "production", folder=project)
             edit_params(project, {"train": {"num_leaves": 7}})
             commit_all(project, "Smaller trees")
-            done = cli("run", folder=project)
-            assert done.returncode == 0, done.stdout + done.stderr
+            repro(project)
             (folder / "ids.json").write_text(json.dumps([first, _release(project)]), encoding="utf-8")
     return Releases(folder / "project", *json.loads((folder / "ids.json").read_text(encoding="utf-8")))
 

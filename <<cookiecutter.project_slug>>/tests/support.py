@@ -137,6 +137,12 @@ def commit_all(folder: Path, message: str) -> None:
         subprocess.run(["git", *arguments], cwd=folder, env=environment(folder), check=True, capture_output=True)
 
 
+def repro(folder: Path) -> None:
+    """Bring every stage up to date with DVC alone: a third of what `run` takes, and MLflow is told later."""
+    command = [sys.executable, "-m", "dvc", "repro", "--quiet"]
+    subprocess.run(command, cwd=folder, env=environment(folder), check=True, capture_output=True)
+
+
 def mlflow_rows(table: str) -> int | None:
     """How many rows a table of the MLflow database here has; None when there is no such table yet."""
     try:

@@ -489,8 +489,8 @@ cp -a "$disk" "$out/copy"
 mount -t tmpfs -o size=$(($(du -sk "$disk" | cut -f1) + 2048))k tmpfs "$disk"
 cp -a "$out/copy/." "$disk"
 room=$(df -k --output=avail "$disk" | tail -1)
-dd if=/dev/zero of="$disk/filler" bs=1k count=$room 2> /dev/null
 set +e
+dd if=/dev/zero of="$disk/filler" bs=1k count=$((room + 64)) 2> /dev/null
 "$@" > "$out/full.out" 2> "$out/full.err"
 echo $? > "$out/full.code"
 git rev-parse "$LEDGER" > "$out/full.ledger"

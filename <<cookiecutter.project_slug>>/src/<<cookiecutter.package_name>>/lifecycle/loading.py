@@ -153,6 +153,8 @@ def load_model(release: Release, folder: Path) -> Any:
         code, package / "__init__.py", submodule_search_locations=[str(package)]
     )
     assert spec is not None and spec.loader is not None
+    for name in [name for name in sys.modules if name.split(".")[0] == code]:  # the folder may have been made anew
+        del sys.modules[name]
     try:
         module = sys.modules[code] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
