@@ -1,6 +1,6 @@
-"""How fast the lineage page of a large graph is: first paint, and frames while it is dragged and zoomed.
+"""How fast the lineage page of a large graph is: first paint, and frames when dragged and zoomed.
 
-Usage, in a baked project with Chromium at hand:  .venv/bin/python .../benchmarks/page.py [NODES EDGES]
+In a baked project with Chromium at hand:  .venv/bin/python .../benchmarks/page.py [NODES EDGES]
 """
 
 import statistics
@@ -29,7 +29,8 @@ def main(nodes: int, edges: int) -> None:
             frames["drag"] += tab.frames(drag)
             frames["zoom"] += tab.frames(zoom)
             tab.key("0")
-            tab.run("location.hash = '#' + lineage.state().nodes.find(id => id.startsWith('source'))")
+            source = "lineage.state().nodes.find(id => id.startsWith('source'))"
+            tab.run(f"location.hash = '#' + {source}")
             tab.wait("lineage.state().chosen !== null")
             tab.key("0")
             frames["drag, a node chosen"] += tab.frames(drag)
@@ -37,7 +38,8 @@ def main(nodes: int, edges: int) -> None:
         print(f"  drawn after {statistics.median(drawn):.0f} ms (bound 1,000)")
         for name, found in frames.items():
             slow = statistics.quantiles(found, n=20)[-1]
-            print(f"  {name}: {statistics.median(found):.1f} ms a frame (bound 33), 95% under {slow:.1f}")
+            middle = statistics.median(found)
+            print(f"  {name}: {middle:.1f} ms a frame (bound 33), 95% under {slow:.1f}")
 
 
 def drag(tab) -> None:
