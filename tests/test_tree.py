@@ -20,6 +20,7 @@ Makefile
 README.md
 data/source.json
 docs/data.md
+docs/intended_use.md
 docs/pipeline.md
 docs/releases.md
 dvc.yaml
@@ -66,6 +67,8 @@ src/flight_delays/lifecycle/store.py
 src/flight_delays/lifecycle/tracking.py
 src/flight_delays/lifecycle/verify.py
 src/flight_delays/lineage/__init__.py
+src/flight_delays/lineage/attach.py
+src/flight_delays/lineage/card.py
 src/flight_delays/lineage/columns.py
 src/flight_delays/lineage/graph.py
 src/flight_delays/lineage/impact.py
@@ -113,6 +116,8 @@ tests/lifecycle/test_races.py
 tests/lifecycle/test_record.py
 tests/lifecycle/test_tracking.py
 tests/lifecycle/test_verify.py
+tests/lineage/test_attach.py
+tests/lineage/test_card.py
 tests/lineage/test_page.py
 tests/servers.py
 tests/stages/test_evaluate.py

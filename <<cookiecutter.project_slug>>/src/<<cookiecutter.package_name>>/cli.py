@@ -312,6 +312,19 @@ def lineage(
     show(draw(html, release or [], as_json), as_json)
 
 
+@app.command(epilog="Example:  << cookiecutter.project_slug >> card production --out card.md")
+@in_project
+def card(
+    release: Release,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", resolve_path=True, help="Write it to a file.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the model card of a release: use, data, features and their sources, metrics, gates, approvals, limits."""
+    from .commands.lineage import card as show_card
+
+    show(show_card(release, out), as_json)
+
+
 @app.command(epilog="Example:  << cookiecutter.project_slug >> ui --mlflow-port 5001")
 @in_project
 def ui(

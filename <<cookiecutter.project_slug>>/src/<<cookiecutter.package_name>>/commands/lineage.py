@@ -1,9 +1,11 @@
-"""`trace`, `impact` and `lineage`."""
+"""`trace`, `impact`, `lineage` and `card`."""
 
 from collections.abc import Iterable
 from pathlib import Path
 
+from ..files import write_text
 from ..lifecycle.reconcile import open_ledger
+from ..lineage import card as model_card
 from ..lineage import page
 from ..lineage.graph import of_releases
 from ..lineage.impact import Reach
@@ -44,3 +46,14 @@ def lineage(html: Path | None, releases: Iterable[str], as_json: bool) -> Shown:
     of = chosen[0].id if len(chosen) == 1 else f"{len(chosen)} releases"
     text = f"open {file}\n  {len(graph.nodes):,} nodes, {len(graph.edges):,} edges, of {of}"
     return Shown(graph.as_dict() | {"notes": opened.done}, with_repairs(opened.done, text))
+
+
+def card(what: str, out: Path | None) -> Shown:
+    """The model card of a release."""
+    opened = open_ledger()
+    release = opened.ledger.release(what)
+    text = model_card.render(release, opened.ledger, opened.store)
+    if out:
+        write_text(out, text)
+    data = {"release": release.id, "card": text, "notes": opened.done}
+    return Shown(data, with_repairs(opened.done, f"wrote {out}" if out else text.rstrip()))

@@ -3,7 +3,8 @@
 from ..lifecycle import approvals, operations
 from ..lifecycle.reconcile import open_ledger
 from ..lifecycle.store import Store
-from ..lineage import page
+from ..lineage import openlineage
+from ..lineage.attach import attach
 from .shown import Shown, with_repairs
 
 
@@ -12,8 +13,8 @@ def release_result(reason: str) -> Shown:
     released = operations.release(reason)
     made = released.result
     record = made.release
-    lineage, unattached = page.attach(record, Store())
-    notes = [*released.notes, *unattached]
+    lineage, unattached = attach(record, Store())
+    notes = [*released.notes, *unattached, *openlineage.tell_of_ledger()]
     metrics = record.evidence["metrics"]
     lines = [f"{record.id} {'released' if made.new else 'is released already: the same content'}"]
     lines.append(f"  commit   {record.commit[:12]}" + (f", with {', '.join(made.committed)}" if made.committed else ""))

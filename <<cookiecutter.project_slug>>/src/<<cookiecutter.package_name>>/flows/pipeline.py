@@ -16,6 +16,7 @@ from prefect.tasks import exponential_backoff
 from ..errors import UserError
 from ..lifecycle import tracking
 from ..lifecycle.pipeline import LOGS, Pipeline, Stage, StageError, StageResult
+from ..lineage import openlineage
 from ..params import load_params
 from ..progress import say
 from ..stages import ingest
@@ -89,8 +90,17 @@ def pipeline() -> None:
     dvc = Pipeline()
     # While stages run in processes of their own, get the slowest import over with.
     threading.Thread(target=_warm_up, daemon=True).start()
-    results = [run_stage(dvc, stage) for stage in dvc.stages()]
-    tracked = track(str(flow_run.id) if flow_run.id else None)
+    own_id = str(flow_run.id) if flow_run.id else None
+    results: list[StageResult] = []
+    try:
+        for stage in dvc.stages():
+            results.append(run_stage(dvc, stage))
+    except StageError as error:
+        openlineage.tell_of_stages(results, own_id, failed=(error.stage, error.reason))
+        raise
+    for note in openlineage.tell_of_stages(results, own_id):
+        get_run_logger().warning(note)
+    tracked = track(own_id)
     create_markdown_artifact(_summary(results, tracked), key="run-summary", description="What this run did")
 
 

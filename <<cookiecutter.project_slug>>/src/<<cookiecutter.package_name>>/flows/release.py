@@ -6,10 +6,11 @@ What a flow decides is decided without a person: a release in quarantine is neve
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 
-from ..lifecycle import operations
+from ..lifecycle import ledger, operations
 from ..lifecycle.ledger import ChannelName
 from ..lifecycle.store import Store
-from ..lineage import page
+from ..lineage import openlineage
+from ..lineage.attach import attach
 
 
 @flow(name="release")
@@ -17,8 +18,8 @@ def release(reason: str = "") -> str:
     """Release what the pipeline has built; returns the id, of an earlier release where the content is the same."""
     done = operations.release(reason, automation=True)
     made = done.result.release
-    lineage, unattached = page.attach(made, Store())
-    _log([*done.notes, *unattached])
+    lineage, unattached = attach(made, Store())
+    _log([*done.notes, *unattached, *openlineage.tell_of_ledger()])
     if lineage:
         text = f"Release `{made.id}`: everything it was made from is on the page `{lineage}`, in its MLflow run.\n"
         create_markdown_artifact(text, key="lineage", description=f"The lineage of {made.id}")
@@ -29,7 +30,7 @@ def release(reason: str = "") -> str:
 def promote(release: str, to: ChannelName, reason: str = "") -> int:
     """Let a channel serve a release, by the policy of params.yaml; returns the channel's generation."""
     done = operations.promote(release, to, reason=reason, automation=True)
-    _log(done.notes)
+    _log([*done.notes, *attach(ledger.load().release(release), Store())[1], *openlineage.tell_of_ledger()])
     return done.result.generation
 
 
@@ -37,6 +38,7 @@ def promote(release: str, to: ChannelName, reason: str = "") -> int:
 def rollback(channel: ChannelName, reason: str, to: str = "") -> str | None:
     """Let a channel serve what it served before; returns what that is."""
     done = operations.rollback(channel, reason, to, automation=True)
+    openlineage.tell_later()
     _log(done.notes)
     return done.result.release
 

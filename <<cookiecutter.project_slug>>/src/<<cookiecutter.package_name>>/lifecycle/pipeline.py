@@ -28,7 +28,7 @@ class StageError(Exception):
 
     def __init__(self, stage: str, reason: str, log: Path, for_good: bool) -> None:
         super().__init__(f"stage {stage} failed: {reason} (log: {log}; try again with `dvc repro -s {stage}`)")
-        self.for_good = for_good
+        self.stage, self.reason, self.for_good = stage, reason, for_good
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,55 @@
+"""What MLflow shows of a release: the lineage page where its tag says, and the model card as it is now."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from << cookiecutter.package_name >>.commands.channels import promote
+from << cookiecutter.package_name >>.lifecycle import ledger, registry, tracking
+from << cookiecutter.package_name >>.lifecycle.store import Store
+from << cookiecutter.package_name >>.lineage import attach, card
+
+from support import Releases
+
+OBJECTS = (".dvc/cache/files", ".dvc-remote/files")
+
+
+def version_of(release_id: str) -> Any:
+    name = ledger.load().release(release_id).model["name"]
+    versions = tracking.open_client().search_model_versions(f"name = '{name}'")
+    [version] = [each for each in versions if each.tags.get("release") == release_id]
+    return version
+
+
+def test_a_release_has_its_page_in_mlflow_where_its_tag_says(releases: Releases) -> None:
+    client = tracking.open_client()
+    for release_id in (releases.first, releases.second):
+        version = version_of(release_id)
+        assert [each.path for each in client.list_artifacts(version.run_id, "lineage")] == [attach.ARTIFACT]
+        assert release_id in Path(version.tags["lineage"].removeprefix("file://")).read_text(encoding="utf-8")
+
+
+def test_the_description_is_the_card_and_follows_a_promotion(releases: Releases) -> None:
+    before = version_of(releases.second).description
+    assert before.startswith(f"# {ledger.load().release(releases.second).model['name']}, release {releases.second}")
+    promote(releases.second, "production", "", "", None)
+    now = version_of(releases.second).description
+    assert "production, generation 2" in now
+    assert now == card.render(ledger.load().release(releases.second), ledger.load(), Store())
+
+
+def test_a_page_that_cannot_be_made_is_a_note_and_nothing_worse(releases: Releases) -> None:
+    release, store = ledger.load().release(releases.second), Store()
+    assert registry.try_project(store) == []
+    version = version_of(release.id)
+    assert attach.attach(release, store) == (version.tags["lineage"], [])
+    tracking.open_client().delete_model_version_tag(version.name, str(version.version), "lineage")
+    for objects in OBJECTS:
+        shutil.move(objects, f"{objects}.away")
+    uri, [note] = attach.attach(release, store)
+    assert uri == ""
+    assert note.startswith(f"the lineage page and the card of {release.id} are not in MLflow: ")
+    for objects in OBJECTS:
+        shutil.move(f"{objects}.away", objects)
+    uri, notes = attach.attach(release, store)
+    assert (version_of(release.id).tags["lineage"], notes) == (uri, [])
