@@ -195,3 +195,50 @@ def test_the_life_of_a_release(ready):
     ):
         assert step in told
     assert run(project, "git", "status", "--porcelain") == ""
+
+
+VALIDATE = """
+import json, sys
+from jsonschema import Draft202012Validator as Validator
+from referencing import Registry, Resource
+
+schemas = json.load(open(sys.argv[1]))["schemas"]
+known = [(each["$id"], Resource.from_contents(each)) for each in schemas]
+registry = Registry().with_resources(known)
+
+def validate(value, url):
+    formats = Validator.FORMAT_CHECKER
+    checker = Validator({"$ref": url}, registry=registry, format_checker=formats)
+    for error in checker.iter_errors(value):
+        print(url, error.json_path, error.message)
+
+def facets(value):
+    for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        if isinstance(each, dict) and "_schemaURL" in each:
+            yield each
+        yield from facets(each)
+
+for line in open(sys.argv[2]):
+    event = json.loads(line)
+    validate(event, event["schemaURL"])
+    for each in facets(event):
+        validate(each, each["_schemaURL"])
+        print("facet", each["_schemaURL"].rsplit("/", 1)[-1])
+    print("event", event["job"]["name"], event["eventType"])
+"""
+
+
+def test_openlineage_events_are_valid_against_the_published_schemas(ready):
+    """All that the project has written by now: its run, and the story above."""
+    project, _ = ready
+    schemas = TEMPLATE / "tests/openlineage_schemas.json"
+    python = project / ".venv/bin/python"
+    said = run(project, python, "-c", VALIDATE, schemas, ".lifecycle/openlineage.jsonl")
+    lines = set(said.splitlines())
+    assert {line for line in lines if line.split()[0] not in ("event", "facet")} == set()
+    jobs = ("ingest", "features.flights", "train", "evaluate", "release", "promote", "rollback")
+    assert {f"event {job} COMPLETE" for job in jobs} <= lines
+    kinds = json.loads(schemas.read_text())["schemas"][1:]
+    named = {each["$id"].rsplit("/", 1)[-1].removesuffix(".json") for each in kinds}
+    unused = named - {line.split()[1] for line in lines if line.startswith("facet")}
+    assert unused <= {"ErrorMessageRunFacet"}
