@@ -213,7 +213,8 @@ def validate(value, url):
         print(url, error.json_path, error.message)
 
 def facets(value):
-    for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+    inside = value.values() if isinstance(value, dict) else value
+    for each in inside if isinstance(value, dict | list) else ():
         if isinstance(each, dict) and "_schemaURL" in each:
             yield each
         yield from facets(each)
