@@ -7,6 +7,8 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,3 +182,11 @@ def with_own_settings(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in own_settings(folder).items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(folder)
+
+
+def wait_until(so: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait for what another process does."""
+    until = time.monotonic() + seconds
+    while not so():
+        assert time.monotonic() < until, "it did not happen"
+        time.sleep(0.1)

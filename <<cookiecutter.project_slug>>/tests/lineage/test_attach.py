@@ -9,7 +9,7 @@ from << cookiecutter.package_name >>.lifecycle import ledger, registry, tracking
 from << cookiecutter.package_name >>.lifecycle.store import Store
 from << cookiecutter.package_name >>.lineage import attach, card
 
-from support import Releases
+from support import Releases, wait_until
 
 OBJECTS = (".dvc/cache/files", ".dvc-remote/files")
 
@@ -33,9 +33,10 @@ def test_the_description_is_the_card_and_follows_a_promotion(releases: Releases)
     before = version_of(releases.second).description
     assert before.startswith(f"# {ledger.load().release(releases.second).model['name']}, release {releases.second}")
     promote(releases.second, "production", "", "", None)
-    now = version_of(releases.second).description
-    assert "production, generation 2" in now
-    assert now == card.render(ledger.load().release(releases.second), ledger.load(), Store())
+    wait_until(lambda: "production, generation 2" in version_of(releases.second).description)
+    assert version_of(releases.second).description == card.render(
+        ledger.load().release(releases.second), ledger.load(), Store()
+    )
 
 
 def test_a_page_that_cannot_be_made_is_a_note_and_nothing_worse(releases: Releases) -> None:

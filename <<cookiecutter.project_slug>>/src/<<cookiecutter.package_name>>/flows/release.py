@@ -6,11 +6,11 @@ What a flow decides is decided without a person: a release in quarantine is neve
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 
-from ..lifecycle import ledger, operations
+from ..lifecycle import operations
 from ..lifecycle.ledger import ChannelName
 from ..lifecycle.store import Store
 from ..lineage import openlineage
-from ..lineage.attach import attach
+from ..lineage.attach import attach, attach_later
 
 
 @flow(name="release")
@@ -30,7 +30,8 @@ def release(reason: str = "") -> str:
 def promote(release: str, to: ChannelName, reason: str = "") -> int:
     """Let a channel serve a release, by the policy of params.yaml; returns the channel's generation."""
     done = operations.promote(release, to, reason=reason, automation=True)
-    _log([*done.notes, *attach(ledger.load().release(release), Store())[1], *openlineage.tell_of_ledger()])
+    attach_later(done.result.release, done.result.previous)
+    _log(done.notes)
     return done.result.generation
 
 
@@ -38,7 +39,7 @@ def promote(release: str, to: ChannelName, reason: str = "") -> int:
 def rollback(channel: ChannelName, reason: str, to: str = "") -> str | None:
     """Let a channel serve what it served before; returns what that is."""
     done = operations.rollback(channel, reason, to, automation=True)
-    openlineage.tell_later()
+    attach_later(done.result.release, done.result.previous)
     _log(done.notes)
     return done.result.release
 

@@ -1,5 +1,7 @@
 """What somebody who only looks into MLflow finds there: the lineage page of a release, and its model card."""
 
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +12,7 @@ from ..lifecycle import registry, tracking
 from ..lifecycle.ledger import Ledger
 from ..lifecycle.record import Release
 from ..lifecycle.store import Store
-from . import card
+from . import card, openlineage
 from .graph import of_releases
 from .page import serving, write_page
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 # The artifact of the run, and the tag on the model version that says where it is.
 ARTIFACT = "lineage/lineage.html"
 TAG = "lineage"
+LOG = Path("logs/attach.log")
 
 
 def attach(release: Release, store: Store) -> tuple[str, list[str]]:
@@ -64,3 +67,28 @@ def _page(client: "MlflowClient", version: "ModelVersion", release: Release, led
     uri = f"{client.get_run(version.run_id).info.artifact_uri}/{ARTIFACT}"
     client.set_model_version_tag(version.name, str(version.version), TAG, uri)
     return uri
+
+
+def attach_later(*releases: str | None) -> None:
+    """Do that for some releases, and tell OpenLineage of the ledger, in a process that nobody waits for."""
+    LOG.parent.mkdir(exist_ok=True)
+    with LOG.open("w", encoding="utf-8") as log:
+        subprocess.Popen(
+            [sys.executable, "-m", __name__, *filter(None, releases)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+
+
+def _attach_now(releases: list[str]) -> list[str]:
+    store = Store()
+    notes = registry.try_project(store)
+    for release in book.load().read_releases(releases):
+        notes += attach(release, store)[1]
+    return notes + openlineage.tell_of_ledger()
+
+
+if __name__ == "__main__":
+    print(*_attach_now(sys.argv[1:]), sep="\n")
