@@ -77,7 +77,8 @@ class Structure:
             if node.kind == "model":
                 reads = {_plain(self.nodes[name]): schema[_plain(self.nodes[name])] for name in node.reads}
                 found[node.id] = lineage_of(self._named(node), reads)
-                columns: Mapping[str, str] = dict.fromkeys(found[node.id].columns, "")
+                more = () if found[node.id].complete else ("*",)
+                columns: Mapping[str, str] = dict.fromkeys((*found[node.id].columns, *more), "")
             else:
                 columns = node.known_columns
             schema[_plain(node)] = columns
