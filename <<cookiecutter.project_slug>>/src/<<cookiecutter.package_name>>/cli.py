@@ -205,7 +205,9 @@ def diff(a: Release, b: Release, as_json: AsJson = False) -> None:
 @app.command(epilog="Example:  << cookiecutter.project_slug >> verify --all")
 @in_project
 def verify(
-    release: Annotated[str, typer.Argument(metavar="[RELEASE]", help="Default: what production serves.")] = "",
+    release: Annotated[
+        str, typer.Argument(metavar="[RELEASE]", help="Default: what production serves, and the work tree.")
+    ] = "",
     everything: Annotated[bool, typer.Option("--all", help="Every release, and the ledger itself.")] = False,
     remote: Annotated[bool, typer.Option("--remote", help="Hash what is in the DVC remote too.")] = False,
     as_json: AsJson = False,

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-from ..lifecycle import ledger, tracking
+from ..lifecycle import ledger, tracking, worktree
 from ..lifecycle.ledger import Channel, ChannelName
-from ..lifecycle.pipeline import Pipeline, StageStatus
+from ..lifecycle.pipeline import LOCK_FILE, Pipeline, StageStatus
+from ..lifecycle.store import Store
 from ..params import Data, load_params
 from ..stages import ingest
 from ..stages.source import read_pins, unpinned
@@ -18,6 +19,7 @@ class ProjectStatus:
     data: Data
     source_changes: list[str]
     stages: list[StageStatus]
+    differences: list[str]
     tracked: tracking.Tracked | None
     is_tracked: bool
     channels: dict[ChannelName, Channel]
@@ -28,6 +30,7 @@ class ProjectStatus:
             "data": self.data.model_dump(),
             "source_changes": self.source_changes,
             "stages": [{"name": s.stage, "fresh": s.fresh, "reasons": list(s.reasons)} for s in self.stages],
+            "differences": self.differences,
             "last_run": vars(self.tracked) if self.tracked else None,
             "result_is_tracked": self.is_tracked,
             "channels": {name: channel.model_dump() for name, channel in self.channels.items()},
@@ -39,6 +42,7 @@ class ProjectStatus:
         lines = [f"data       {self.data.since} to {self.data.through} from {self.data.source} ({source})", ""]
         for stage in self.stages:
             lines.append(f"{stage.stage:<10} {'fresh' if stage.fresh else 'stale: ' + ', '.join(stage.reasons)}")
+        lines += [f"           {each}" for each in self.differences]
         if self.tracked:
             t = self.tracked
             version = f"version {t.version}" if t.version else "not registered (a gate failed)"
@@ -65,5 +69,8 @@ def project_status() -> ProjectStatus:
     pins = read_pins()
     changes = [f"{file.name} {'changed' if file.name in pins else 'new'}" for file in unpinned(files)]
     stages = Pipeline().status()
+    # Only where DVC sees a change does it cost to say which files.
+    changed = LOCK_FILE.exists() and not all(stage.fresh for stage in stages)
+    differences = [str(each) for each in worktree.differences(Store())] if changed else []
     channels = ledger.load().channels()
-    return ProjectStatus(data, changes, stages, tracking.last_tracked(), tracking.is_tracked(), channels)
+    return ProjectStatus(data, changes, stages, differences, tracking.last_tracked(), tracking.is_tracked(), channels)

@@ -10,21 +10,24 @@ from ..errors import UserError
 from ..lifecycle import gc, reconcile
 from ..lifecycle.history import Change
 from ..lifecycle.history import diff as compare_records
+from ..lifecycle.pipeline import LOCK_FILE
 from ..lifecycle.reconcile import open_ledger
 from ..lifecycle.reproduce import LEVELS, Level
 from ..lifecycle.reproduce import reproduce as rebuild
 from ..lifecycle.restore import restore as put_back
-from ..lifecycle.verify import Verified, verify_ledger, verify_release
+from ..lifecycle.verify import Verified, verify_ledger, verify_release, verify_work_tree
 from .shown import Shown, table, with_repairs
 
 
 def verify(what: str, everything: bool, remote: bool) -> Shown:
-    """Hash again what a release needs, or all of them and the ledger."""
+    """Hash again what a release needs, or all of them and the ledger; without a name, the work tree too."""
     start = time.monotonic()
     opened = open_ledger()
     ledger = opened.ledger
     ids = ledger.releases if everything else [ledger.resolve(what or "production")]
     found = [verify_ledger(ledger)] if everything else []
+    if not what and not everything and LOCK_FILE.exists():
+        found.append(verify_work_tree(opened.store))
     for release_id in ids:
         try:
             found.append(verify_release(ledger.release(release_id), ledger, opened.store, remote))

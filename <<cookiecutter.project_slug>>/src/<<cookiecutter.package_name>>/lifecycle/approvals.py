@@ -8,6 +8,7 @@ import hashlib
 import re
 import subprocess
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,9 +69,9 @@ def approve(ledger: Ledger, release: Release, comment: str = "", key: str = "") 
     )
     path = f"approvals/{release.id}/{_file_name(by)}"
     files: dict[str, bytes | None] = {f"{path}.json": approval.to_bytes()}
-    if allowed_signers() is not None:
+    if (signers := allowed_signers()) is not None:
         signature = _sign(approval.to_bytes(), key or _default_key())
-        if problem := _problem_with(approval, approval.to_bytes(), signature, release):
+        if problem := _problem_with(approval, approval.to_bytes(), signature, release, signers):
             raise UserError(f"your approval would not count: {problem}. Nothing was changed")
         files[f"{path}.sig"] = signature
     entry = Entry(kind="approve", release=release.id, by=by, at=approval.at, reason=comment)
@@ -94,7 +95,16 @@ def _default_key() -> str:
 
 def count(ledger: Ledger, release: Release) -> list[Counted]:
     """Every approval of this release, each with whether it holds."""
-    files = ledger.approvals(release.id)
+    return count_all(ledger, [release])[release.id]
+
+
+def count_all(ledger: Ledger, releases: Iterable[Release]) -> dict[str, list[Counted]]:
+    """Every approval of these releases, by id."""
+    signers = allowed_signers()
+    return {release.id: _count(ledger.approvals(release.id), release, signers) for release in releases}
+
+
+def _count(files: dict[str, bytes], release: Release, signers: bytes | None) -> list[Counted]:
     found = []
     for path, content in files.items():
         if not path.endswith(".json"):
@@ -104,7 +114,7 @@ def count(ledger: Ledger, release: Release) -> list[Counted]:
             approval = Approval.model_validate_json(content)
         except ValueError:
             raise UserError(f"{path} in the ledger is not readable") from None
-        problem = _problem_with(approval, content, signature, release)
+        problem = _problem_with(approval, content, signature, release, signers)
         found.append(Counted(approval, signed=signature is not None and not problem, problem=problem))
     return found
 
@@ -114,11 +124,12 @@ def allowed_signers() -> bytes | None:
     return git.read(f"HEAD:./{SIGNERS_FILE}")[0]
 
 
-def _problem_with(approval: Approval, content: bytes, signature: bytes | None, release: Release) -> str:
+def _problem_with(
+    approval: Approval, content: bytes, signature: bytes | None, release: Release, signers: bytes | None
+) -> str:
     """Why an approval does not count; empty when it does."""
     if approval.digest != release.digest:
         return f"it is for other content ({approval.digest[:12]})"
-    signers = allowed_signers()
     if signers is None:
         return ""
     if signature is None:

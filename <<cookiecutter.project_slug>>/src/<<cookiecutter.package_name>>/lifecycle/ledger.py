@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from difflib import get_close_matches
+from functools import cached_property
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -132,9 +133,17 @@ class Ledger:
 
     def approvals(self, release_id: str) -> dict[str, bytes]:
         """The files of a release's approvals: path -> content."""
-        paths = [path for path in sorted(self.files) if path.startswith(f"approvals/{release_id}/")]
-        contents = git.read(*(self.files[path] for path in paths))
-        return {path: content for path, content in zip(paths, contents, strict=True) if content is not None}
+        return self._approvals.get(release_id, {})
+
+    @cached_property
+    def _approvals(self) -> dict[str, dict[str, bytes]]:
+        """Of all releases, for one call of git."""
+        paths = sorted(path for path in self.files if path.startswith("approvals/"))
+        found: dict[str, dict[str, bytes]] = {}
+        for path, content in zip(paths, git.read(*(self.files[path] for path in paths)), strict=True):
+            if content is not None:
+                found.setdefault(path.split("/")[1], {})[path] = content
+        return found
 
     def release(self, what: str) -> Release:
         """The release that an id, the start of one, or the name of a channel means.

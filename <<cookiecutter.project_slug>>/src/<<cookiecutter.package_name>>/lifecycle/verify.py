@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import UserError
-from . import approvals, git, loading
+from . import approvals, git, loading, worktree
 from . import ledger as book
 from .ledger import Channel, Entry, Ledger
+from .pipeline import outputs
 from .record import Release
 from .release import TAG
 from .store import Store
@@ -51,6 +52,18 @@ def verify_release(release: Release, ledger: Ledger, store: Store, remote: bool 
         problems.append(f"{folder}/{wrong[0]} is altered: `doctor` makes it anew")
     problems += [f"approval of {c.approval.by}: {c.problem}" for c in approvals.count(ledger, release) if c.problem]
     return Verified(release.id, sum(output.size for output in outputs), problems, notes)
+
+
+def verify_work_tree(store: Store) -> Verified:
+    """Hash what dvc.lock names of the work tree. What is not here is no problem: DVC or the pipeline brings it."""
+    here = worktree.look(store)
+    problems = [str(each) for each in here.differences if each.what != "missing"]
+    missing = [str(each) for each in here.differences if each.what == "missing"]
+    if not missing:  # else everything is stale that should come of it
+        problems += [
+            f"stage {each.stage} is stale: {', '.join(each.reasons)}" for each in here.stages if not each.fresh
+        ]
+    return Verified("work tree", sum(out["size"] for out in outputs()), problems, missing)
 
 
 def _source_problems(release: Release) -> Iterator[str]:

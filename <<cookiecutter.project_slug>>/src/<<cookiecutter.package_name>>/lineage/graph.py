@@ -5,18 +5,20 @@ A node's id holds the digest of its content, so what two releases share is one n
 
 import fnmatch
 import hashlib
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from ..lifecycle import approvals
+from ..lifecycle.approvals import Counted
 from ..lifecycle.ledger import Ledger
 from ..lifecycle.record import Release, canonical
 from ..lifecycle.store import Store
 from . import structure
 from .structure import FOLDER, Column, Structure
-from .trace import served
+from .trace import Served, served
 
 Kind = Literal[
     "file", "source", "model", "column", "features", "run", "trained", "version", "release", "approval", "channel"
@@ -38,13 +40,22 @@ class Node:
     releases: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class _Sql:
+    """A version of the SQL in the graph: the ids of its nodes, by dbt id, and of its feature tables' columns."""
+
+    structure: Structure
+    ids: dict[str, str]
+    columns: dict[str, list[str]] = field(default_factory=dict)
+
+
 class Graph:
     """Nodes by id, and edges from what was first to what came of it."""
 
     def __init__(self) -> None:
         self.nodes: dict[str, Node] = {}
         self.edges: dict[tuple[str, str], None] = {}
-        self._structures: dict[str, Structure] = {}
+        self._sql: dict[str, _Sql] = {}
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: equal graphs give equal text."""
@@ -53,25 +64,35 @@ class Graph:
     def _node(self, release: str, kind: Kind, name: str, version: str, **facts: Any) -> str:
         """See that a node is there and belongs to the release; returns its id."""
         node_id = f"{kind}:{name}@{version[:12]}" if version else f"{kind}:{name}"
-        node = self.nodes.setdefault(node_id, Node(node_id, kind, name, facts))
-        if release not in node.releases:
-            node.releases.append(release)
+        self.nodes.setdefault(node_id, Node(node_id, kind, name, facts))
+        self._belongs(release, node_id)
         return node_id
+
+    def _belongs(self, release: str, node_id: str) -> None:
+        """Releases are added one after the other: only the last may be this one already."""
+        releases = self.nodes[node_id].releases
+        if releases[-1:] != [release]:
+            releases.append(release)
 
     def _edges(self, before: Iterable[str], after: str) -> None:
         for each in before:
             self.edges[(each, after)] = None
 
-    def add(self, release: Release, ledger: Ledger, store: Store) -> None:
+    def add(self, release: Release, approved: list[Counted], served: list[Served], store: Store) -> None:
         """Add everything that a release is made of, and what became of it."""
         (output,) = release.outputs(str(FOLDER))
-        if output.md5 not in self._structures:
-            self._structures[output.md5] = structure.of_release(release, store)
-        features = self._add_sql(release, self._structures[output.md5])
-        self._add_training(release, features)
-        self._add_channels(release, ledger)
+        if output.md5 not in self._sql:
+            found = structure.of_release(release, store)
+            self._sql[output.md5] = _Sql(found, self._add_sql(release, found))
+        sql = self._sql[output.md5]
+        for node_id in sql.ids.values():
+            self._belongs(release.id, node_id)
+        self._add_files(release, sql)
+        self._add_training(release, self._add_features(release, sql))
+        self._add_channels(release, approved, served)
 
-    def _add_sql(self, release: Release, sql: Structure) -> list[str]:
+    def _add_sql(self, release: Release, sql: Structure) -> dict[str, str]:
+        """The nodes of the SQL; returns their ids in the graph."""
         ids: dict[str, str] = {}
         for node in sql.nodes.values():
             facts: dict[str, Any] = {"file": node.file}
@@ -84,15 +105,25 @@ class Graph:
             kind: Kind = "model" if node.kind == "model" else "source"
             ids[node.id] = self._node(release.id, kind, node.name, version, **facts)
             self._edges((ids[name] for name in node.reads), ids[node.id])
-            if node.kind == "source":
-                files = [file for file in release.materials["raw"] if fnmatch.fnmatch(file["path"], node.files)]
-                self._edges((self._file(release, file) for file in files), ids[node.id])
+        return ids
+
+    def _add_files(self, release: Release, sql: _Sql) -> None:
+        for node in (node for node in sql.structure.nodes.values() if node.kind == "source"):
+            files = [file for file in release.materials["raw"] if fnmatch.fnmatch(file["path"], node.files)]
+            self._edges((self._file(release, file) for file in files), sql.ids[node.id])
+
+    def _add_features(self, release: Release, sql: _Sql) -> list[str]:
+        """The feature tables and their columns; returns the tables' ids."""
         tables = []
         for table in release.materials["features"]:
             facts = {"rows": table["rows"], "sha256": table["sha256"]}
             tables.append(self._node(release.id, "features", table["path"], table["sha256"], **facts))
-            if made_by := sql.find(Path(table["path"]).stem):
-                self._edges(self._columns(release, sql, made_by.id, ids), tables[-1])
+            if made_by := sql.structure.find(Path(table["path"]).stem):
+                if made_by.id not in sql.columns:
+                    sql.columns[made_by.id] = self._columns(release, sql.structure, made_by.id, sql.ids)
+                for column in sql.columns[made_by.id]:
+                    self._belongs(release.id, column)
+                self._edges(sql.columns[made_by.id], tables[-1])
         return tables
 
     def _file(self, release: Release, file: dict[str, Any]) -> str:
@@ -145,25 +176,29 @@ class Graph:
         facts = {"digest": release.digest, "by": release.observed["by"], "at": release.observed["at"]}
         self._edges(last, self._node(release.id, "release", release.id, "", commit=release.commit, **facts))
 
-    def _add_channels(self, release: Release, ledger: Ledger) -> None:
+    def _add_channels(self, release: Release, approvals: list[Counted], served: list[Served]) -> None:
         release_node = f"release:{release.id}"
         approved = []
-        for each in approvals.count(ledger, release):
+        for each in approvals:
             facts = {"at": each.approval.at, "own": each.approval.own, "signed": each.signed, "problem": each.problem}
             approved.append(self._node(release.id, "approval", each.approval.by, release.digest, **facts))
             self._edges([release_node], approved[-1])
-        for at in served(ledger):
-            if at.release == release.id:
-                facts = {"since": at.since, "until": at.until, "by": at.entry.by, "reason": at.entry.reason}
-                label = f"{at.channel} generation {at.generation}"
-                channel = self._node(release.id, "channel", label, "", operation=at.entry.kind, **facts)
-                used = approved if at.entry.evidence.get("approvals") else []
-                self._edges([release_node, *used], channel)
+        for at in served:
+            facts = {"since": at.since, "until": at.until, "by": at.entry.by, "reason": at.entry.reason}
+            label = f"{at.channel} generation {at.generation}"
+            channel = self._node(release.id, "channel", label, "", operation=at.entry.kind, **facts)
+            used = approved if at.entry.evidence.get("approvals") else []
+            self._edges([release_node, *used], channel)
 
 
 def of_releases(releases: Iterable[Release], ledger: Ledger, store: Store) -> Graph:
     """The graph of some releases."""
+    releases = list(releases)
+    approved = approvals.count_all(ledger, releases)
+    channels: dict[str, list[Served]] = defaultdict(list)
+    for each in served(ledger):
+        channels[each.release].append(each)
     graph = Graph()
     for release in releases:
-        graph.add(release, ledger, store)
+        graph.add(release, approved[release.id], channels[release.id], store)
     return graph

@@ -7,7 +7,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from graphlib import TopologicalSorter
 from hashlib import sha256
 from pathlib import Path
@@ -44,7 +44,7 @@ class Node:
     sql: str = ""
     known_columns: Mapping[str, str] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of the compiled SQL; empty for a source or a seed."""
         return sha256(f"{self.sql}\n".encode()).hexdigest() if self.sql else ""
@@ -76,8 +76,11 @@ class Structure:
         for node in self.nodes.values():
             if node.kind == "model":
                 reads = {_plain(self.nodes[name]): schema[_plain(self.nodes[name])] for name in node.reads}
-                found[node.id] = lineage_of(self._named(node), reads)
-                columns: Mapping[str, str] = dict.fromkeys(found[node.id].columns, "")
+                found[node.id] = _lineage_of(
+                    self._named(node), tuple((name, tuple(of.items())) for name, of in reads.items())
+                )
+                more = () if found[node.id].complete else ("*",)
+                columns: Mapping[str, str] = dict.fromkeys((*found[node.id].columns, *more), "")
             else:
                 columns = node.known_columns
             schema[_plain(node)] = columns
@@ -148,6 +151,17 @@ class Structure:
                 reached.add(node.id)
         return [name for name in self.nodes if name in reached and name != start]
 
+    def untold(self, *start: str) -> dict[str, str]:
+        """The models that read these nodes of which not all can be told, by name, and why."""
+        below = {*start, *(name for node in start for name in self.models_below(node))}
+        found = {}
+        for name in (name for name in self.queries if name in below):
+            query = self.queries[name]
+            problems = [query.problem, query.indirect_problem, *(each.problem for each in query.columns.values())]
+            if any(problems):
+                found[self.nodes[name].name] = next(filter(None, problems))
+        return found
+
     def find(self, name: str) -> Node | None:
         """The node of a dbt id, a name like `features.flights`, or a table's name that is the only one of its kind."""
         for node in self.nodes.values():
@@ -170,6 +184,12 @@ class Structure:
             for node in self.nodes.values()
             for name in (node.name, *(f"{node.name}.{column}" for column in self.columns(node.id)))
         ]
+
+
+@cache
+def _lineage_of(sql: str, reads: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]) -> QueryLineage:
+    """What two versions of the SQL share is read once."""
+    return lineage_of(sql, {name: dict(columns) for name, columns in reads})
 
 
 def _closure(start: set[Column], step: Callable[[Column], set[Column]]) -> set[Column]:

@@ -6,7 +6,7 @@ dvc.lock and the files it names, and what has changed since they were built is c
 
 import fnmatch
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from difflib import get_close_matches
@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import sha256
-from ..lifecycle import approvals, git, loading
+from ..lifecycle import approvals, git, loading, worktree
 from ..lifecycle.ledger import ChannelName, Entry, Ledger
 from ..lifecycle.pipeline import locked, outputs
 from ..lifecycle.record import Release
-from ..lifecycle.store import Output, Store, file_md5
+from ..lifecycle.store import Output, Store
 from . import structure
 from .structure import Column, Node, Structure
 from .tree import Fact
@@ -228,7 +227,7 @@ class Tracer:
         self, sql: Structure | None, path: str, raw: list["_RawFile"], wrong: dict[str, str]
     ) -> tuple[Fact, ...]:
         node = sql.find(Path(path).stem) if sql else None
-        return (_node_fact(sql, node, raw, wrong, set()),) if sql and node else ()
+        return (_node_fact(sql, node, raw, lambda path: wrong.get(path, ""), set()),) if sql and node else ()
 
     def _code(self, release: Release, wrong: dict[str, str]) -> Fact:
         materials = release.materials
@@ -247,29 +246,15 @@ class Tracer:
         return structure.of_work_tree()
 
     @cached_property
-    def _wrong_here(self) -> dict[str, str]:
-        """Files of the work tree that are not what the pipeline last read or made: path -> what is wrong."""
-        expected = {file.path: file.md5 for file in self._store.files(outputs_here())}
-        for stage in locked().values():
-            expected |= {dep["path"]: dep["md5"] for dep in stage.get("deps", []) if not dep["md5"].endswith(".dir")}
-        found = {
-            path: _state(path, file_md5(Path(path)) if Path(path).is_file() else None, md5)
-            for path, md5 in expected.items()
-        }
-        found |= {
-            node.file: _state(
-                node.file, sha256(Path(node.file)) if Path(node.file).is_file() else None, node.file_sha256
-            )
-            for node in self._sql.nodes.values()
-        }
-        return {path: what for path, what in found.items() if what}
+    def _here(self) -> worktree.WorkTree:
+        return worktree.look(self._store)
 
     def _in_work_tree(self, what: str) -> Fact:
         column = self._sql.find_column(what)
         if column:
             return self._column(column)
         if node := self._sql.find(what):
-            return _node_fact(self._sql, node, self._raw(), self._wrong_here, set())
+            return _node_fact(self._sql, node, self._raw(), self._here.wrong, set())
         if path := self._output_path(what):
             return self._file(path)
         known = [*self._ledger.releases, *CHANNELS, *self._sql.names(), *self._paths()]
@@ -296,9 +281,7 @@ class Tracer:
             name for name, stage in stages.items() for out in stage["outs"] if f"{path}/".startswith(f"{out['path']}/")
         )
         md5 = next(file.md5 for file in self._store.files(outputs_here()) if file.path == path)
-        return Fact(
-            "file", path, f"md5 {md5[:12]}", {"md5": md5}, self._wrong_here.get(path, ""), (self._stage(maker, set()),)
-        )
+        return Fact("file", path, f"md5 {md5[:12]}", {"md5": md5}, self._here.wrong(path), (self._stage(maker, set()),))
 
     def _stage(self, name: str, seen: set[str]) -> Fact:
         if name in seen:
@@ -306,7 +289,11 @@ class Tracer:
         seen.add(name)
         stage = locked()[name]
         makers = {out["path"]: other for other, made in locked().items() for out in made["outs"]}
-        below: list[Fact] = []
+        below = [
+            Fact("file", each.path, problem=self._here.wrong(each.path))
+            for each in self._here.differences
+            if any(f"{each.path}/".startswith(f"{out['path']}/") for out in stage["outs"])
+        ]
         for dep in stage.get("deps", []):
             if dep["path"] in makers:
                 below.append(self._stage(makers[dep["path"]], seen))
@@ -317,7 +304,7 @@ class Tracer:
                         dep["path"],
                         f"md5 {dep['md5'][:12]}",
                         {"md5": dep["md5"]},
-                        self._wrong_here.get(dep["path"], ""),
+                        self._here.wrong(dep["path"]),
                     )
                 )
         params = [f"{key}={value}" for values in stage.get("params", {}).values() for key, value in values.items()]
@@ -332,6 +319,7 @@ class Tracer:
             return Fact("column", name, "as above")
         seen.add(column)
         origins, cannot_tell = self._sql.origins(column)
+        wrong: list[str] = []
         below = [self._column(origin, seen) for origin in sorted(origins)]
         if node.kind == "model":
             query = self._sql.queries[node.id]
@@ -341,8 +329,9 @@ class Tracer:
                 text += "  counts rows" if query.relations else ""
         else:
             files = [file for file in self._raw() if fnmatch.fnmatch(file.path, node.files)]
-            text = f"{len(files)} files {node.files}" if node.kind == "source" else node.file
-        problem = f"not told: {cannot_tell}" if cannot_tell else self._wrong_here.get(node.file, "")
+            text = f"{_many(files)} {node.files}" if node.kind == "source" else node.file
+            wrong = [f"{file.path}: {what}" for file in files if (what := self._here.wrong(file.path))]
+        problem = f"not told: {cannot_tell}" if cannot_tell else "; ".join(wrong) or self._here.wrong(node.file)
         return Fact("column", name, text, {"file": node.file}, problem, tuple(below))
 
 
@@ -360,7 +349,7 @@ def outputs_here(*below: str) -> list[Output]:
     return [out for out in outs if not below or any(f"{out.path}/".startswith(f"{name}/") for name in below)]
 
 
-def _node_fact(sql: Structure, node: Node, raw: list[_RawFile], wrong: dict[str, str], seen: set[str]) -> Fact:
+def _node_fact(sql: Structure, node: Node, raw: list[_RawFile], wrong: Callable[[str], str], seen: set[str]) -> Fact:
     """The tree above a source, seed or model."""
     if node.id in seen:
         return Fact(node.kind, node.name, "as above")
@@ -368,24 +357,22 @@ def _node_fact(sql: Structure, node: Node, raw: list[_RawFile], wrong: dict[str,
     if node.kind == "source":
         files = [file for file in raw if fnmatch.fnmatch(file.path, node.files)]
         rows = sum(file.rows or 0 for file in files)
-        total = f"{len(files)} files" + (f", {rows:,} rows" if rows else "")
+        total = _many(files) + (f", {rows:,} rows" if rows else "")
         return Fact("source", node.name, total, below=tuple(_file_fact(file, wrong) for file in files))
     above = tuple(_node_fact(sql, sql.nodes[name], raw, wrong, seen) for name in node.reads)
     text = f"{node.file}" + (f"  sql {node.digest[:12]}" if node.digest else "")
-    return Fact(node.kind, node.name, text, {"file": node.file, "sql": node.digest}, wrong.get(node.file, ""), above)
+    return Fact(node.kind, node.name, text, {"file": node.file, "sql": node.digest}, wrong(node.file), above)
 
 
-def _file_fact(file: _RawFile, wrong: dict[str, str]) -> Fact:
+def _file_fact(file: _RawFile, wrong: Callable[[str], str]) -> Fact:
     rows = f"{file.rows:,} rows, " if file.rows is not None else ""
     digest = f"sha256 {file.sha256[:12]}" if file.sha256 else f"md5 {file.md5[:12]}"
     data = {"sha256": file.sha256, "md5": file.md5, "rows": file.rows}
-    return Fact("file", file.path, rows + digest, data, wrong.get(file.path, ""))
+    return Fact("file", file.path, rows + digest, data, wrong(file.path))
 
 
-def _state(path: str, actual: str | None, expected: str) -> str:
-    if actual is None:
-        return "it is gone"
-    return "" if actual == expected else "it is not what the pipeline last saw here"
+def _many(files: list[_RawFile]) -> str:
+    return f"{len(files)} file{'' if len(files) == 1 else 's'}"
 
 
 def _decision(entry: Entry) -> Fact:
