@@ -66,7 +66,13 @@ def _series(series: Series) -> dict[str, Any]:
 def _text(found: Monitored, done: operation.Done) -> str:
     profile = found.profile
     rows = [
-        (f"  {each.check}", each.subject, f"{each.now.value:.3g}", f"fires above {each.now.fire:.3g}", _since(each))
+        (
+            f"  {each.check}",
+            each.subject,
+            f"{each.now.value:.3g}",
+            f"fires above {each.now.fire:.3g}, clears below {each.now.clear:.3g}",
+            _since(each),
+        )
         for each in found.breaches
     ]
     looked = ", ".join(f"{seen.measured.window} ({seen.measured.rows:,})" for seen in found.seen)

@@ -52,7 +52,8 @@ def _alert(release: str, series: Series, settings: Alerts) -> Alert:
     point = series.now
     title = f"{series.check} of {series.subject} ({series.source})"
     since = "" if series.source == "freshness" else f", since {point.state.since}"
-    text = f"{release}: {title} is {point.value:.4g}, and fires above {point.fire:.4g}{since}"
+    bounds = f"fires above {point.fire:.4g}, clears below {point.clear:.4g}"
+    text = f"{release}: {title} is {point.value:.4g}{since}; {bounds}"
     # Freshness has no windows: its breach opens at a moment, which is in `since` all the same.
     breach = "/".join((release, series.source, series.check, series.subject, str(point.state.since)))
     command = COMMANDS.get(series.check, OTHERWISE).format(title=title)

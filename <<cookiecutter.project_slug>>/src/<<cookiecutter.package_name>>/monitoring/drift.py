@@ -4,6 +4,9 @@ import math
 
 from .summary import Summary
 
+# Deviations; farther than that is all the same.
+FARTHEST = 1e6
+
 
 def psi(reference: Summary, recent: Summary) -> float | None:
     """Population stability index over the bins, what is missing being one of them; None without rows.
@@ -35,7 +38,7 @@ def distance(reference: Summary, recent: Summary) -> float | None:
     moved = sum(abs(a - b) for a, b in zip(reference.quantiles, recent.quantiles, strict=True)) / len(recent.quantiles)
     if moved == 0:
         return 0.0
-    return moved / reference.std if reference.std > 0 else None
+    return min(moved / reference.std, FARTHEST) if reference.std > 0 else None
 
 
 def null_rise(reference: Summary, recent: Summary) -> float | None:

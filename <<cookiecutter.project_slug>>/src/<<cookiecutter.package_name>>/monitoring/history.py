@@ -124,7 +124,7 @@ def read(release: str, consecutive: dict[str, int], folder: Path = FOLDER) -> li
         from read_parquet([{", ".join(text(str(file)) for file in files)}], filename = true)
         where release = {text(release)}
         qualify row_number() over (
-            partition by source, grain, "window", "check", subject order by at desc, filename desc
+            partition by source, grain, "window", "check", subject order by "at" desc, filename desc
         ) = 1
         order by source, grain, "check", subject, start, "window"
         """

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 
+# What the training rows' own windows reach is exceeded by so much before it counts.
+MARGIN = 1.25
+
+
 @dataclass(frozen=True)
 class Seen:
     """A window, measured; and what its columns look like, for the page."""
@@ -52,7 +56,7 @@ def _figure(
     bounds = settings.thresholds.get(check)
     if bounds is None or not judged or rows < settings.min_rows:
         return Figure(check, subject, value, rows, reference)
-    up = max(natural / bounds.fire, 1.0) if bounds.fire else 1.0
+    up = max(natural * MARGIN / bounds.fire, 1.0) if bounds.fire else 1.0
     return Figure(check, subject, value, rows, reference, round(bounds.fire * up, 6), round(bounds.clear * up, 6))
 
 

@@ -13,7 +13,7 @@ from .summary import Column, Summary
 FILE = Path(".lifecycle/monitoring/monitor.html")
 # Further back than that, the history has it.
 SHOWN_POINTS = 60
-WIDTH, HEIGHT, LEFT, TOP, FOOT = 340, 110, 36, 6, 16
+WIDTH, HEIGHT, LEFT, TOP, FOOT = 340, 110, 44, 6, 16
 
 NAMES = {
     "psi": "PSI",
@@ -135,7 +135,7 @@ def line(series: Series) -> Line:
         path=" ".join(f"{x},{height}" for x, height, *_ in points),
         fire=y(now.fire) if now.fire is not None else None,
         clear=y(now.clear) if now.clear is not None else None,
-        ticks=[(y(value), f"{value:.3g}") for value in ((bottom if bottom < 0 else 0.0), top / 1.08)],
+        ticks=[(y(value), f"{value:.2g}") for value in ((bottom if bottom < 0 else 0.0), top / 1.08)],
         first=shown[0].window[:16],
         last=shown[-1].window[:16] if len(shown) > 1 else "",
     )

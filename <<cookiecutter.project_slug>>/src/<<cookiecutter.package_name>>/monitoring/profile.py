@@ -34,7 +34,7 @@ GRAINS: dict[Grain, str] = {
     "day": "strftime(_at, '%Y-%m-%d')",
     "hour": "strftime(_at, '%Y-%m-%dT%H')",
 }
-MOST_PARTS = 250
+MOST_PARTS = 120
 # Windows that are further out than this share of the training rows' own are not a season's doing.
 NATURAL = 0.95
 
@@ -78,7 +78,7 @@ def profile_of(release: Release, store: Store, settings: Monitoring) -> Profile:
 
 
 def _digest(release: Release, settings: Monitoring) -> str:
-    content = [VERSION, release.id, settings.columns.model_dump(), settings.slices]
+    content = [VERSION, release.id, settings.columns.model_dump(), settings.slices, settings.log_window]
     return hashlib.sha256(canonical(content)).hexdigest()
 
 
@@ -97,6 +97,7 @@ def build(release: Release, store: Store, settings: Monitoring, of: str) -> Prof
     columns = cut(connection, "train", {name: kind_of(kind) for name, kind in features.items()})
     reference = summarise(connection, "train", columns)["all"]
     [score] = cut(connection, "holdout", {SCORE: "number"})
+    grains: tuple[Grain, ...] = ("month", settings.log_window)
     importance = model.importance() if hasattr(model, "importance") else {}
     return Profile(
         of=of,
@@ -105,7 +106,7 @@ def build(release: Release, store: Store, settings: Monitoring, of: str) -> Prof
         holdout=tuple(holdout),
         columns=tuple(columns),
         reference=reference,
-        natural={grain: _natural(connection, columns, by) for grain, by in GRAINS.items()},
+        natural={grain: _natural(connection, columns, GRAINS[grain]) for grain in grains},
         score=score,
         scores=summarise(connection, "holdout", [score])["all"][SCORE],
         importance={name: round(float(share), 6) for name, share in importance.items()},

@@ -171,13 +171,13 @@ def _make_log(
     if labels and labels[0].exists():
         table, columns = labels
         outcome = f"select {quoted(columns.key)}::varchar as k, any_value({quoted(columns.label)}) as label"
-        joined = f"left join ({outcome} from read_parquet({text(str(table))}) group by 1) on k = key"
+        joined = f'left join ({outcome} from read_parquet({text(str(table))}) group by 1) on k = "key"'
         known = "label"
-    named = f"prediction_id, key as _key, at as _at, score as _score, {known} as _label, latency_ms as _latency_ms"
+    named = f'"key" as _key, "at" as _at, score as _score, {known} as _label, latency_ms as _latency_ms'
     connection.execute(
-        f"create or replace temp table log as select {named}, error as _error, strftime(at, '%Y-%m') as _part, "
+        f"create or replace temp table log as select {named}, error as _error, strftime(\"at\", '%Y-%m') as _part, "
         f"unnest(features) from ({' union all by name '.join(sources)}) {joined} where release = {text(release)} "
-        "qualify row_number() over (partition by prediction_id order by at) = 1"
+        'qualify row_number() over (partition by prediction_id order by "at") = 1'
     )
     return True
 
