@@ -188,7 +188,7 @@ def _feature(
         (NAMES[check], each.now.value, each.open)
         for check in ("psi", "distance", "nulls", "outside")
         for each in of_newest
-        if each.check == check
+        if each.check == check and each.now.value is not None
     ]
     return Feature(
         name=column.name,
