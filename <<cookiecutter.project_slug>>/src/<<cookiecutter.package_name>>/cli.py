@@ -327,6 +327,26 @@ def card(
     show(show_card(release, out), as_json)
 
 
+@app.command(epilog="Example:  << cookiecutter.project_slug >> monitor --month 2013-09 --month 2013-10")
+@in_project
+def monitor(
+    release: Annotated[str, typer.Argument(metavar="[RELEASE]", help="Default: what production serves.")] = "",
+    month: Annotated[
+        list[str] | None,
+        typer.Option(metavar="YYYY-MM", help="May be repeated. Default: those after training, and the prediction log."),
+    ] = None,
+    at: Annotated[str, typer.Option(metavar="TIME", help="Taken for now, in UTC, like 2026-05-01T06:00.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Look for drift, bad data, worse predictions, slow or stale service, by the thresholds in params.yaml.
+
+    Writes .lifecycle/monitoring/monitor.html and metrics.prom. Exit code 1 while a breach is open.
+    """
+    from .commands.monitor import monitor as look
+
+    show(look(release, month or [], at), as_json)
+
+
 @app.command(epilog="Example:  << cookiecutter.project_slug >> ui --mlflow-port 5001")
 @in_project
 def ui(

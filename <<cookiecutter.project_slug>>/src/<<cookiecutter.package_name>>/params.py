@@ -122,6 +122,81 @@ class Promotion(Record):
         return self
 
 
+class MonitoredColumns(Record):
+    """Columns of the feature table that are no features: which row it is, of when, of which month, and its outcome."""
+
+    key: str
+    time: str
+    month: str
+    label: str
+
+
+class Threshold(Record):
+    """A breach opens above `fire` and closes below `clear`."""
+
+    fire: float = Field(ge=0)
+    clear: float = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "Threshold":
+        if self.clear > self.fire:
+            raise ValueError(f"clear ({self.clear}) is above fire ({self.fire})")
+        return self
+
+
+class Fresh(Threshold):
+    """Files (a glob), the column that says of when a row is, and how many hours the newest may lag behind."""
+
+    files: str
+    time: str
+
+
+class Alerts(Record):
+    """Where alerts go: Prefect blocks by slug, like slack-webhook/ops. What stays open is told again in a while."""
+
+    blocks: list[str] = []
+    cooldown_hours: float = Field(gt=0)
+    runbook: str
+
+
+Check = Literal[
+    "psi",
+    "distance",
+    "nulls",
+    "outside",
+    "score_psi",
+    "score_distance",
+    "skill_drop",
+    "ranking_drop",
+    "bias",
+    "slice_skill_drop",
+    "unlabelled",
+    "errors",
+    "p99_ms",
+]
+
+
+class Monitoring(Record):
+    """What is watched, and from where on it is a breach. A check without a threshold is measured and never fires.
+
+    `clock`: whether now is now, or the end of `data.through`, for data of the past. `consecutive`: how many windows in
+    a row, by their length, must be above a threshold. `min_rows`, `min_importance`: windows with fewer rows, and
+    features that bring a smaller share of the model's gain, are measured and not judged.
+    """
+
+    columns: MonitoredColumns
+    slices: list[str] = []
+    clock: Literal["now", "data"] = "now"
+    log_window: Literal["day", "hour"] = "day"
+    log_windows: int = Field(default=14, ge=1)
+    min_rows: int = Field(ge=1)
+    min_importance: float = Field(ge=0, le=1)
+    consecutive: dict[Literal["month", "day", "hour"], Annotated[int, Field(ge=1)]]
+    thresholds: dict[Check, Threshold]
+    freshness: dict[str, Fresh] = {}
+    alerts: Alerts
+
+
 class Params(Record):
     """All of params.yaml."""
 
@@ -130,6 +205,7 @@ class Params(Record):
     train: Train
     evaluate: Evaluate
     promotion: Promotion
+    monitoring: Monitoring
 
 
 def load_params(path: Path = PARAMS_FILE) -> Params:

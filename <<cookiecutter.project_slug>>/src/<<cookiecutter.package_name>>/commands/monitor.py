@@ -1,0 +1,88 @@
+"""`monitor`: what serves, watched."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from ..errors import UserError
+from ..monitoring import operation
+from ..monitoring.history import Series
+from ..monitoring.monitor import Monitored, now
+from .shown import Shown, table, with_repairs
+
+
+def monitor(what: str, months: list[str], at: str) -> Shown:
+    """Measure, and say what is in breach."""
+    done = operation.run(what or "production", months, _time(at) if at else now())
+    found = done.found
+    data = {
+        "release": found.release,
+        "at": found.at.isoformat(),
+        "windows": [_window(each) for each in found.seen],
+        "breaches": [_series(each) for each in found.breaches],
+        "figures": [_series(each) for each in found.series],
+        "alerts": [vars(alert) for alert in done.alerts],
+        "page": str(done.page),
+        "notes": done.notes,
+    }
+    return Shown(data, with_repairs(done.notes, _text(found, done)), ok=not found.breaches)
+
+
+def _time(text: str) -> datetime:
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise UserError(f"--at is a time like 2026-05-01T06:00, and not {text!r}") from None
+    return time.astimezone(UTC).replace(tzinfo=None) if time.tzinfo else time
+
+
+def _window(seen: Any) -> dict[str, Any]:
+    of = seen.measured
+    return {
+        "source": of.source,
+        "window": of.window,
+        "start": of.start.isoformat(),
+        "end": of.end.isoformat(),
+        "rows": of.rows,
+    }
+
+
+def _series(series: Series) -> dict[str, Any]:
+    point = series.now
+    return {
+        "source": series.source,
+        "check": series.check,
+        "subject": series.subject,
+        "window": point.window,
+        "value": point.value,
+        "reference": point.reference,
+        "fire": point.fire,
+        "clear": point.clear,
+        "rows": point.rows,
+        "open": point.state.open,
+        "since": point.state.since,
+    }
+
+
+def _text(found: Monitored, done: operation.Done) -> str:
+    profile = found.profile
+    rows = [
+        (
+            f"  {each.check}",
+            each.subject,
+            f"{each.now.value:.3g}",
+            f"fires above {each.now.fire:.3g}, clears below {each.now.clear:.3g}",
+            _since(each),
+        )
+        for each in found.breaches
+    ]
+    looked = ", ".join(f"{seen.measured.window} ({seen.measured.rows:,})" for seen in found.seen)
+    judged = sum(each.now.fire is not None for each in found.series)
+    lines = [f"{found.release}, trained on {profile.train[0]} to {profile.train[-1]}", f"  rows of {looked}"]
+    lines.append(f"{len(rows)} of {judged} checks in breach{':' if rows else ''}")
+    lines += [table(rows)] if rows else []
+    lines += [f"  type     {alert.command}" for alert in done.alerts[:1]]
+    return "\n".join([*lines, f"open {done.page}"])
+
+
+def _since(series: Series) -> str:
+    return f"since {series.now.state.since}" if series.source != "freshness" else ""

@@ -1,0 +1,54 @@
+"""The newest figures as Prometheus gauges, for node-exporter's textfile collector or the server's /metrics."""
+
+from datetime import datetime
+from pathlib import Path
+
+from ..files import write_text
+from .monitor import Monitored
+
+FILE = Path(".lifecycle/monitoring/metrics.prom")
+EPOCH = datetime(1970, 1, 1)  # UTC, as all times here
+
+
+def write(found: Monitored, file: Path = FILE) -> None:
+    """Replace the file, in one step."""
+    write_text(file, render(found))
+
+
+def read(file: Path = FILE) -> str:
+    """What the last run wrote, for a server to pass on; nothing before the first."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+
+
+def render(found: Monitored) -> str:
+    """The text exposition format, version 0.0.4."""
+    values, bounds, breaches = [], [], []
+    for each in found.series:
+        names = {"release": found.release, "source": each.source, "check": each.check, "subject": each.subject}
+        labels = ",".join(f'{name}="{_escaped(value)}"' for name, value in names.items())
+        if each.now.value is not None:
+            values.append(f"monitor_value{{{labels}}} {each.now.value!r}")
+        if each.now.fire is not None:
+            bounds.append(f"monitor_fires_above{{{labels}}} {each.now.fire!r}")
+            breaches.append(f"monitor_breach{{{labels}}} {int(each.open)}")
+    parts = [
+        ("monitor_value", "The newest value of a check.", values),
+        ("monitor_fires_above", "A breach opens above that.", bounds),
+        ("monitor_breach", "1 while a breach is open.", breaches),
+        (
+            "monitor_run_timestamp_seconds",
+            "When the monitor last ran.",
+            [f"monitor_run_timestamp_seconds {(found.at - EPOCH).total_seconds()!r}"],
+        ),
+    ]
+    return "".join(
+        f"# HELP {name} {help_}\n# TYPE {name} gauge\n" + "".join(f"{line}\n" for line in lines)
+        for name, help_, lines in parts
+    )
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

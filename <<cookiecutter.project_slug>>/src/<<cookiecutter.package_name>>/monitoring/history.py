@@ -1,0 +1,143 @@
+"""Every figure of every run, in Parquet files that are only ever added to; and the verdicts that follow from them.
+
+A verdict is no state of its own: it is the state machine run over the figures, window by window, the newest run of a
+window counting. So a run that is repeated, or that a crash cut short, changes nothing.
+"""
+
+import os
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..files import replacing
+from .summary import text
+from .verdicts import Figure, State, fold
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FOLDER = Path(".lifecycle/monitoring/history")
+# A figure that is of the moment and of no window, like freshness, is judged by itself.
+NOW = "now"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A window and what was measured of it. `grain` and `source` as in window.Window; or NOW and freshness."""
+
+    source: str
+    grain: str
+    window: str
+    start: datetime
+    end: datetime
+    rows: int
+    figures: list[Figure]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One figure of a series, and the state after it."""
+
+    window: str
+    start: datetime
+    value: float | None
+    reference: float | None
+    fire: float | None
+    clear: float | None
+    rows: int
+    state: State
+
+
+@dataclass(frozen=True)
+class Series:
+    """A check of one subject over time, oldest first."""
+
+    source: str
+    grain: str
+    check: str
+    subject: str
+    points: list[Point]
+
+    @property
+    def now(self) -> Point:
+        """The newest figure."""
+        return self.points[-1]
+
+    @property
+    def open(self) -> bool:
+        """Whether it is in breach."""
+        return self.now.state.open
+
+
+def _schema() -> "pa.Schema":
+    import pyarrow as pa
+
+    names = ("release", "source", "grain", "window", "check", "subject")
+    numbers = ("value", "reference", "fire", "clear")
+    return pa.schema(
+        [("at", pa.timestamp("us"))]
+        + [(name, pa.string()) for name in names]
+        + [(name, pa.timestamp("us")) for name in ("start", "end")]
+        + [(name, pa.float64()) for name in numbers]
+        + [("rows", pa.int64())]
+    )
+
+
+def append(release: str, at: datetime, measured: list[Measured]) -> Path | None:
+    """Add a file with all figures of a run; returns it, None where there are no figures."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows: list[dict[str, Any]] = [
+        {
+            "at": at,
+            "release": release,
+            "source": each.source,
+            "grain": each.grain,
+            "window": each.window,
+            "start": each.start,
+            "end": each.end,
+            **asdict(figure),
+        }
+        for each in measured
+        for figure in each.figures
+    ]
+    if not rows:
+        return None
+    path = FOLDER / f"{at:%Y%m%dT%H%M%S%f}-{os.getpid()}.parquet"
+    with replacing(path) as aside:
+        pq.write_table(pa.Table.from_pylist(rows, schema=_schema()), aside)
+    return path
+
+
+def read(release: str, consecutive: dict[str, int], folder: Path = FOLDER) -> list[Series]:
+    """Every series of a release, with its states."""
+    from .window import connect
+
+    files = sorted(folder.glob("*.parquet"))
+    if not files:
+        return []
+    rows = connect().execute(
+        f"""
+        select source, grain, "check", subject, "window", start, value, reference, fire, clear, rows
+        from read_parquet([{", ".join(text(str(file)) for file in files)}], filename = true)
+        where release = {text(release)}
+        qualify row_number() over (
+            partition by source, grain, "window", "check", subject order by "at" desc, filename desc
+        ) = 1
+        order by source, grain, "check", subject, start, "window"
+        """
+    )
+    found: dict[tuple[str, str, str, str], list[tuple[Any, ...]]] = {}
+    for source, grain, check, subject, *figure in rows.fetchall():
+        found.setdefault((source, grain, check, subject), []).append(tuple(figure))
+    return [Series(*name, _points(figures, consecutive.get(name[1], 1))) for name, figures in found.items()]
+
+
+def _points(figures: list[tuple[Any, ...]], needed: int) -> list[Point]:
+    states = fold(((window, value, fire, clear) for window, _, value, _, fire, clear, _ in figures), needed)
+    return [
+        Point(window, start, value, reference, fire, clear, rows, state)
+        for (window, start, value, reference, fire, clear, rows), state in zip(figures, states, strict=True)
+    ]

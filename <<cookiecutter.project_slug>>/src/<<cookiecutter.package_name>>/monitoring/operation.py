@@ -1,0 +1,40 @@
+"""The monitor from beginning to end, for the command line and for the flow alike."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from ..lifecycle.reconcile import open_ledger
+from ..params import load_params
+from . import alerts, gauges, page
+from .alerts import Alert
+from .monitor import Monitored, monitor
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a run saw, the alerts that were new, and what else there is to say."""
+
+    found: Monitored
+    alerts: list[Alert]
+    page: Path
+    notes: list[str]
+
+
+def run(
+    what: str, months: Iterable[str], at: datetime, targets: dict[str, Callable[[Alert], object]] | None = None
+) -> Done:
+    """Measure a release (by id, or the channel that serves it), write page and gauges, and tell of what is in breach.
+
+    Raises:
+        UserError: nothing to measure.
+    """
+    params = load_params()
+    opened = open_ledger()
+    found = monitor(opened.ledger.release(what), opened.store, params, at, months)
+    gauges.write(found)
+    page.write(found)
+    settings = params.monitoring.alerts
+    new, problems = alerts.tell(alerts.of(found, settings), targets or {}, at, settings)
+    return Done(found, new, page.FILE, [*opened.done, *found.notes, *problems])

@@ -1,0 +1,205 @@
+"""Recent inputs, as relations that look alike wherever the rows come from.
+
+Each has the model's features, and `_key`, `_at` (UTC), `_score`, `_label` (null: not known yet), `_latency_ms` and
+`_error`. Rows come from the feature table, a window a month, scored here by the release's model; or from the prediction
+log, a window a day or an hour, scored when they were asked for.
+
+The log is every `*.jsonl` and `*.parquet` file below `logs/predictions`, with the columns of LOG and the struct
+`features`. A torn last line, and a row that is in two files, do no harm.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..errors import UserError, one_line
+from ..params import MonitoredColumns
+from .summary import quoted, text
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+LOG_FOLDER = Path("logs/predictions")
+LOG = {
+    "prediction_id": "VARCHAR",
+    "at": "TIMESTAMP",
+    "release": "VARCHAR",
+    "channel": "VARCHAR",
+    "generation": "BIGINT",
+    "key": "VARCHAR",
+    "shadow": "BOOLEAN",
+    "score": "DOUBLE",
+    "latency_ms": "DOUBLE",
+    "error": "VARCHAR",
+}
+Grain = Literal["month", "day", "hour"]
+
+
+@dataclass(frozen=True)
+class Window:
+    """Some rows, by the name of their relation; `start` and `end` are the first and the last of their times."""
+
+    source: Literal["features", "log"]
+    grain: Grain
+    name: str
+    start: datetime
+    end: datetime
+    rows: int
+    relation: str
+
+
+def connect() -> "DuckDBPyConnection":
+    """A database in memory, in which all times are UTC."""
+    import duckdb
+
+    connection = duckdb.connect()
+    connection.execute("set TimeZone = 'UTC'")
+    return connection
+
+
+def score_rows(
+    connection: "DuckDBPyConnection", name: str, selected: str, columns: MonitoredColumns, model: Any
+) -> None:
+    """Make the relation `name`: rows of the feature table, with what the model predicts for them.
+
+    Raises:
+        UserError: the table lacks a column.
+    """
+    import duckdb
+    import pyarrow as pa
+
+    meta = {"_key": columns.key, "_at": columns.time, "_label": columns.label, "_part": columns.month}
+    named = ", ".join(f"{quoted(column)} as {alias}" for alias, column in meta.items())
+    try:
+        rows: Any = connection.sql(f"select *, {named} from {selected}").to_arrow_table()
+        scores = model.predict(rows)
+    except (duckdb.BinderException, KeyError) as error:
+        raise UserError(
+            f"the feature table lacks what the release or params.yaml asks for: {one_line(error)}"
+        ) from None
+    empty = {"_latency_ms": pa.nulls(rows.num_rows, pa.float64()), "_error": pa.nulls(rows.num_rows, pa.string())}
+    for column, values in {"_score": pa.array(scores, pa.float64()), **empty}.items():
+        rows = rows.append_column(column, values)
+    connection.register(name, rows)
+
+
+def of_features(
+    connection: "DuckDBPyConnection", table: Path, months: list[str], columns: MonitoredColumns, model: Any
+) -> Iterator[Window]:
+    """A window for each of these months of the feature table."""
+    for number, month in enumerate(months):
+        name = f"features_{number}"
+        where = f"where {quoted(columns.month)}::varchar = {text(month)}"
+        score_rows(connection, name, f"read_parquet({text(str(table))}) {where}", columns, model)
+        yield _window(connection, "features", "month", month, name)
+        connection.unregister(name)
+
+
+def months_of(connection: "DuckDBPyConnection", table: Path, columns: MonitoredColumns) -> list[str]:
+    """The months of a feature table, oldest first.
+
+    Raises:
+        UserError: there is no such table, or it has no such column.
+    """
+    import duckdb
+
+    sql = f"select distinct {quoted(columns.month)}::varchar from read_parquet({text(str(table))}) order by 1"
+    try:
+        return [month for (month,) in connection.execute(sql).fetchall() if month is not None]
+    except (duckdb.IOException, duckdb.BinderException) as error:
+        raise UserError(f"{table} cannot be looked at ({one_line(error, 120)}): `run` makes it") from None
+
+
+def of_log(
+    connection: "DuckDBPyConnection",
+    release: str,
+    features: dict[str, str],
+    grain: Grain,
+    newest: int,
+    labels: tuple[Path, MonitoredColumns] | None,
+    folder: Path = LOG_FOLDER,
+) -> Iterator[Window]:
+    """The newest windows with predictions of a release, oldest first.
+
+    Args:
+        connection: where the relations are made.
+        release: its id.
+        features: name -> type, as the record has them.
+        grain: how long a window is.
+        newest: how many of them.
+        labels: the feature table that will have the outcome, by key, and the names of its columns.
+        folder: of the log.
+    """
+    if not _make_log(connection, release, features, labels, folder):
+        return
+    sql = f"select distinct date_trunc('{grain}', _at) from log where _at is not null order by 1 desc limit {newest}"
+    for number, (start,) in enumerate(sorted(connection.execute(sql).fetchall())):
+        name = f"log_{number}"
+        connection.execute(
+            f"create or replace temp view {name} as select * from log "
+            f"where _at >= timestamp '{start}' and _at < timestamp '{start}' + interval 1 {grain}"
+        )
+        shown = start.strftime("%Y-%m-%d" if grain == "day" else "%Y-%m-%dT%H")
+        yield _window(connection, "log", grain, shown, name)
+
+
+def _make_log(
+    connection: "DuckDBPyConnection",
+    release: str,
+    features: dict[str, str],
+    labels: tuple[Path, MonitoredColumns] | None,
+    folder: Path,
+) -> bool:
+    lines, parts = sorted(folder.rglob("*.jsonl")), sorted(folder.rglob("*.parquet"))
+    struct = ", ".join(f"{quoted(name)} {_sql_type(kind)}" for name, kind in features.items())
+    types = LOG | {"features": f"STRUCT({struct})"}
+    sources = []
+    if lines:
+        declared = ", ".join(f"{text(name)}: {text(kind)}" for name, kind in types.items())
+        sources.append(
+            f"select * from read_json({_paths(lines)}, format = 'newline_delimited', columns = {{{declared}}}, "
+            "ignore_errors = true)"
+        )
+    if parts:
+        casts = ", ".join(f"{quoted(name)}::{kind} as {quoted(name)}" for name, kind in types.items())
+        sources.append(f"select {casts} from read_parquet({_paths(parts)}, union_by_name = true)")
+    if not sources:
+        return False
+    known, joined = "null::boolean", ""
+    if labels and labels[0].exists():
+        table, columns = labels
+        outcome = f"select {quoted(columns.key)}::varchar as k, any_value({quoted(columns.label)}) as label"
+        joined = f'left join ({outcome} from read_parquet({text(str(table))}) group by 1) on k = "key"'
+        known = "label"
+    named = f'"key" as _key, "at" as _at, score as _score, {known} as _label, latency_ms as _latency_ms'
+    connection.execute(
+        f"create or replace temp table log as select {named}, error as _error, strftime(\"at\", '%Y-%m') as _part, "
+        f"unnest(features) from ({' union all by name '.join(sources)}) {joined} where release = {text(release)} "
+        'qualify row_number() over (partition by prediction_id order by "at") = 1'
+    )
+    return True
+
+
+def _paths(files: list[Path]) -> str:
+    return f"[{', '.join(text(str(file)) for file in files)}]"
+
+
+def _sql_type(arrow: str) -> str:
+    """DuckDB's name for a type that the record calls as Arrow does."""
+    if arrow.startswith(("int", "uint")):
+        return "BIGINT"
+    if arrow.startswith(("double", "float", "half", "decimal")):
+        return "DOUBLE"
+    if arrow.startswith(("timestamp", "date")):
+        return "TIMESTAMP"
+    return "BOOLEAN" if arrow == "bool" else "VARCHAR"
+
+
+def _window(
+    connection: "DuckDBPyConnection", source: Literal["features", "log"], grain: Grain, name: str, relation: str
+) -> Window:
+    sql = f"select min(_at)::timestamp, max(_at)::timestamp, count(*) from {relation}"
+    [(start, end, rows)] = connection.execute(sql).fetchall()
+    return Window(source, grain, name, start, end, rows, relation)
