@@ -180,7 +180,21 @@ def rollback(
     show(roll_back(channel.value, to, reason, generation), as_json)
 
 
-@app.command(epilog="Example:  << cookiecutter.project_slug >> history production")
+@app.command(epilog="Example:  << cookiecutter.project_slug >> hold production --reason 'holidays'")
+@in_project
+def hold(
+    channel: Channel,
+    reason: Annotated[str, typer.Option(help="Why, for those who come after.")] = "",
+    end: Annotated[bool, typer.Option("--end", help="End the hold.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Keep automation from promoting to a channel, until a person moves it or ends the hold."""
+    from .commands.channels import hold as hold_channel
+
+    show(hold_channel(channel.value, reason, end), as_json)
+
+
+@app.command(epilog="Example:  << cookiecutter.project_slug >> history production --limit 5")
 @in_project
 def history(
     channel: Annotated[Channel | None, typer.Argument(help="One channel; else everything.")] = None,
@@ -336,6 +350,7 @@ def monitor(
         typer.Option(metavar="YYYY-MM", help="May be repeated. Default: those after training, and the prediction log."),
     ] = None,
     at: Annotated[str, typer.Option(metavar="TIME", help="Taken for now, in UTC, like 2026-05-01T06:00.")] = "",
+    act: Annotated[bool, typer.Option("--act", help="Do what the triggers in params.yaml say.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Look for drift, bad data, worse predictions, slow or stale service, by the thresholds in params.yaml.
@@ -344,7 +359,7 @@ def monitor(
     """
     from .commands.monitor import monitor as look
 
-    show(look(release, month or [], at), as_json)
+    show(look(release, month or [], at, act), as_json)
 
 
 @app.command(epilog="Example:  << cookiecutter.project_slug >> ui --mlflow-port 5001")

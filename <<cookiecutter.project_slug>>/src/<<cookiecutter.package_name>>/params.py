@@ -176,6 +176,29 @@ Check = Literal[
 ]
 
 
+Action = Literal["alert", "retrain", "hold", "rollback"]
+
+
+class Rule(Record):
+    """What a breach of a check leads to; of one source alone, if that is named: the prediction log, or features."""
+
+    check: Check | Literal["freshness"]
+    source: Literal["log", "features"] | None = None
+    do: Action
+
+
+class Triggers(Record):
+    """The first rule that fits a breach counts; where none does, it is an alert and no more.
+
+    `rollbacks_a_day`: after so many automatic ones, production is put on hold for a person. `cooldown_hours`: from one
+    automatic action to the next of its kind.
+    """
+
+    rules: list[Rule] = []
+    rollbacks_a_day: int = Field(default=1, ge=0)
+    cooldown_hours: dict[Action, Annotated[float, Field(ge=0)]] = {}
+
+
 class Monitoring(Record):
     """What is watched, and from where on it is a breach. A check without a threshold is measured and never fires.
 
@@ -195,6 +218,7 @@ class Monitoring(Record):
     thresholds: dict[Check, Threshold]
     freshness: dict[str, Fresh] = {}
     alerts: Alerts
+    triggers: Triggers = Triggers()
 
 
 class Params(Record):

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 
 from ..errors import UserError
-from ..lifecycle import operations
+from ..lifecycle import channels, operations
 from ..lifecycle.channels import Move
 from ..lifecycle.history import history
 from ..lifecycle.ledger import ChannelName
@@ -44,6 +44,17 @@ def rollback(channel: ChannelName, to: str, reason: str, generation: int | None)
     done = operations.rollback(channel, reason, to, generation)
     attach_later(done.result.release, done.result.previous)
     return _shown(done.result, done.notes)
+
+
+def hold(channel: ChannelName, reason: str, end: bool) -> Shown:
+    """Put a channel on hold, or end that."""
+    opened = open_ledger(network=True)
+    entry = channels.hold(opened.ledger, channel, reason=reason, end=end)
+    text = (
+        f"{channel} is {'no longer ' if end else ''}on hold: automation {'may promote' if end else 'promotes nothing'}"
+    )
+    data = {"channel": channel, "held": not end, "entry": entry.number, "notes": opened.done}
+    return Shown(data, with_repairs(opened.done, text))
 
 
 def _shown(move: Move, notes: list[str]) -> Shown:

@@ -4,15 +4,18 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ..errors import UserError
+from ..lifecycle import operations
 from ..monitoring import operation
 from ..monitoring.history import Series
 from ..monitoring.monitor import Monitored, now
+from .run import run_pipeline
 from .shown import Shown, table, with_repairs
 
 
-def monitor(what: str, months: list[str], at: str) -> Shown:
-    """Measure, and say what is in breach."""
-    done = operation.run(what or "production", months, _time(at) if at else now())
+def monitor(what: str, months: list[str], at: str, act: bool) -> Shown:
+    """Measure, and say what is in breach; with `act`, do what the triggers say."""
+    time = _time(at) if at else now()
+    done = operation.run(what or "production", months, time, retrain=retrain if act else None)
     found = done.found
     data = {
         "release": found.release,
@@ -21,10 +24,18 @@ def monitor(what: str, months: list[str], at: str) -> Shown:
         "breaches": [_series(each) for each in found.breaches],
         "figures": [_series(each) for each in found.series],
         "alerts": [vars(alert) for alert in done.alerts],
+        "acted": done.acted,
         "page": str(done.page),
         "notes": done.notes,
     }
     return Shown(data, with_repairs(done.notes, _text(found, done)), ok=not found.breaches)
+
+
+def retrain() -> str:
+    """Run the pipeline on what is new and release the result; says which release that is."""
+    run_pipeline()
+    made = operations.release("retrained by the monitor", automation=True).result
+    return f"{made.release.id}" if made.new else f"{made.release.id} again: there is nothing new to learn from"
 
 
 def _time(text: str) -> datetime:
@@ -81,6 +92,7 @@ def _text(found: Monitored, done: operation.Done) -> str:
     lines.append(f"{len(rows)} of {judged} checks in breach{':' if rows else ''}")
     lines += [table(rows)] if rows else []
     lines += [f"  type     {alert.command}" for alert in done.alerts[:1]]
+    lines += [f"  did      {each}" for each in done.acted]
     return "\n".join([*lines, f"open {done.page}"])
 
 

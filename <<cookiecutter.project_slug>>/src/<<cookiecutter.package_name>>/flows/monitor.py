@@ -7,23 +7,36 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import create_link_artifact, create_table_artifact
 from prefect.blocks.core import Block
 
+from ..lifecycle import operations
 from ..monitoring import alerts, operation
 from ..monitoring.monitor import now
 from ..params import load_params
+from .pipeline import pipeline
 
 
 @flow(name="monitor")
-def monitor(release: str = "production", months: list[str] | None = None) -> list[str]:
-    """Look for breaches, and tell the blocks of params.yaml (monitoring.alerts.blocks); returns what is in breach."""
+def monitor(release: str = "production", months: list[str] | None = None, act: bool = False) -> list[str]:
+    """Look for breaches, and tell the blocks of params.yaml (monitoring.alerts.blocks); returns what is in breach.
+
+    With `act`, do what the triggers of params.yaml say, too.
+    """
     blocks = load_params().monitoring.alerts.blocks
-    done = operation.run(release, months or [], now(), {slug: partial(_notify, slug) for slug in blocks})
-    for note in done.notes:
+    done = operation.run(
+        release, months or [], now(), {slug: partial(_notify, slug) for slug in blocks}, _retrain if act else None
+    )
+    for note in [*done.notes, *done.acted]:
         get_run_logger().warning(note)
     create_table_artifact(
         _rows(done) or [{"breach": "none"}], key="monitor", description=f"{done.found.release}: in breach"
     )
     create_link_artifact(done.page.resolve().as_uri(), key="monitor-page", link_text="all figures, with plots")
     return [alert.breach for alert in alerts.of(done.found, load_params().monitoring.alerts)]
+
+
+def _retrain() -> str:
+    pipeline()
+    made = operations.release("retrained by the monitor", automation=True).result
+    return made.release.id
 
 
 def _notify(slug: str, alert: alerts.Alert) -> None:

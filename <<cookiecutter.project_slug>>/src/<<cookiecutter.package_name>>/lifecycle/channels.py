@@ -82,6 +82,8 @@ def promote(
     _expect(ledger, to, generation)
     if channel and channel.release == release.id and channel.traffic == traffic:
         return _unchanged(to, channel, start)
+    if automation and (hold := ledger.held(to)):
+        raise UserError(f"{to} is on hold since {hold.at} ({hold.reason}): a person ends that, by `hold {to} --end`")
     loading.need(release.commit)  # a rollback goes without: what serves is held against the tree
     evidence = _allowed(ledger, release, to, policy, store, reason, automation)
     loading.try_out(release, loading.materialise(release, store))
@@ -166,6 +168,49 @@ def rollback(
     after = ledger.append(entry, files, guards=guards, offline=True)
     notes = [] if release is None else _schema_notes(release, ledger.release(left))
     return _follow(after, entry, release, start, notes, None)
+
+
+def hold(
+    ledger: Ledger,
+    name: ChannelName,
+    *,
+    reason: str,
+    end: bool = False,
+    automation: bool = False,
+    evidence: dict[str, Any] | None = None,
+) -> Entry:
+    """Keep automation from promoting to a channel, or end that; returns the ledger's entry.
+
+    A person's promotion or rollback of the channel ends it too.
+
+    Raises:
+        UserError: it has no reason, or there is none to end.
+    """
+    if end and ledger.held(name) is None:
+        raise UserError(f"{name} is not on hold")
+    if not end and not reason.strip():
+        raise UserError("a hold needs a reason, for those who come after: --reason '...'")
+    return note(ledger, "hold", name, reason, automation, (evidence or {}) | ({"ended": True} if end else {}))
+
+
+def note(
+    ledger: Ledger, kind: Kind, name: ChannelName, reason: str, automation: bool, evidence: dict[str, Any]
+) -> Entry:
+    """Write an entry that moves nothing."""
+    channel = ledger.channel(name)
+    entry = Entry(
+        kind=kind,
+        release=channel.release if channel else None,
+        channel=name,
+        by=git.identity(),
+        at=book.now(),
+        automation=automation,
+        reason=reason,
+        evidence=evidence,
+    )
+    written = ledger.append(entry, lambda _: {}, offline=True).last_entry()
+    assert written is not None
+    return written
 
 
 def _target(ledger: Ledger, name: ChannelName, leaving: str, served: list[str], to: str) -> str | None:

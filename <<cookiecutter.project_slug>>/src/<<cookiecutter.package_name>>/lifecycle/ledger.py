@@ -34,7 +34,7 @@ FAR = "refs/lifecycle/{remote}/ledger"
 ENTRY = "entry.json"
 
 ChannelName = Literal["staging", "canary", "production"]
-Kind = Literal["release", "approve", "promote", "rollback"]
+Kind = Literal["release", "approve", "promote", "rollback", "hold", "retrain"]
 # More races than that in a row are not a race.
 ATTEMPTS = 20
 
@@ -130,6 +130,15 @@ class Ledger:
     def quarantine(self, release_id: str) -> Quarantine | None:
         """Why a release is in quarantine, if it is."""
         return self._parse(Quarantine, f"quarantine/{release_id}.json")
+
+    def held(self, name: ChannelName) -> Entry | None:
+        """The entry that keeps automation from promoting to a channel: a hold that no person has ended since."""
+        for _, entry in reversed(self.entries()):
+            if entry.channel == name and entry.kind == "hold":
+                return None if entry.evidence.get("ended") else entry
+            if entry.channel == name and not entry.automation:
+                return None
+        return None
 
     def approvals(self, release_id: str) -> dict[str, bytes]:
         """The files of a release's approvals: path -> content."""

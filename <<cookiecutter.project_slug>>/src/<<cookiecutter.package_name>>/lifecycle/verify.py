@@ -145,6 +145,8 @@ def _undeclared(entry: Entry, step: Step, before: dict[str, str]) -> Iterator[st
         "release": (f"releases/{entry.release}.json",),
         "approve": (f"approvals/{entry.release}/",),
         "promote": (f"channels/{entry.channel}.json",),
+        "hold": (),
+        "retrain": (),
         "rollback": (f"channels/{entry.channel}.json", f"quarantine/{entry.evidence.get('quarantined')}.json"),
     }[entry.kind]
     # A person, with a reason: automation may not.

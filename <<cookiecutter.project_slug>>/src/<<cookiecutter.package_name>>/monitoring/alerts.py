@@ -54,10 +54,13 @@ def _alert(release: str, series: Series, settings: Alerts) -> Alert:
     since = "" if series.source == "freshness" else f", since {point.state.since}"
     bounds = f"fires above {point.fire:.4g}, clears below {point.clear:.4g}"
     text = f"{release}: {title} is {point.value:.4g}{since}; {bounds}"
-    # Freshness has no windows: its breach opens at a moment, which is in `since` all the same.
-    breach = "/".join((release, series.source, series.check, series.subject, str(point.state.since)))
     command = COMMANDS.get(series.check, OTHERWISE).format(title=title)
-    return Alert(breach, title, text, command, settings.runbook)
+    return Alert(breach_of(release, series), title, text, command, settings.runbook)
+
+
+def breach_of(release: str, series: Series) -> str:
+    """The name of an open breach. Freshness has no windows: its breach opens at a moment, which is in `since` too."""
+    return "/".join((release, series.source, series.check, series.subject, str(series.now.state.since)))
 
 
 def body(alert: Alert) -> str:

@@ -7,25 +7,32 @@ from pathlib import Path
 
 from ..lifecycle.reconcile import open_ledger
 from ..params import load_params
-from . import alerts, gauges, page
+from . import alerts, gauges, page, triggers
 from .alerts import Alert
 from .monitor import Monitored, monitor
 
 
 @dataclass(frozen=True)
 class Done:
-    """What a run saw, the alerts that were new, and what else there is to say."""
+    """What a run saw, the alerts that were new, what it did about them, and what else there is to say."""
 
     found: Monitored
     alerts: list[Alert]
+    acted: list[str]
     page: Path
     notes: list[str]
 
 
 def run(
-    what: str, months: Iterable[str], at: datetime, targets: dict[str, Callable[[Alert], object]] | None = None
+    what: str,
+    months: Iterable[str],
+    at: datetime,
+    targets: dict[str, Callable[[Alert], object]] | None = None,
+    retrain: Callable[[], str] | None = None,
 ) -> Done:
     """Measure a release (by id, or the channel that serves it), write page and gauges, and tell of what is in breach.
+
+    With `retrain`, which builds and releases a new model, it does what the triggers of params.yaml say, too.
 
     Raises:
         UserError: nothing to measure.
@@ -37,4 +44,5 @@ def run(
     page.write(found)
     settings = params.monitoring.alerts
     new, problems = alerts.tell(alerts.of(found, settings), targets or {}, at, settings)
-    return Done(found, new, page.FILE, [*opened.done, *found.notes, *problems])
+    acted = triggers.act(found, params.monitoring.triggers, retrain) if retrain else []
+    return Done(found, new, acted, page.FILE, [*opened.done, *found.notes, *problems])
