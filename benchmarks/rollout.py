@@ -94,10 +94,11 @@ def shadow(rollouts, worse, noise):
         happened = random.random(ROWS) < chance
         miss = random.normal(0, 0.05 * noise / 0.5, (2, ROWS)) if noise else np.zeros((2, ROWS))
         scores = np.clip(chance + miss, 0, 1)
+        aside = random.choice([-1, 1], ROWS) * abs(worse) ** 0.5
         if worse > 0:
-            scores[1] = np.clip(chance + miss[1] + random.choice([-1, 1], ROWS) * worse**0.5, 0, 1)
+            scores[1] = np.clip(chance + miss[1] + aside, 0, 1)
         elif worse < 0:
-            scores[0] = np.clip(chance + miss[0] + random.choice([-1, 1], ROWS) * (-worse) ** 0.5, 0, 1)
+            scores[0] = np.clip(chance + miss[0] + aside, 0, 1)
         losses = (scores - happened) ** 2
         difference = losses[1] - losses[0]
         compared = compare_losses(difference, 0.005, ALPHA, ALPHA, 300)

@@ -19,7 +19,6 @@ FORBIDDEN = {
     "monitoring": {"cli", "commands", "flows", "lineage", "serving", "stages"},
     "serving": {"cli", "commands", "flows", "lifecycle", "lineage", "stages"},
     "flows": {"cli", "commands"},
-    "monitoring": {"cli", "commands", "flows", "stages"},
     "commands": {"cli"},
     "model": {"cli", "commands", "flows", "lifecycle", "lineage", "serving", "stages"},
     "params": {"cli", "commands", "flows", "lifecycle", "lineage", "serving", "stages"},

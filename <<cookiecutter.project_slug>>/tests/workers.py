@@ -171,6 +171,12 @@ def move_back(channel: str, reason: str) -> Any:
     return asdict(_module("channels").rollback(opened.ledger, channel, opened.store, reason=reason))
 
 
+def rollout(what: str) -> Any:
+    """One pass."""
+    done = importlib.import_module(f"{PACKAGE}.monitoring.rollout").advance(what)
+    return {"state": done.stop.state, "why": done.stop.why, "steps": [str(step) for step in done.steps]}
+
+
 def restore(what: str, data_only: bool = False) -> Any:
     opened = _module("reconcile").open_ledger()
     return asdict(_module("restore").restore(opened.ledger.release(what), opened.store, data_only))

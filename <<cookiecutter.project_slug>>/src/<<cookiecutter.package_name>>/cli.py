@@ -180,6 +180,21 @@ def rollback(
     show(roll_back(channel.value, to, reason, generation), as_json)
 
 
+@app.command(epilog="Example:  << cookiecutter.project_slug >> rollout r-3f2a")
+@in_project
+def rollout(release: Release, as_json: AsJson = False) -> None:
+    """Take a release towards production: every step that there is evidence for, and then say what it waits for.
+
+    Staging, shadow, canary at growing shares, production; bounds in params.yaml (rollout). To be called again. Exit
+    code 0 when production serves it, 1 when it was rolled back, 3 while it waits or is held for a person.
+    """
+    from .commands.rollout import rollout as roll_out
+
+    shown, code = roll_out(release)
+    show(shown, as_json)
+    raise typer.Exit(code)
+
+
 @app.command(epilog="Example:  << cookiecutter.project_slug >> history production")
 @in_project
 def history(
