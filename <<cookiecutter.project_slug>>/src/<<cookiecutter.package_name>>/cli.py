@@ -195,6 +195,22 @@ def rollout(release: Release, as_json: AsJson = False) -> None:
     raise typer.Exit(code)
 
 
+@app.command(epilog="Example:  << cookiecutter.project_slug >> score --months 2013-09,2013-10")
+@in_project
+def score(
+    channel: Annotated[Channel, typer.Option(help="Whose release scores.")] = Channel.production,
+    months: Annotated[str, typer.Option(metavar="YYYY-MM,...", help="Some months; else all.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Score the feature table with what a channel serves, a file a month, in data/scores.
+
+    A month whose rows and release are the same as last time is left alone; a corrected one is a new version.
+    """
+    from .commands.score import score as score_months
+
+    show(score_months(channel.value, [month for month in months.split(",") if month]), as_json)
+
+
 @app.command(epilog="Example:  << cookiecutter.project_slug >> history production")
 @in_project
 def history(

@@ -9,6 +9,7 @@ from typing import Any
 from ..params import Rollout
 from .sequential import Array, Verdict, log_excess, log_rate
 from .shadow import TESTS, parts
+from .summary import quoted, text
 
 LOG = Path("logs/predictions")
 # Of 100 requests, one may be slower than the bound of the 99th percentile.
@@ -69,27 +70,30 @@ def read_log(since: str, folder: Path = LOG) -> Any:
     columns = dict.fromkeys(("prediction_id", "release", "channel", "key", "error"), "varchar")
     columns |= {"at": "timestamptz", "generation": "bigint", "shadow": "boolean"}
     columns |= {"score": "double", "latency_ms": "double"}
-    casts = ", ".join(f"{name}::{kind} as {name}" for name, kind in columns.items())
+    casts = ", ".join(f"{quoted(name)}::{kind} as {quoted(name)}" for name, kind in columns.items())
     readers = {
         "*.jsonl": ("read_json", f"format = 'newline_delimited', ignore_errors = true, columns = {columns}"),
         "*.parquet": ("read_parquet", "union_by_name = true"),
     }
-    found = {pattern: sorted(map(str, folder.rglob(pattern))) for pattern in readers}
-    sources = [
-        f"select {casts} from {reader}({found[pattern]}, {options})"
-        for pattern, (reader, options) in readers.items()
-        if found[pattern]
-    ] or [f"select {casts} from (select {', '.join(f'null as {name}' for name in columns)}) where false"]
+    sources = [f"select {', '.join(f'null::{kind} as {quoted(name)}' for name, kind in columns.items())} where false"]
+    for pattern, (reader, options) in readers.items():
+        if found := sorted(folder.rglob(pattern)):
+            files = ", ".join(text(str(file)) for file in found)
+            sources.append(f"select {casts} from {reader}([{files}], {options})")
     with duckdb.connect() as connection:
         connection.execute("set TimeZone = 'UTC'")
-        return connection.execute(
-            "select at, release, channel, generation, coalesce(key, prediction_id) as unit, score, latency_ms, "
-            f"coalesce(error, '') <> '' as failed from ({' union all by name '.join(sources)}) "
-            "where at >= ?::timestamptz and not coalesce(shadow, false) "
-            "qualify row_number() over (partition by prediction_id, channel order by at) = 1 "
-            "order by at, prediction_id, channel",
-            [since],
-        ).df()
+        return (
+            connection.execute(
+                'select "at", release, channel, generation, coalesce(key, prediction_id) as unit, score, latency_ms, '
+                f"coalesce(error, '') <> '' as failed from ({' union all by name '.join(sources)}) "
+                'where "at" >= ?::timestamptz and not coalesce(shadow, false) '
+                'qualify row_number() over (partition by prediction_id, channel order by "at") = 1 '
+                'order by "at", prediction_id, channel',
+                [since],
+            )
+            .to_arrow_table()
+            .to_pandas()
+        )
 
 
 def watch(
