@@ -82,7 +82,7 @@ def read_log(since: str, folder: Path = LOG) -> Any:
             sources.append(f"select {casts} from {reader}([{files}], {options})")
     with duckdb.connect() as connection:
         connection.execute("set TimeZone = 'UTC'")
-        found: Any = connection.execute(
+        rows: Any = connection.execute(
             'select "at", release, channel, generation, coalesce(key, prediction_id) as unit, score, latency_ms, '
             f"coalesce(error, '') <> '' as failed from ({' union all by name '.join(sources)}) "
             'where "at" >= ?::timestamptz and not coalesce(shadow, false) '
@@ -90,7 +90,7 @@ def read_log(since: str, folder: Path = LOG) -> Any:
             'order by "at", prediction_id, channel',
             [since],
         ).to_arrow_table()
-        return found.to_pandas()
+        return rows.to_pandas()
 
 
 def watch(
