@@ -132,6 +132,7 @@ tests/lifecycle/test_verify.py
 tests/lineage/test_attach.py
 tests/lineage/test_card.py
 tests/lineage/test_page.py
+tests/monitoring/test_canary.py
 tests/monitoring/test_rollout.py
 tests/monitoring/test_sequential.py
 tests/predictions.py

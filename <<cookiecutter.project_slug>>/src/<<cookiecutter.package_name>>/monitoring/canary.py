@@ -82,13 +82,13 @@ def read_log(since: str, folder: Path = LOG) -> Any:
             sources.append(f"select {casts} from {reader}([{files}], {options})")
     with duckdb.connect() as connection:
         connection.execute("set TimeZone = 'UTC'")
-        rows: Any = connection.execute(
+        rows: Any = connection.sql(
             'select "at", release, channel, generation, coalesce(key, prediction_id) as unit, score, latency_ms, '
             f"coalesce(error, '') <> '' as failed from ({' union all by name '.join(sources)}) "
             'where "at" >= ?::timestamptz and not coalesce(shadow, false) '
             'qualify row_number() over (partition by prediction_id, channel order by "at") = 1 '
             'order by "at", prediction_id, channel',
-            [since],
+            params=[since],
         ).to_arrow_table()
         return rows.to_pandas()
 
