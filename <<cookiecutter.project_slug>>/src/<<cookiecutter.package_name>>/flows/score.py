@@ -56,7 +56,9 @@ def runner(settings: Scoring) -> Any:
         if settings.runner == "ray":
             from prefect_ray import RayTaskRunner
 
-            return RayTaskRunner(address=os.environ.get("RAY_ADDRESS"), init_kwargs={"num_cpus": settings.workers})
+            if address := os.environ.get("RAY_ADDRESS"):
+                return RayTaskRunner(address=address)
+            return RayTaskRunner(init_kwargs={"num_cpus": settings.workers, "include_dashboard": False})
     except ImportError:
         extra = f"uv pip install -c requirements.lock prefect-{settings.runner}"
         raise UserError(f"scoring.runner is {settings.runner}, which is not installed here: `{extra}`") from None
