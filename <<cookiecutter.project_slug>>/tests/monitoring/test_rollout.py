@@ -18,7 +18,7 @@ from << cookiecutter.package_name >>.monitoring.rollout import Progress, Stop, a
 from << cookiecutter.package_name >>.params import load_params
 
 from predictions import predictions, write
-from support import Releases, commit_all, edit_params, repro
+from support import Releases, cli, commit_all, copy_project, edit_params, repro
 from workers import Worker
 
 REQUESTS = 2000
@@ -234,9 +234,18 @@ def test_a_rollout_killed_anywhere_goes_on(releases: Releases, tmp_path: Path) -
             assert (pointer["release"], pointer["generation"]) == (releases.second, 2)
 
 
-def copy(releases: Releases, folder: Path) -> Path:
-    from support import copy_project
+def test_the_exit_code_says_where_it_stands(releases: Releases) -> None:
+    def code(release: str) -> tuple[int, str]:
+        done = cli("rollout", release, "--json")
+        return done.returncode, json.loads(done.stdout)["state"]
 
+    assert code(releases.first) == (0, "done")
+    assert code(releases.second) == (3, "waiting")
+    operations.rollback("canary", "worse")
+    assert code(releases.second) == (1, "rolled back")
+
+
+def copy(releases: Releases, folder: Path) -> Path:
     copy_project(releases.folder, folder)
     return folder
 

@@ -32,7 +32,7 @@ from . import loading
 from .features import built_for
 from .ledger import ChannelName
 from .reconcile import open_ledger
-from .record import canonical, content_digest
+from .record import Release, canonical, content_digest
 from .store import Store
 
 FOLDER = Path("data/scores")
@@ -126,7 +126,7 @@ def score_month(job: Job) -> Scored:
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    release, model = _model(job.release)
+    release = _release(job.release, Path.cwd())
     key, time = job.columns["key"], job.columns["time"]
     names = list(release.model["features"])
     source = Store().object_path(job.table)
@@ -142,7 +142,7 @@ def score_month(job: Job) -> Scored:
         digest = sha256(file) if file.exists() else None
         if holds and holds.version == version and holds.sha256 == digest:
             return Scored(job.month, "unchanged", version, rows.num_rows, str(file))
-        scores = _with_ids(rows, key, time, version, release.id, model.predict(rows))
+        scores = _with_ids(rows, key, time, version, release.id, _model(release.id).predict(rows))
         if holds and holds.sha256 == digest:
             _keep(file, holds.version)
         with replacing(file) as aside:
@@ -167,13 +167,18 @@ def _with_ids(rows: Any, key: str, time: str, version: str, release: str, scores
 
 
 @lru_cache(maxsize=4)
+def _release(release_id: str, folder: Path) -> Release:
+    return book.load().release(release_id)
+
+
+@lru_cache(maxsize=4)
 def _loaded(release_id: str, folder: Path) -> Any:
-    release = book.load().release(release_id)
-    return release, loading.try_out(release, loading.materialise(release, Store()))
+    release = _release(release_id, folder)
+    return loading.try_out(release, loading.materialise(release, Store()))
 
 
 def _model(release_id: str) -> Any:
-    """A release and its model, tried out, once a process."""
+    """A release's model, tried out, once a process."""
     with _loading:
         return _loaded(release_id, Path.cwd())
 
