@@ -112,7 +112,7 @@ tests/conftest.py
 tests/flows/conftest.py
 tests/flows/test_pipeline.py
 tests/flows/test_release.py
-tests/flows/test_rollout.py
+tests/flows/test_rollout_flow.py
 tests/flows/test_score.py
 tests/flows/test_server.py
 tests/graphs.py
