@@ -224,7 +224,7 @@ def test_a_rollout_killed_anywhere_goes_on(releases: Releases, tmp_path: Path) -
     with Worker() as worker:
         steps = len(worker.do(copy(releases, tmp_path / "whole"), "rollout", what=releases.second).steps)
         moments = random.Random(2013)
-        for number, die_at in enumerate(sorted(moments.sample(range(1, steps + 1), 4))):
+        for number, die_at in enumerate(sorted(moments.sample(range(1, steps + 1), 3))):
             folder = copy(releases, tmp_path / str(number))
             killed = worker.do(folder, "rollout", what=releases.second, die_at=die_at)
             assert killed.killed, killed
