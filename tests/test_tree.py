@@ -23,6 +23,7 @@ docs/data.md
 docs/intended_use.md
 docs/pipeline.md
 docs/releases.md
+docs/rollout.md
 dvc.yaml
 params.yaml
 prefect.yaml
@@ -34,7 +35,9 @@ src/flight_delays/commands/__init__.py
 src/flight_delays/commands/channels.py
 src/flight_delays/commands/lineage.py
 src/flight_delays/commands/release.py
+src/flight_delays/commands/rollout.py
 src/flight_delays/commands/run.py
+src/flight_delays/commands/score.py
 src/flight_delays/commands/shown.py
 src/flight_delays/commands/status.py
 src/flight_delays/commands/ui.py
@@ -44,11 +47,14 @@ src/flight_delays/files.py
 src/flight_delays/flows/__init__.py
 src/flight_delays/flows/pipeline.py
 src/flight_delays/flows/release.py
+src/flight_delays/flows/rollout.py
+src/flight_delays/flows/score.py
 src/flight_delays/flows/server.py
 src/flight_delays/lifecycle/__init__.py
 src/flight_delays/lifecycle/approvals.py
 src/flight_delays/lifecycle/channels.py
 src/flight_delays/lifecycle/compare.py
+src/flight_delays/lifecycle/features.py
 src/flight_delays/lifecycle/gc.py
 src/flight_delays/lifecycle/git.py
 src/flight_delays/lifecycle/history.py
@@ -63,6 +69,7 @@ src/flight_delays/lifecycle/registry.py
 src/flight_delays/lifecycle/release.py
 src/flight_delays/lifecycle/reproduce.py
 src/flight_delays/lifecycle/restore.py
+src/flight_delays/lifecycle/scoring.py
 src/flight_delays/lifecycle/store.py
 src/flight_delays/lifecycle/tracking.py
 src/flight_delays/lifecycle/verify.py
@@ -80,6 +87,10 @@ src/flight_delays/lineage/structure.py
 src/flight_delays/lineage/trace.py
 src/flight_delays/lineage/tree.py
 src/flight_delays/model.py
+src/flight_delays/monitoring/canary.py
+src/flight_delays/monitoring/rollout.py
+src/flight_delays/monitoring/sequential.py
+src/flight_delays/monitoring/shadow.py
 src/flight_delays/params.py
 src/flight_delays/progress.py
 src/flight_delays/serving/__init__.py
@@ -101,6 +112,8 @@ tests/conftest.py
 tests/flows/conftest.py
 tests/flows/test_pipeline.py
 tests/flows/test_release.py
+tests/flows/test_rollout_flow.py
+tests/flows/test_score.py
 tests/flows/test_server.py
 tests/graphs.py
 tests/killing.py
@@ -114,11 +127,16 @@ tests/lifecycle/test_ledger.py
 tests/lifecycle/test_put_back.py
 tests/lifecycle/test_races.py
 tests/lifecycle/test_record.py
+tests/lifecycle/test_scoring.py
 tests/lifecycle/test_tracking.py
 tests/lifecycle/test_verify.py
 tests/lineage/test_attach.py
 tests/lineage/test_card.py
 tests/lineage/test_page.py
+tests/monitoring/test_canary.py
+tests/monitoring/test_rollout.py
+tests/monitoring/test_sequential.py
+tests/predictions.py
 tests/servers.py
 tests/stages/test_evaluate.py
 tests/stages/test_gate.py

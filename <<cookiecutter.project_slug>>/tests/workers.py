@@ -171,6 +171,19 @@ def move_back(channel: str, reason: str) -> Any:
     return asdict(_module("channels").rollback(opened.ledger, channel, opened.store, reason=reason))
 
 
+def rollout(what: str) -> Any:
+    """One pass."""
+    done = importlib.import_module(f"{PACKAGE}.monitoring.rollout").advance(what)
+    return {"state": done.stop.state, "why": done.stop.why, "steps": [str(step) for step in done.steps]}
+
+
+def score(channel: str) -> Any:
+    """Every month, one after the other."""
+    columns = importlib.import_module(f"{PACKAGE}.params").load_params().monitoring.columns
+    jobs, _ = _module("scoring").plan(channel, [], columns)
+    return [asdict(each) for each in _module("scoring").score(jobs, workers=1)]
+
+
 def restore(what: str, data_only: bool = False) -> Any:
     opened = _module("reconcile").open_ledger()
     return asdict(_module("restore").restore(opened.ledger.release(what), opened.store, data_only))

@@ -194,7 +194,38 @@ def hold(
     show(hold_channel(channel.value, reason, end), as_json)
 
 
-@app.command(epilog="Example:  << cookiecutter.project_slug >> history production --limit 5")
+@app.command(epilog="Example:  << cookiecutter.project_slug >> rollout r-3f2a")
+@in_project
+def rollout(release: Release, as_json: AsJson = False) -> None:
+    """Take a release towards production: every step that there is evidence for, and then say what it waits for.
+
+    Staging, shadow, canary at growing shares, production; bounds in params.yaml (rollout). To be called again. Exit
+    code 0 when production serves it, 1 when it was rolled back, 3 while it waits or is held for a person.
+    """
+    from .commands.rollout import rollout as roll_out
+
+    shown, code = roll_out(release)
+    show(shown, as_json)
+    raise typer.Exit(code)
+
+
+@app.command(epilog="Example:  << cookiecutter.project_slug >> score --months 2013-09,2013-10")
+@in_project
+def score(
+    channel: Annotated[Channel, typer.Option(help="Whose release scores.")] = Channel.production,
+    months: Annotated[str, typer.Option(metavar="YYYY-MM,...", help="Some months; else all.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Score the feature table with what a channel serves, a file a month, in data/scores.
+
+    A month whose rows and release are the same as last time is left alone; a corrected one is a new version.
+    """
+    from .commands.score import score as score_months
+
+    show(score_months(channel.value, [month for month in months.split(",") if month]), as_json)
+
+
+@app.command(epilog="Example:  << cookiecutter.project_slug >> history production")
 @in_project
 def history(
     channel: Annotated[Channel | None, typer.Argument(help="One channel; else everything.")] = None,

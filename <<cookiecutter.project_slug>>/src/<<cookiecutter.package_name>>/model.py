@@ -100,6 +100,15 @@ def _without(*modules: str) -> Iterator[None]:
             del sys.modules[name]
 
 
+def losses(label: pa.ChunkedArray, predicted: Rows) -> Rows:
+    """How wrong each prediction was, in [0, 1]: the squared error of a probability (Brier, 1950).
+
+    What a rollout compares two models by, row by row. Another kind of model has another loss, in the same bounds.
+    """
+    happened = label.combine_chunks().cast(pa.int8()).to_numpy(zero_copy_only=False)
+    return np.asarray((predicted - happened) ** 2)
+
+
 def describe(table: pa.Table, names: list[str]) -> tuple[Feature, ...]:
     """The features that these columns of a training table make."""
     return tuple(_feature(table[name], name) for name in names)

@@ -1,6 +1,7 @@
 """params.yaml, typed. The one place that says what each knob may be."""
 
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -221,6 +222,57 @@ class Monitoring(Record):
     triggers: Triggers = Triggers()
 
 
+class Shadow(Record):
+    """Candidate and champion on the same labelled rows. `margin`: how much more loss, on average, is still as good.
+
+    `wait_days`: after that without a verdict, a person decides; here and in `canary`.
+    """
+
+    margin: float = Field(gt=0, lt=1)
+    min_rows: int = Field(ge=1)
+    wait_days: float = Field(gt=0)
+
+
+class Canary(Record):
+    """Shares of the requests, growing; none for a project without a canary. `min_requests`: at each of them.
+
+    `error_rate`, `p99_ms`: what the canary must stay within. `score_psi`: how far its scores may be from those on the
+    shadow's rows (population stability index). `quiet_minutes`: how old the newest prediction may be.
+    """
+
+    shares: list[Annotated[float, Field(gt=0, lt=1)]]
+    min_requests: int = Field(ge=1)
+    error_rate: float = Field(gt=0, lt=1)
+    p99_ms: float = Field(gt=0)
+    score_psi: float = Field(gt=0)
+    quiet_minutes: float = Field(gt=0)
+    wait_days: float = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _growing(self) -> "Canary":
+        if any(after <= before for before, after in pairwise(self.shares)):
+            raise ValueError(f"shares must grow, and these do not: {self.shares}")
+        return self
+
+
+class Rollout(Record):
+    """How a release gets to production. `alpha`: chance, over a whole rollout, that an equal one is rolled back.
+
+    It is also the chance, of each test, that a release is promoted that is worse by the margin or the bound.
+    """
+
+    alpha: float = Field(gt=0, lt=0.5)
+    shadow: Shadow
+    canary: Canary
+
+
+class Scoring(Record):
+    """How batch scoring is spread. `workers`: partitions at a time."""
+
+    runner: Literal["threads", "dask", "ray"]
+    workers: int = Field(ge=1)
+
+
 class Params(Record):
     """All of params.yaml."""
 
@@ -230,6 +282,8 @@ class Params(Record):
     evaluate: Evaluate
     promotion: Promotion
     monitoring: Monitoring
+    rollout: Rollout
+    scoring: Scoring
 
 
 def load_params(path: Path = PARAMS_FILE) -> Params:

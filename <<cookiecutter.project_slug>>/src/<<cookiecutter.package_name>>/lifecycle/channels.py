@@ -59,6 +59,7 @@ def promote(
     reason: str = "",
     generation: int | None = None,
     automation: bool = False,
+    evidence: dict[str, Any] | None = None,
 ) -> Move:
     """Let a channel serve a release, if the policy allows it.
 
@@ -72,6 +73,7 @@ def promote(
         reason: why; needed for a release in quarantine.
         generation: move the channel only if it is at this generation.
         automation: nobody is at the keyboard; then quarantine is final.
+        evidence: what it was decided on, beside what the policy asks for.
 
     Raises:
         UserError: the policy does not allow it, or something the release needs is missing; nothing has changed.
@@ -85,7 +87,7 @@ def promote(
     if automation and (hold := ledger.held(to)):
         raise UserError(f"{to} is on hold since {hold.at} ({hold.reason}): a person ends that, by `hold {to} --end`")
     loading.need(release.commit)  # a rollback goes without: what serves is held against the tree
-    evidence = _allowed(ledger, release, to, policy, store, reason, automation)
+    evidence = (evidence or {}) | _allowed(ledger, release, to, policy, store, reason, automation)
     loading.try_out(release, loading.materialise(release, store))
     entry = Entry(
         kind="promote",

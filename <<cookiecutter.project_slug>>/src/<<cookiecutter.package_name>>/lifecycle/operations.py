@@ -1,7 +1,7 @@
 """Release, promote and rollback from beginning to end, for the command line and for flows alike."""
 
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from ..params import load_params
 from . import channels, registry
@@ -37,6 +37,7 @@ def promote(
     reason: str = "",
     generation: int | None = None,
     automation: bool = False,
+    evidence: dict[str, Any] | None = None,
 ) -> Done[Move]:
     """Let a channel serve a release, by the policy of params.yaml; see channels.py."""
     params = load_params()
@@ -52,17 +53,30 @@ def promote(
         reason=reason,
         generation=generation,
         automation=automation,
+        evidence=evidence,
     )
     return Done(move, [*opened.done, *registry.try_project(opened.store)])
 
 
 def rollback(
-    channel: ChannelName, reason: str, to: str = "", generation: int | None = None, automation: bool = False
+    channel: ChannelName,
+    reason: str,
+    to: str = "",
+    generation: int | None = None,
+    automation: bool = False,
+    evidence: dict[str, Any] | None = None,
 ) -> Done[Move]:
     """Let a channel serve what it served before; see channels.py. MLflow is told in a process of its own."""
     opened = open_ledger(network=True, offline=True)
     move = channels.rollback(
-        opened.ledger, channel, opened.store, reason=reason, to=to, generation=generation, automation=automation
+        opened.ledger,
+        channel,
+        opened.store,
+        reason=reason,
+        to=to,
+        generation=generation,
+        automation=automation,
+        evidence=evidence,
     )
     registry.project_later()
     return Done(move, opened.done)

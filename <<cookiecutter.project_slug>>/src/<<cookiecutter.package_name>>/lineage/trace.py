@@ -7,7 +7,7 @@ dvc.lock and the files it names, and what has changed since they were built is c
 import fnmatch
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from functools import cached_property
@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..lifecycle import approvals, git, loading, worktree
+from ..lifecycle import approvals, git, loading, scoring, worktree
 from ..lifecycle.ledger import ChannelName, Entry, Ledger
 from ..lifecycle.pipeline import locked, outputs
 from ..lifecycle.record import Release
+from ..lifecycle.scoring import Found
 from ..lifecycle.store import Output, Store
 from . import structure
 from .structure import Column, Node, Structure
@@ -98,7 +99,25 @@ class Tracer:
             return self._channel(channel, time)  # type: ignore[arg-type]
         if re.fullmatch(r"r-[0-9a-f]*", what):
             return self.release(self._ledger.release(what))
+        if found := scoring.find_scored(what):
+            return self._scored(what, found)
         return self._in_work_tree(what)
+
+    def _scored(self, what: str, found: Found) -> Fact:
+        """The tree above a prediction of a batch, with every version of its month that there was."""
+        row, mine = found.row, found.version
+        now = "holds" if mine == found.versions[-1] else "was replaced"
+        versions = (
+            Fact("version", each.version, f"{each.release}, {each.rows:,} rows, {each.at}", asdict(each))
+            for each in found.versions
+        )
+        return Fact(
+            "prediction",
+            what,
+            f"score {row['score']:.4f} for {row['key']}, {found.file}, version {mine.version}, which {now}",
+            row | {"file": str(found.file), "at": str(row["at"])} | asdict(mine),
+            below=(*versions, self.release(self._ledger.release(mine.release))),
+        )
 
     def _channel(self, name: ChannelName, time: str) -> Fact:
         now = time or datetime.now(UTC).isoformat()

@@ -1,0 +1,31 @@
+"""`rollout`: one pass of a release's way to production."""
+
+from dataclasses import asdict
+
+from ..monitoring.rollout import State, advance
+from .shown import Shown, with_repairs
+
+CODES: dict[State, int] = {"done": 0, "rolled back": 1, "waiting": 3, "held": 3}
+HEADS: dict[State, str] = {
+    "done": "is in production",
+    "rolled back": "is rolled back",
+    "waiting": "waits for",
+    "held": "is held for a person",
+}
+
+
+def rollout(what: str) -> tuple[Shown, int]:
+    """Take every step that there is evidence for; returns what to show, and the exit code."""
+    done = advance(what)
+    stop = done.stop
+    lines = [f"  {step}" for step in done.steps]
+    lines.append(f"{done.release} {HEADS[stop.state]}" + (" " if stop.state == "waiting" else ": ") + stop.why)
+    data = {
+        "release": done.release,
+        "state": stop.state,
+        "why": stop.why,
+        "steps": [asdict(step) for step in done.steps],
+        "evidence": stop.evidence,
+        "notes": done.notes,
+    }
+    return Shown(data, with_repairs(done.notes, "\n".join(lines))), CODES[stop.state]

@@ -1,0 +1,191 @@
+"""What a canary does with real requests, beside production, out of the prediction log."""
+
+import math
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from ..params import Rollout
+from .sequential import Array, Verdict, log_excess, log_rate
+from .shadow import TESTS, parts
+from .summary import quoted, text
+
+LOG = Path("logs/predictions")
+# Of 100 requests, one may be slower than the bound of the 99th percentile.
+SLOW_SHARE = 0.01
+
+
+@dataclass(frozen=True)
+class Stay:
+    """A time during which the canary got one share of the requests."""
+
+    generation: int
+    share: float
+    since: str
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What the canary came to, over all shares; `at_share` and `p99_ms` at the present one.
+
+    `e_excess`: capital against "it errs no more than production". `e_errors`, `e_slow`: against "within its bound".
+    `e_within`: against "not within the bound of errors".
+    """
+
+    share: float
+    requests: int
+    at_share: int
+    errors: int
+    production_requests: int
+    production_errors: int
+    p99_ms: float | None
+    score_psi: float | None
+    newest: str | None
+    e_excess: float
+    e_errors: float
+    e_slow: float
+    e_within: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """As it stands in the ledger."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.errors:,} of {self.requests:,} requests of the canary failed and "
+            f"{self.production_errors:,} of {self.production_requests:,} of production"
+        )
+
+
+def read_log(since: str, folder: Path = LOG) -> Any:
+    """The predictions logged since a time (ISO 8601), shadow ones aside, in order of time: a pandas frame.
+
+    Columns: at (UTC), release, channel, generation, unit (the request's key; its id where it has none), score,
+    latency_ms, failed. Reads JSON lines and Parquet files; a torn line is left out, and what stands in two files is
+    one prediction.
+    """
+    import duckdb
+
+    columns = dict.fromkeys(("prediction_id", "release", "channel", "key", "error"), "varchar")
+    columns |= {"at": "timestamptz", "generation": "bigint", "shadow": "boolean"}
+    columns |= {"score": "double", "latency_ms": "double"}
+    casts = ", ".join(f"{quoted(name)}::{kind} as {quoted(name)}" for name, kind in columns.items())
+    readers = {
+        "*.jsonl": ("read_json", f"format = 'newline_delimited', ignore_errors = true, columns = {columns}"),
+        "*.parquet": ("read_parquet", "union_by_name = true"),
+    }
+    sources = [f"select {', '.join(f'null::{kind} as {quoted(name)}' for name, kind in columns.items())} where false"]
+    for pattern, (reader, options) in readers.items():
+        if found := sorted(folder.rglob(pattern)):
+            files = ", ".join(text(str(file)) for file in found)
+            sources.append(f"select {casts} from {reader}([{files}], {options})")
+    with duckdb.connect() as connection:
+        connection.execute("set TimeZone = 'UTC'")
+        rows: Any = connection.sql(
+            'select "at", release, channel, generation, coalesce(key, prediction_id) as unit, score, latency_ms, '
+            f"coalesce(error, '') <> '' as failed from ({' union all by name '.join(sources)}) "
+            'where "at" >= ?::timestamptz and not coalesce(shadow, false) '
+            'qualify row_number() over (partition by prediction_id, channel order by "at") = 1 '
+            'order by "at", prediction_id, channel',
+            params=[since],
+        ).to_arrow_table()
+        return rows.to_pandas()
+
+
+def watch(
+    release: str, stays: list[Stay], rules: Rollout, expected: tuple[tuple[float, ...], tuple[float, ...]]
+) -> Watched:
+    """Measure a canary.
+
+    Args:
+        release: its id.
+        stays: the shares it has had, the first one first.
+        rules: of params.yaml.
+        expected: edges between scores, and the share of scores between them in the shadow.
+    """
+    import numpy as np
+
+    log = read_log(stays[0].since)
+    ours = log[(log["channel"] == "canary") & (log["release"] == release)]
+    ours = ours[ours["generation"].isin([stay.generation for stay in stays])]
+    theirs = log[log["channel"] == "production"]
+    now = ours[ours["generation"] == stays[-1].generation]
+    requests, errors = len(ours), int(ours["failed"].sum())
+    latencies = now["latency_ms"].dropna().to_numpy()
+    slow = int((ours["latency_ms"] > rules.canary.p99_ms).sum())
+    scores = ours["score"].dropna().to_numpy()
+    shares, hits = _first_errors(ours, theirs, stays)
+    bound = rules.canary.error_rate
+    return Watched(
+        share=stays[-1].share,
+        requests=requests,
+        at_share=len(now),
+        errors=errors,
+        production_requests=len(theirs),
+        production_errors=int(theirs["failed"].sum()),
+        p99_ms=float(np.quantile(latencies, 1 - SLOW_SHARE)) if len(latencies) else None,
+        score_psi=stability(scores, *expected) if len(scores) else None,
+        newest=ours["at"].max().isoformat() if requests else None,
+        e_excess=_capital(log_excess(shares, hits)),
+        e_errors=_capital(log_rate(requests, errors, bound, "above")),
+        e_slow=_capital(log_rate(requests, slow, SLOW_SHARE, "above")),
+        e_within=_capital(log_rate(requests, errors, bound, "below")),
+    )
+
+
+def _first_errors(ours: Any, theirs: Any, stays: list[Stay]) -> tuple[Array, Array]:
+    """The canary's share at the first error of each unit, and whether that was the canary's.
+
+    A unit goes to the canary by chance, once for all its requests: it is what the test counts, and not its requests.
+    """
+    import numpy as np
+    import pandas as pd
+
+    failed = pd.concat([ours[ours["failed"]].assign(hit=True), theirs[theirs["failed"]].assign(hit=False)])
+    first = failed.sort_values("at", kind="stable").drop_duplicates("unit")
+    since = pd.to_datetime([stay.since for stay in stays], utc=True)
+    at = np.searchsorted(since, pd.to_datetime(first["at"], utc=True), side="right") - 1
+    return np.array([stay.share for stay in stays])[np.clip(at, 0, None)], first["hit"].to_numpy(dtype=bool)
+
+
+def _capital(logarithm: float) -> float:
+    """A number that JSON can hold."""
+    return math.exp(min(logarithm, 700.0))
+
+
+def stability(scores: Array, edges: tuple[float, ...], expected: tuple[float, ...]) -> float:
+    """Population stability index of scores against the shares expected between these edges; 0 for as expected."""
+    import numpy as np
+
+    # Half a row in each part more: an empty one is not infinitely far.
+    counts = np.array(parts(scores, edges)) * len(scores) + 0.5
+    actual, wanted = counts / counts.sum(), np.maximum(expected, 1e-4)
+    return float(np.sum((actual - wanted) * np.log(actual / wanted)))
+
+
+def judge(watched: Watched, rules: Rollout, now: datetime) -> tuple[Verdict, str, bool]:
+    """What is to be done, why, and whether a person must decide where the verdict is to hold."""
+    bounds, enough = rules.canary, TESTS / rules.alpha
+    failed = f"{watched.errors:,} of {watched.requests:,} requests"
+    if watched.e_excess >= enough:
+        theirs = f"{watched.production_errors:,} of {watched.production_requests:,} in production"
+        return "roll back", f"it fails more often than production: {failed}, {theirs}", False
+    if watched.e_errors >= enough:
+        return "roll back", f"it fails more often than {bounds.error_rate:.1%}: {failed}", False
+    if watched.e_slow >= enough:
+        return "roll back", f"more than 1 in 100 requests take longer than {bounds.p99_ms:g} ms", False
+    if watched.at_share < bounds.min_requests:
+        missing = bounds.min_requests - watched.at_share
+        return "hold", f"{missing:,} more requests at {watched.share:.0%}", False
+    newest = datetime.fromisoformat(watched.newest or "")
+    if now - newest.astimezone(UTC) > timedelta(minutes=bounds.quiet_minutes):
+        return "hold", f"predictions: the newest in the log is of {newest:%Y-%m-%d %H:%M} UTC", False
+    if watched.score_psi is not None and watched.score_psi > bounds.score_psi:
+        far = f"its scores are far from those on the shadow's rows (PSI {watched.score_psi:.2f})"
+        return "hold", f"{far}: requests have changed, or the model gets other inputs than in training", True
+    if watched.e_within < 1 / rules.alpha:
+        return "hold", f"evidence that it fails less often than {bounds.error_rate:.1%}: so far {failed}", False
+    if watched.p99_ms is None or watched.p99_ms > bounds.p99_ms:
+        return "hold", f"a 99th percentile of at most {bounds.p99_ms:g} ms: it is {watched.p99_ms} ms", False
+    return "promote", str(watched), False

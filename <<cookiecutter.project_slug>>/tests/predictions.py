@@ -1,0 +1,51 @@
+"""Prediction logs as the server writes them, of requests that nobody made."""
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FOLDER = Path("logs/predictions")
+
+
+def predictions(
+    release: str,
+    channel: str,
+    generation: int,
+    scores: Sequence[float],
+    *,
+    start: datetime | None = None,
+    errors: int = 0,
+    latency_ms: float = 5.0,
+    name: str = "",
+    shadow: bool = False,
+) -> list[dict[str, Any]]:
+    """One prediction a score, a millisecond apart up to now, every so often one of `errors`."""
+    start = start or datetime.now(UTC)
+    failed = set(np.linspace(0, len(scores) - 1, errors).astype(int)) if errors else set()
+    return [
+        {
+            "prediction_id": f"{name or channel}-{generation}-{number}",
+            "at": (start + timedelta(microseconds=number)).isoformat(),
+            "release": release,
+            "channel": channel,
+            "generation": generation,
+            "key": f"{name or channel}-{generation}-{number}",
+            "shadow": shadow,
+            "score": None if number in failed else float(score),
+            "latency_ms": latency_ms,
+            "error": "RuntimeError" if number in failed else None,
+            "features": {},
+        }
+        for number, score in enumerate(scores)
+    ]
+
+
+def write(rows: list[dict[str, Any]], name: str = "today.jsonl") -> None:
+    """Append them to a file of the log."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with (FOLDER / name).open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
