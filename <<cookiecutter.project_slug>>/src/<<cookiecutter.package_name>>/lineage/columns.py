@@ -81,7 +81,8 @@ def lineage_of(sql: str, schema: Schema) -> QueryLineage:
         )
         scope = build_scope(query)
     except ParseError as error:
-        return _cannot_tell(f"the SQL cannot be read: {error.errors[0]['description'] if error.errors else error}")
+        said = str(error.errors[0]["description"] if error.errors else error)
+        return _cannot_tell(f"the SQL cannot be read: {said.split(' but got <Token')[0]}")
     except (SqlglotError, RecursionError) as error:
         return _cannot_tell(f"the SQL cannot be read: {' '.join(str(error).split())[:200]}")
     if scope is None:

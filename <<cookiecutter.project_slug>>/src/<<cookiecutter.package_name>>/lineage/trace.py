@@ -300,7 +300,9 @@ class Tracer:
             name for name, stage in stages.items() for out in stage["outs"] if f"{path}/".startswith(f"{out['path']}/")
         )
         md5 = next(file.md5 for file in self._store.files(outputs_here()) if file.path == path)
-        return Fact("file", path, f"md5 {md5[:12]}", {"md5": md5}, self._here.wrong(path), (self._stage(maker, set()),))
+        return Fact(
+            "file", path, f"md5 {md5[:12]}", {"md5": md5}, self._here.wrong(path), (self._stage(maker, {path}),)
+        )
 
     def _stage(self, name: str, seen: set[str]) -> Fact:
         if name in seen:
@@ -311,7 +313,7 @@ class Tracer:
         below = [
             Fact("file", each.path, problem=self._here.wrong(each.path))
             for each in self._here.differences
-            if any(f"{each.path}/".startswith(f"{out['path']}/") for out in stage["outs"])
+            if each.path not in seen and any(f"{each.path}/".startswith(f"{out['path']}/") for out in stage["outs"])
         ]
         for dep in stage.get("deps", []):
             if dep["path"] in makers:
