@@ -16,15 +16,15 @@ FORBIDDEN = {
     "stages": {"cli", "commands", "flows", "lifecycle", "lineage", "serving"},
     "lifecycle": {"cli", "commands", "flows", "lineage", "serving", "stages"},
     "lineage": {"cli", "commands", "flows", "serving", "stages"},
-    "serving": {"cli", "commands", "flows", "lifecycle", "lineage", "stages"},
+    "serving": {"cli", "commands", "flows", "lineage", "stages"},
     "flows": {"cli", "commands"},
     "commands": {"cli"},
     "model": {"cli", "commands", "flows", "lifecycle", "lineage", "serving", "stages"},
     "params": {"cli", "commands", "flows", "lifecycle", "lineage", "serving", "stages"},
 }
 SLOW = {
-    *("dbt", "duckdb", "dvc", "fsspec", "jinja2", "lightgbm", "matplotlib", "mlflow", "networkx", "numpy", "pandas"),
-    *("openlineage", "pandera", "prefect", "pyarrow", "sklearn", "sqlglot"),
+    *("dbt", "duckdb", "dvc", "fastapi", "fsspec", "jinja2", "lightgbm", "matplotlib", "mlflow", "networkx", "numpy"),
+    *("openlineage", "orjson", "pandas", "pandera", "prefect", "pyarrow", "sklearn", "sqlglot", "uvicorn"),
 }
 
 
