@@ -52,11 +52,15 @@ def serve(host: str, port: int) -> None:
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    # asyncio sends small answers at once (TCP_NODELAY) only on sockets that say that they are TCP.
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=2048)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(2048)
     except (OSError, OverflowError) as error:
         raise UserError(f"{host}:{port} cannot be listened on: {error}. `serve --port` takes another") from None
+    return listener
 
 
 def _say(listener: socket.socket, release: str | None, problem: str | None) -> None:

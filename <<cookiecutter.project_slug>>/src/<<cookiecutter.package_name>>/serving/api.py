@@ -73,7 +73,7 @@ def _problem() -> dict[str, Any]:
 
 def _predict() -> dict[str, Any]:
     def body(*names: str) -> dict[str, Any]:
-        schemas = [{"$ref": f"#/components/schemas/{name}"} for name in names]
+        schemas: list[dict[str, Any]] = [{"$ref": f"#/components/schemas/{name}"} for name in names]
         return {"application/json": {"schema": schemas[0] if len(schemas) == 1 else {"oneOf": schemas}}}
 
     refusals = {

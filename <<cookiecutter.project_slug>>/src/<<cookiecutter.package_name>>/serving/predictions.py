@@ -37,12 +37,13 @@ def relation(
     A line that a killed process has not finished is left out.
     """
     parquet, lines = _files(folder, since, until)
-    names = ", ".join(COLUMNS)
-    parts = [f"select {', '.join(f'null::{kind} as {name}' for name, kind in COLUMNS.items())} where false"]
+    names = ", ".join(f'"{name}"' for name in COLUMNS)
+    nothing = ", ".join(f'null::{kind} as "{name}"' for name, kind in COLUMNS.items())
+    parts = [f"select {nothing} where false"]
     if parquet:
         parts.append(f"select {names} from read_parquet({_list(parquet)})")  # noqa: S608  our own names
     if lines:
-        kinds = ", ".join(f"{name}: '{kind}'" for name, kind in COLUMNS.items())
+        kinds = ", ".join(f"'{name}': '{kind}'" for name, kind in COLUMNS.items())
         options = f"format = 'newline_delimited', columns = {{{kinds}}}, ignore_errors = true"
         read = f"select {names} from read_json({_list(lines)}, {options}) where features is not null"  # noqa: S608
         parts.append(read)
