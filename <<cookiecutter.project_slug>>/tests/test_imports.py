@@ -17,15 +17,15 @@ FORBIDDEN = {
     "lifecycle": {"cli", "commands", "flows", "lineage", "monitoring", "serving", "stages"},
     "lineage": {"cli", "commands", "flows", "serving", "stages"},
     "monitoring": {"cli", "commands", "flows", "lineage", "serving", "stages"},
-    "serving": {"cli", "commands", "flows", "lifecycle", "lineage", "stages"},
+    "serving": {"cli", "commands", "flows", "lineage", "monitoring", "stages"},
     "flows": {"cli", "commands"},
     "commands": {"cli"},
     "model": {"cli", "commands", "flows", "lifecycle", "lineage", "serving", "stages"},
     "params": {"cli", "commands", "flows", "lifecycle", "lineage", "serving", "stages"},
 }
 SLOW = {
-    *("dbt", "duckdb", "dvc", "fsspec", "jinja2", "lightgbm", "matplotlib", "mlflow", "networkx", "numpy", "pandas"),
-    *("openlineage", "pandera", "prefect", "pyarrow", "sklearn", "sqlglot"),
+    *("dbt", "duckdb", "dvc", "fastapi", "fsspec", "jinja2", "lightgbm", "matplotlib", "mlflow", "networkx", "numpy"),
+    *("openlineage", "orjson", "pandas", "pandera", "prefect", "pyarrow", "sklearn", "sqlglot", "uvicorn"),
 }
 
 

@@ -316,7 +316,9 @@ def gc(
 @app.command(epilog="Example:  << cookiecutter.project_slug >> trace production@2013-08-01T12:00 --verify")
 @in_project
 def trace(
-    what: Annotated[str, typer.Argument(help="A channel (at a time: CHANNEL@TIME), release, file, model or column.")],
+    what: Annotated[
+        str, typer.Argument(help="A channel (at a time: CHANNEL@TIME), release, prediction, file, model or column.")
+    ],
     verify: Annotated[bool, typer.Option("--verify", help="Hash again what is shown of a release.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -391,6 +393,21 @@ def monitor(
     from .commands.monitor import monitor as look
 
     show(look(release, month or [], at, act), as_json)
+
+
+@app.command(epilog="Example:  << cookiecutter.project_slug >> serve --port 8080")
+@in_project
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8000,
+) -> None:
+    """Answer requests for predictions by what production and the canary serve, until Ctrl-C or SIGTERM.
+
+    Follows every promotion and rollback without a restart. With SERVING_TOKEN set, requests need that bearer token.
+    """
+    from .commands.serve import serve as answer_requests
+
+    answer_requests(host, port)
 
 
 @app.command(epilog="Example:  << cookiecutter.project_slug >> ui --mlflow-port 5001")

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,27 @@ class Model:
         Raises KeyError when a feature is missing.
         """
         return np.asarray(self.booster.predict(encode(table, self.features), num_threads=threads))
+
+    def predict_rows(self, rows: list[list[Any]]) -> Rows:
+        """The same for a few rows of plain values in the order of the features: no table, a fifth of the time.
+
+        An online server uses it where there is one; a model without it is asked by table.
+        """
+        matrix = np.array(
+            [
+                [value if codes is None else codes.get(value) for value, codes in zip(row, self._codes, strict=True)]
+                for row in rows
+            ],
+            dtype=np.float64,  # None becomes NaN
+        )
+        return np.asarray(self.booster.predict(matrix, num_threads=1))
+
+    @cached_property
+    def _codes(self) -> list[dict[str, int] | None]:
+        return [
+            None if feature.categories is None else {name: code for code, name in enumerate(feature.categories)}
+            for feature in self.features
+        ]
 
     def importance(self) -> dict[str, float]:
         """Share of the total gain that each feature brought, largest first."""

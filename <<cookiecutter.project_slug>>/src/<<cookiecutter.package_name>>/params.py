@@ -273,6 +273,36 @@ class Scoring(Record):
     workers: int = Field(ge=1)
 
 
+class Breaker(Record):
+    """When a canary is left alone: after `failures` within `within_seconds`, for `rest_seconds`.
+
+    A prediction that takes longer than `slow_ms` is a failure too.
+    """
+
+    failures: int = Field(default=5, ge=1)
+    within_seconds: float = Field(default=30, gt=0)
+    slow_ms: float = Field(default=100, gt=0)
+    rest_seconds: float = Field(default=30, gt=0)
+
+
+class PredictionLog(Record):
+    """How the log of predictions is written: what a crash can lose follows from these."""
+
+    flush_seconds: float = Field(default=0.2, gt=0)
+    queue: int = Field(default=20_000, ge=1)
+
+
+class Serving(Record):
+    """Settings of the HTTP server."""
+
+    max_rows: int = Field(default=1000, ge=1)
+    max_body_kb: int = Field(default=2048, ge=1)
+    unseen_categories: Literal["refuse", "missing"] = "refuse"
+    shadow: bool = True
+    breaker: Breaker = Breaker()
+    log: PredictionLog = PredictionLog()
+
+
 class Params(Record):
     """All of params.yaml."""
 
@@ -284,6 +314,7 @@ class Params(Record):
     monitoring: Monitoring
     rollout: Rollout
     scoring: Scoring
+    serving: Serving = Serving()
 
 
 def load_params(path: Path = PARAMS_FILE) -> Params:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from ..errors import UserError
 from ..files import write_text
 from ..lifecycle.reconcile import open_ledger
 from ..lineage import card as model_card
@@ -10,13 +11,16 @@ from ..lineage import page
 from ..lineage.graph import of_releases
 from ..lineage.impact import Reach
 from ..lineage.trace import Tracer
+from ..lineage.tree import Fact
+from ..serving import ids
 from .shown import Shown, with_repairs
 
 
 def trace(what: str, verify: bool) -> Shown:
     """What something was made from."""
     opened = open_ledger()
-    found = Tracer(opened.ledger, opened.store, verify).trace(what)
+    tracer = Tracer(opened.ledger, opened.store, verify)
+    found = _prediction(tracer, what) if ids.PATTERN.fullmatch(what) else tracer.trace(what)
     problems = list(found.problems())
     lines = list(found.lines())
     if problems:
@@ -27,10 +31,24 @@ def trace(what: str, verify: bool) -> Shown:
     return Shown(data, with_repairs(opened.done, "\n".join(lines)), ok=not problems)
 
 
+def _prediction(tracer: Tracer, prediction_id: str) -> Fact:
+    from ..serving import predictions
+
+    lines = predictions.find(prediction_id)
+    if not lines:
+        raise UserError(
+            f"the prediction {prediction_id} of {ids.day(prediction_id)} is not in logs/predictions: "
+            "it was made elsewhere, or was not on the disk yet when its server ended"
+        )
+    return tracer.prediction(prediction_id, lines)
+
+
 def impact(what: str) -> Shown:
     """What something reached."""
     opened = open_ledger()
-    found = Reach(opened.ledger, opened.store).impact(what)
+    from ..serving import predictions
+
+    found = Reach(opened.ledger, opened.store, predictions.counts()).impact(what)
     data = found.as_dict(below="reaches") | {"notes": opened.done}
     return Shown(data, with_repairs(opened.done, "\n".join(found.lines())))
 

@@ -6,7 +6,7 @@ The question of the day on which a supplier says "the June file was wrong".
 import fnmatch
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -29,7 +29,9 @@ SHOWN = 12
 class Reach:
     """Answers what something reached, over every release in the ledger."""
 
-    def __init__(self, ledger: Ledger, store: Store) -> None:
+    def __init__(self, ledger: Ledger, store: Store, predictions: Mapping[str, int] | None = None) -> None:
+        """Args: predictions: how many each release has answered with."""
+        self._predictions = predictions or {}
         self._ledger = ledger
         self._store = store
         self._structures: dict[str, Structure] = {}
@@ -145,6 +147,8 @@ class Reach:
             return None
         channels = sum(len(self._served[branch.name]) for branch in branches)
         reached = f"{len(branches)} of {len(self._releases)} releases, served {channels} times"
+        if many := sum(self._predictions.get(branch.name, 0) for branch in branches):
+            reached += f", {many:,} predictions"
         return Fact(kind, what, f"reached {reached}", below=tuple(branches))
 
     def _reached(self, release: Release, sql: Structure, columns: list[Column]) -> tuple[Fact, ...]:
@@ -163,6 +167,8 @@ class Reach:
         return tuple(facts)
 
     def _channels(self, release: Release) -> Iterable[Fact]:
+        if many := self._predictions.get(release.id):
+            yield Fact("predictions", f"{many:,}", "answered with it, by the log here", {"predictions": many})
         for each in self._served[release.id]:
             until = each.until or "now"
             data: dict[str, Any] = {"generation": each.generation, "since": each.since, "until": each.until}

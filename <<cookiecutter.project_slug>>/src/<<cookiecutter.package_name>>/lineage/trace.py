@@ -133,6 +133,13 @@ class Tracer:
             below=(decided, release),
         )
 
+    def prediction(self, prediction_id: str, lines: list[dict[str, Any]]) -> Fact:
+        """The tree above a prediction, given its lines in the log: what was asked and answered, and the releases."""
+        rows = tuple(_logged(line) for line in lines)
+        releases = dict.fromkeys(line["release"] for line in lines)
+        above = tuple(self.release(self._ledger.release(each)) for each in releases)
+        return Fact("prediction", prediction_id, f"at {lines[0]['at']} UTC", below=(*rows, *above))
+
     def release(self, release: Release) -> Fact:
         """The tree above a release."""
         observed, lock = release.observed, release.materials["environment"]["lock"]
@@ -402,6 +409,18 @@ def _decision(entry: Entry) -> Fact:
     return Fact(
         "decision", entry.kind, f"entry {entry.number}, {entry.at}, by {who}{reason}", {"evidence": entry.evidence}
     )
+
+
+def _logged(line: dict[str, Any]) -> Fact:
+    """One line of the log of predictions."""
+    said = f"failed ({line['error']})" if line["error"] else f"said {line['score']:.6g}"
+    key = f", key {line['key']}" if line["key"] else ""
+    role = ", as a shadow" if line["shadow"] else ""
+    text = (
+        f"generation {line['generation']}{role}, {said} in {line['latency_ms']} ms{key}, request {line['request'][:12]}"
+    )
+    data = line | {"at": f"{line['at'].isoformat()}Z"}
+    return Fact("answer" if not (line["error"] or line["shadow"]) else "tried", line["channel"], text, data)
 
 
 def _flat(params: dict[str, Any]) -> str:

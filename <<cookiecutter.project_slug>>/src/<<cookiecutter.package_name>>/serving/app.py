@@ -1,0 +1,386 @@
+"""The HTTP server's app: one row or many in, predictions out, each with the id that it can be traced by."""
+
+import asyncio
+import hashlib
+import hmac
+import json
+import logging
+import math
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Annotated, Any
+
+import orjson
+from fastapi import Depends, FastAPI, Header, HTTPException, Request, Response
+from fastapi.responses import PlainTextResponse
+from prometheus_client import generate_latest
+
+from .. import params
+from ..errors import one_line
+from . import ids
+from .api import openapi_of
+from .loader import FEW_ROWS, Channel, Loader, Table
+from .log import Log, Scored
+from .metrics import Metrics
+from .routing import BusyError
+from .schema import InvalidError, Problem
+
+TOKEN = "SERVING_TOKEN"  # noqa: S105  the name of a variable
+MOST_KEY = 200
+MOST_SHADOWS = 200
+
+logger = logging.getLogger(__name__)
+
+# Fills in features that the caller cannot know; gets the rows as they were sent, and the channel that answers.
+Complete = Callable[[list[Any], Channel], list[Any]]
+
+
+class Json(Response):
+    """A body that is JSON."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        """As bytes."""
+        return orjson.dumps(content)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a request asks."""
+
+    id: str
+    rows: list[Any]
+    many: bool
+    key: str | None
+    digest: str
+
+
+class Service:
+    """Answers requests by what the loader has loaded."""
+
+    def __init__(self, settings: params.Serving, loader: Loader, log: Log, complete: Complete | None = None) -> None:
+        """Args: complete: adds features to rows before they are held against the schema."""
+        self.settings = settings
+        self.loader = loader
+        self.log = log
+        self.metrics = Metrics(loader, log)
+        self._complete = complete
+        self._shadows: set[asyncio.Task[None]] = set()
+
+    async def answer(self, request: Request) -> Response:
+        """POST /predict."""
+        prediction_id = ids.new()
+        body = await _body(request, self.settings.max_body_kb * 1024)
+        start = time.perf_counter()
+        table = self.loader.table  # once: all of this request is about these releases
+        production = table.production
+        if production is None:
+            reason = self.loader.problems().get("production", "nothing is served")
+            return self._refuse(503, "unready", prediction_id, None, Problem(None, None, reason))
+        if body is None:
+            limit = Problem(None, None, f"the body is larger than {self.settings.max_body_kb} kB")
+            return self._refuse(413, "invalid", prediction_id, production, limit)
+        try:
+            asked = read(body, prediction_id, self.settings.max_rows)
+            values = self._read(asked, production, table)
+        except InvalidError as error:
+            return self._refuse(422, "invalid", prediction_id, production, *error.problems)
+        channel, scores = await self._predict(asked, values, table, production)
+        if scores is None:
+            failed = Problem(None, None, "the model failed; the server's log says why")
+            return self._refuse(500, "failed", prediction_id, production, failed)
+        self.metrics.requests.labels(channel.name, "ok").inc()
+        self.metrics.rows.labels(channel.name, channel.release_id).inc(len(scores))
+        self.metrics.seconds.labels(channel.name).observe(time.perf_counter() - start)
+        predictions = [
+            {"prediction_id": ids.of_row(asked.id, position, asked.many), "score": score}
+            for position, score in enumerate(scores)
+        ]
+        return Json(_head(asked.id, channel) | {"predictions": predictions})
+
+    def _read(self, asked: Asked, channel: Channel, table: Table) -> list[list[Any]]:
+        rows = self._complete(asked.rows, channel) if self._complete else asked.rows
+        return channel.loaded.schema.read(rows, table.known)
+
+    async def _predict(
+        self, asked: Asked, values: list[list[Any]], table: Table, production: Channel
+    ) -> tuple[Channel, list[float] | None]:
+        """The channel that answers, and what it says; None when production fails."""
+        canary = table.canary
+        if canary and table.is_for_canary(asked.key or asked.id):
+            scores = await self._try_canary(asked, table, canary)
+            if scores is not None:
+                return canary, scores
+        elif canary and not canary.traffic and self.settings.shadow:
+            self._shadow(asked, table, canary)
+        start = time.perf_counter()
+        try:
+            if len(values) <= FEW_ROWS:  # done sooner than a thread wakes up
+                scores, milliseconds = _timed(production, values)
+            else:
+                scores, milliseconds = await production.lane.run(partial(_timed, production, values))
+        except Exception as error:
+            logger.exception("%s failed at %s", production.release_id, asked.id)
+            self._note(asked, production, None, _since(start), f"{type(error).__name__}: {one_line(error)}")
+            return production, None
+        self._note(asked, production, scores, milliseconds)
+        return production, scores
+
+    async def _try_canary(
+        self, asked: Asked, table: Table, canary: Channel, shadow: bool = False
+    ) -> list[float] | None:
+        """What the canary says; None when it is left alone, fails or takes too long."""
+        if not canary.breaker.allows():
+            if not shadow:
+                self.metrics.canary_failures.labels("open").inc()
+            return None
+        bound = self.settings.breaker.slow_ms
+        start = time.perf_counter()
+        try:
+            work = partial(_timed, canary, self._read(asked, canary, table))
+            scores, milliseconds = await canary.lane.run(work, bound / 1000)
+        except (TimeoutError, BusyError) as error:
+            if shadow and isinstance(error, BusyError):
+                self.metrics.shadow_dropped.inc()
+                return None
+            reason, said = "slow", str(error) or f"it takes longer than {bound:g} ms"
+        except InvalidError as error:
+            reason, said = "error", f"its schema refuses what production's takes: {error.problems[0]}"
+        except Exception as error:  # it is a canary: anything can happen
+            reason, said = "error", f"{type(error).__name__}: {one_line(error)}"
+        else:
+            canary.breaker.ended(well=True)
+            self._note(asked, canary, scores, milliseconds, shadow=shadow)
+            return scores
+        was_open = canary.breaker.is_open
+        canary.breaker.ended(well=False)
+        logger.warning("the canary %s failed at %s: %s", canary.release_id, asked.id, said)
+        if canary.breaker.is_open and not was_open:
+            logger.error("the canary %s is left alone: it failed too often", canary.release_id)
+        if not shadow:
+            self.metrics.canary_failures.labels(reason).inc()
+        self._note(asked, canary, None, _since(start), f"{reason}: {said}", shadow)
+        return None
+
+    def _shadow(self, asked: Asked, table: Table, canary: Channel) -> None:
+        """Ask the canary as well, later; nobody waits for what it says."""
+        if len(self._shadows) >= MOST_SHADOWS:
+            self.metrics.shadow_dropped.inc()
+            return
+        task = asyncio.create_task(self._in_background(asked, table, canary))
+        self._shadows.add(task)
+        task.add_done_callback(self._shadows.discard)
+
+    async def _in_background(self, asked: Asked, table: Table, canary: Channel) -> None:
+        await self._try_canary(asked, table, canary, shadow=True)
+
+    async def finish(self) -> None:
+        """Wait for the shadows that are on their way."""
+        if self._shadows:
+            await asyncio.wait(self._shadows, timeout=self.settings.breaker.slow_ms / 1000)
+
+    def _note(
+        self,
+        asked: Asked,
+        channel: Channel,
+        scores: list[float] | None,
+        milliseconds: float,
+        error: str | None = None,
+        shadow: bool = False,
+    ) -> None:
+        self.log.put(
+            Scored(
+                asked.id,
+                asked.many,
+                asked.rows,
+                scores,
+                channel.release_id,
+                channel.name,
+                channel.generation,
+                asked.key,
+                shadow,
+                milliseconds,
+                error,
+                asked.digest,
+            )
+        )
+
+    def _refuse(
+        self, status: int, outcome: str, prediction_id: str, channel: Channel | None, *problems: Problem
+    ) -> Response:
+        self.metrics.requests.labels("production", outcome).inc()
+        return Json(_head(prediction_id, channel) | {"errors": [asdict(each) for each in problems]}, status)
+
+    def info(self) -> dict[str, Any]:
+        """GET /info."""
+        table, problems = self.loader.table, self.loader.problems()
+        channels: dict[str, Any] = {
+            each.name: {
+                "release": each.release_id,
+                "generation": each.generation,
+                "since": each.since,
+                "traffic": each.traffic,
+                "breaker": "open" if each.breaker.is_open else "closed",
+            }
+            for each in table.channels
+        }
+        for name, reason in problems.items():
+            channels.setdefault(name, {"release": None})
+            channels[name] |= {"refused": self.loader.refused(name), "problem": reason}
+        log = {
+            "waiting": self.log.waiting,
+            "dropped": self.log.dropped,
+            "problem": self.log.problem or None,
+            "a_crash_loses": self.log.promise,
+        }
+        return {"channels": channels, "log": log}
+
+
+def _timed(channel: Channel, values: list[list[Any]]) -> tuple[list[float], float]:
+    """The scores, and the milliseconds that they took."""
+    start = time.perf_counter()
+    return channel.loaded.score(values), _since(start)
+
+
+def _since(start: float) -> float:
+    return (time.perf_counter() - start) * 1000
+
+
+def _head(prediction_id: str, channel: Channel | None) -> dict[str, Any]:
+    """What every answer begins with."""
+    return {
+        "prediction_id": prediction_id,
+        "release": channel and channel.release_id,
+        "channel": channel and channel.name,
+        "generation": channel and channel.generation,
+    }
+
+
+async def _body(request: Request, most: int) -> bytes | None:
+    """The body; None when it is larger than that."""
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > most:
+            return None
+    return body
+
+
+def read(body: bytes, prediction_id: str, most_rows: int) -> Asked:
+    """What a body asks: {"row": {...}} or {"rows": [{...}, ...]}, and perhaps a "key".
+
+    Raises:
+        InvalidError: it is something else.
+    """
+    asked = _parse(body)
+    if not isinstance(asked, dict) or ("row" in asked) == ("rows" in asked):
+        raise InvalidError(Problem(None, None, 'the body is {"row": {...}} or {"rows": [{...}, ...]}'))
+    if unknown := sorted(asked.keys() - {"row", "rows", "key"}):
+        raise InvalidError(Problem(None, unknown[0][:100], "a body has `row` or `rows`, and perhaps `key`"))
+    rows = asked.get("rows", [asked.get("row")])
+    if not isinstance(rows, list) or not 0 < len(rows) <= most_rows:
+        raise InvalidError(Problem(None, "rows", f"it is a list of 1 to {most_rows} rows"))
+    key = asked.get("key")
+    if not (key is None or (isinstance(key, str) and 0 < len(key) <= MOST_KEY) or type(key) is int):
+        raise InvalidError(Problem(None, "key", f"it is a text of 1 to {MOST_KEY} letters, or a whole number"))
+    text = None if key is None else str(key)
+    return Asked(prediction_id, rows, "rows" in asked, text, hashlib.sha256(body).hexdigest())
+
+
+def _parse(body: bytes) -> Any:
+    try:
+        return orjson.loads(body)
+    except ValueError as error:
+        not_json = InvalidError(Problem(None, None, f"the body is not JSON: {error}"))
+    for number, field, value in _not_finite(body):
+        reason = f"{value} is not JSON, and no finite number; null says that it is not known"
+        raise InvalidError(Problem(number, field, reason))
+    raise not_json
+
+
+def _not_finite(body: bytes) -> list[tuple[int, str, float]]:
+    """Where NaN or Infinity stands, which many a library writes and JSON does not have."""
+    try:
+        asked = json.loads(body)
+        rows = asked["rows"] if "rows" in asked else [asked["row"]]
+        return [
+            (number, field, value)
+            for number, row in enumerate(rows)
+            for field, value in row.items()
+            if isinstance(value, float) and not math.isfinite(value)
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return []
+
+
+def _guard(token: str | None) -> Callable[[str | None], None]:
+    """A function that lets only those through who send the token, if there is one."""
+    wanted = f"Bearer {token}".encode() if token else None
+
+    def check(authorization: str | None) -> None:
+        if wanted and not hmac.compare_digest((authorization or "").encode(), wanted):
+            raise HTTPException(401, "a bearer token is needed", {"WWW-Authenticate": "Bearer"})
+
+    return check
+
+
+def make_app(service: Service, token: str | None = None) -> FastAPI:
+    """The app; while it runs, the pointers are followed and the log is written."""
+    loader, guard = service.loader, _guard(token)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        loader.start()
+        service.log.start()
+        yield
+        await service.finish()
+        loader.stop()
+        service.log.stop()
+
+    # The pages that FastAPI has for people load scripts from elsewhere.
+    app = FastAPI(title="Predictions", lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
+
+    def allowed(authorization: Annotated[str | None, Header()] = None) -> None:
+        guard(authorization)
+
+    async def predict(request: Request) -> Response:
+        guard(request.headers.get("authorization"))
+        return await service.answer(request)
+
+    # Not through FastAPI's own reading of a body: the schema is the release's, and changes while the app runs.
+    app.add_route("/predict", predict, methods=["POST"], include_in_schema=False)
+
+    @app.get("/health/live", summary="Whether the process answers")
+    async def live() -> dict[str, str]:
+        return {"status": "live"}
+
+    @app.get("/health", summary="The same as /health/ready")
+    @app.get("/health/ready", summary="Whether predictions are answered; if not, why not")
+    async def ready() -> Response:
+        production = loader.table.production
+        if production is None:
+            reason = loader.problems().get("production", "production serves nothing")
+            return Json({"status": "not ready", "reason": reason}, 503)
+        return Json({"status": "ready", "release": production.release_id})
+
+    @app.get("/info", summary="What each channel serves", dependencies=[Depends(allowed)])
+    async def info() -> dict[str, Any]:
+        return service.info()
+
+    @app.get("/metrics", summary="For Prometheus", dependencies=[Depends(allowed)])
+    async def metrics() -> Response:
+        return PlainTextResponse(generate_latest(service.metrics.registry))
+
+    @app.get("/openapi.json", include_in_schema=False, dependencies=[Depends(allowed)])
+    async def openapi() -> Response:
+        return Json(openapi_of(app, loader.table.production, service.settings, bool(token)))
+
+    @app.exception_handler(Exception)
+    async def hide(_: Request, error: Exception) -> Response:
+        return Json({"errors": [{"row": None, "field": None, "reason": "the server failed; its log says why"}]}, 500)
+
+    return app
