@@ -55,7 +55,9 @@ def psi_in_numpy(reference: pa.Table, recent: pa.Table) -> list[float]:
                 edges = np.unique(np.nanquantile(values, np.arange(1, 10) / 10))
             there = values[~np.isnan(values)]
             bins = np.searchsorted(edges, there, side="left")
-            counts = np.append(np.bincount(bins, minlength=len(edges) + 1), len(values) - len(there))
+            counts = np.append(
+                np.bincount(bins, minlength=len(edges) + 1), len(values) - len(there)
+            )
             shares.append((counts + 0.5) / (counts + 0.5).sum())
         p, q = shares
         found.append(float(np.sum((q - p) * np.log(q / p))))
@@ -65,7 +67,8 @@ def psi_in_numpy(reference: pa.Table, recent: pa.Table) -> list[float]:
 def main(package: str, many: int) -> None:
     """Print one line a measure."""
     summary, drift, window = (
-        importlib.import_module(f"{package}.monitoring.{name}") for name in ("summary", "drift", "window")
+        importlib.import_module(f"{package}.monitoring.{name}")
+        for name in ("summary", "drift", "window")
     )
     connection = window.connect()
     reference, recent = rows(many, 1, 0.0), rows(many, 2, 0.1)
@@ -86,7 +89,9 @@ def main(package: str, many: int) -> None:
     bare = psi_in_numpy(reference, recent)
     # The edges are other quantiles of the same rows: the figures agree, not to the last digit.
     off = max(abs(a - b) for a, b in zip(found["psi"], bare, strict=False))
-    print(f"{many:,} rows x {len(columns)} columns, {os.cpu_count()} cores; largest difference {off:.4f}")
+    print(
+        f"{many:,} rows x {len(columns)} columns, {os.cpu_count()} cores; largest difference {off:.4f}"
+    )
     measures = {
         "bins of the profile, once a release": lambda: summary.cut(connection, "reference", kinds),
         "psi, distance, nulls, outside of recent rows": all_checks,
