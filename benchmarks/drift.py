@@ -90,7 +90,8 @@ def main(package: str, many: int) -> None:
     # The edges are other quantiles of the same rows: the figures agree, not to the last digit.
     off = max(abs(a - b) for a, b in zip(found["psi"], bare, strict=False))
     print(
-        f"{many:,} rows x {len(columns)} columns, {os.cpu_count()} cores; largest difference {off:.4f}"
+        f"{many:,} rows x {len(columns)} columns, {os.cpu_count()} cores; "
+        f"largest difference {off:.4f}"
     )
     measures = {
         "bins of the profile, once a release": lambda: summary.cut(connection, "reference", kinds),
