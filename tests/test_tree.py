@@ -21,6 +21,7 @@ README.md
 data/source.json
 docs/data.md
 docs/intended_use.md
+docs/lineage.md
 docs/pipeline.md
 docs/releases.md
 dvc.yaml
@@ -66,6 +67,7 @@ src/flight_delays/lifecycle/restore.py
 src/flight_delays/lifecycle/store.py
 src/flight_delays/lifecycle/tracking.py
 src/flight_delays/lifecycle/verify.py
+src/flight_delays/lifecycle/worktree.py
 src/flight_delays/lineage/__init__.py
 src/flight_delays/lineage/attach.py
 src/flight_delays/lineage/card.py
@@ -76,6 +78,7 @@ src/flight_delays/lineage/page.css
 src/flight_delays/lineage/page.html.j2
 src/flight_delays/lineage/page.js
 src/flight_delays/lineage/page.py
+src/flight_delays/lineage/reader.py
 src/flight_delays/lineage/structure.py
 src/flight_delays/lineage/trace.py
 src/flight_delays/lineage/tree.py
@@ -118,7 +121,12 @@ tests/lifecycle/test_tracking.py
 tests/lifecycle/test_verify.py
 tests/lineage/test_attach.py
 tests/lineage/test_card.py
+tests/lineage/test_columns.py
+tests/lineage/test_graph.py
+tests/lineage/test_impact.py
 tests/lineage/test_page.py
+tests/lineage/test_structure.py
+tests/lineage/test_trace.py
 tests/servers.py
 tests/stages/test_evaluate.py
 tests/stages/test_gate.py
