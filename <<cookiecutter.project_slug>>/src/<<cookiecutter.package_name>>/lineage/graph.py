@@ -42,10 +42,11 @@ class Node:
 
 @dataclass(frozen=True)
 class _Sql:
-    """A version of the SQL in the graph: the ids of its nodes, by dbt id, and of its feature tables' columns."""
+    """A version of the SQL in the graph, with ids there: its nodes, by dbt id; sources of files; columns of tables."""
 
     structure: Structure
     ids: dict[str, str]
+    sources: dict[str, list[str]] = field(default_factory=dict)
     columns: dict[str, list[str]] = field(default_factory=dict)
 
 
@@ -108,9 +109,15 @@ class Graph:
         return ids
 
     def _add_files(self, release: Release, sql: _Sql) -> None:
-        for node in (node for node in sql.structure.nodes.values() if node.kind == "source"):
-            files = [file for file in release.materials["raw"] if fnmatch.fnmatch(file["path"], node.files)]
-            self._edges((self._file(release, file) for file in files), sql.ids[node.id])
+        sources = [node for node in sql.structure.nodes.values() if node.kind == "source"]
+        for file in release.materials["raw"]:
+            path = file["path"]
+            if path not in sql.sources:
+                sql.sources[path] = [sql.ids[node.id] for node in sources if fnmatch.fnmatch(path, node.files)]
+            if sql.sources[path]:
+                node = self._file(release, file)
+                for source in sql.sources[path]:
+                    self._edges([node], source)
 
     def _add_features(self, release: Release, sql: _Sql) -> list[str]:
         """The feature tables and their columns; returns the tables' ids."""
@@ -138,7 +145,7 @@ class Graph:
             origins, problem = sql.origins(column)
             above = sorted(f"{sql.nodes[each.node].name}.{each.name}" for each in sql.upstream(column))
             facts = {
-                "expression": sql.queries[table].columns[name].expression,
+                "expression": sql.query(table).columns[name].expression,
                 "from": above,
                 "is_feature": name in release.model["features"],
             }

@@ -109,7 +109,7 @@ class Reader:
             return
         for position, projection in enumerate(_projections(scope)):
             plain = projection.unalias()
-            text = plain.sql(dialect=DIALECT, comments=False)
+            text = plain.sql(dialect=DIALECT, comments=False) if scope.is_root or scope.is_set_operation else ""
             if problem := _unknown_names(plain):
                 yield _Output("", ColumnLineage(expression=text, problem=problem), many=True)
                 continue

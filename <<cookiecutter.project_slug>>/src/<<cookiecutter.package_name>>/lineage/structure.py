@@ -5,7 +5,7 @@ Read from reports/sql, which the pipeline keeps: of the work tree, or of any rel
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from graphlib import TopologicalSorter
@@ -60,31 +60,41 @@ class Structure:
 
     def __init__(self, manifest: dict[str, Any], texts: Mapping[str, str]) -> None:
         """Args: manifest: nodes.json; texts: the compiled SQL, by file name."""
-        found = {name: _node(name, entry, texts) for name, entry in manifest["nodes"].items()}
-        order = TopologicalSorter(
-            {name: [read for read in node.reads if read in found] for name, node in found.items()}
-        )
+        found = {name: _node(name, manifest["nodes"], texts) for name in manifest["nodes"]}
+        order = TopologicalSorter({name: node.reads for name, node in found.items()})
         self.nodes = {name: found[name] for name in order.static_order()}
+        self._read: dict[str, QueryLineage] = {}
         self.dbt = str(manifest["dbt"])
         self.tests: dict[str, dict[str, Any]] = manifest["tests"]
 
     @cached_property
     def queries(self) -> dict[str, QueryLineage]:
         """The column lineage of every model, by dbt id."""
-        schema: dict[str, Mapping[str, str]] = {}
-        found = {}
-        for node in self.nodes.values():
-            if node.kind == "model":
-                reads = {_plain(self.nodes[name]): schema[_plain(self.nodes[name])] for name in node.reads}
-                found[node.id] = _lineage_of(
-                    self._named(node), tuple((name, tuple(of.items())) for name, of in reads.items())
-                )
-                more = () if found[node.id].complete else ("*",)
-                columns: Mapping[str, str] = dict.fromkeys((*found[node.id].columns, *more), "")
-            else:
-                columns = node.known_columns
-            schema[_plain(node)] = columns
-        return found
+        return {node.id: self.query(node.id) for node in self.nodes.values() if node.kind == "model"}
+
+    def query(self, model: str) -> QueryLineage:
+        """The column lineage of one model. Only what it needs for that is read."""
+        todo = [model]
+        while todo:
+            node = self.nodes[todo[-1]]
+            needs = [name for name in node.reads if self.nodes[name].kind == "model" and name not in self._read]
+            if needs and node.id not in self._read:
+                todo += needs
+                continue
+            if node.id not in self._read:
+                reads = tuple((_plain(self.nodes[name]), tuple(self._schema(name))) for name in node.reads)
+                self._read[node.id] = _lineage_of(self._named(node), reads)
+            todo.pop()
+        return self._read[model]
+
+    def _schema(self, node: str) -> Iterator[tuple[str, str]]:
+        """Name and type of a node's columns, as far as they are known; `*` where there are more."""
+        if node not in self._read:
+            yield from self.nodes[node].known_columns.items()
+            return
+        yield from ((name, "") for name in self._read[node].columns)
+        if not self._read[node].complete:
+            yield "*", ""
 
     def _named(self, node: Node) -> str:
         """The node's SQL, with sources by name where it has them by file."""
@@ -100,13 +110,14 @@ class Structure:
 
     def columns(self, node: str) -> list[str]:
         """The columns of a node, in order."""
-        return list(self.queries[node].columns if node in self.queries else self.nodes[node].known_columns)
+        is_model = self.nodes[node].kind == "model"
+        return list(self.query(node).columns if is_model else self.nodes[node].known_columns)
 
     def origins(self, column: Column) -> tuple[set[Column], str]:
         """The columns that a column is computed from directly, and what cannot be told about that."""
-        if column.node not in self.queries:
+        if self.nodes[column.node].kind != "model":
             return set(), ""
-        query = self.queries[column.node]
+        query = self.query(column.node)
         if query.problem:
             return set(), query.problem
         found = query.columns[column.name]
@@ -201,7 +212,8 @@ def _closure(start: set[Column], step: Callable[[Column], set[Column]]) -> set[C
     return seen
 
 
-def _node(name: str, entry: dict[str, Any], texts: Mapping[str, str]) -> Node:
+def _node(name: str, nodes: dict[str, dict[str, Any]], texts: Mapping[str, str]) -> Node:
+    entry = nodes[name]
     kind: Kind = name.split(".", 1)[0]  # type: ignore[assignment]
     parts = name.split(".")
     quoted = entry["relation"].replace('"', "").split(".")
@@ -213,7 +225,7 @@ def _node(name: str, entry: dict[str, Any], texts: Mapping[str, str]) -> Node:
         file=entry["file"],
         file_sha256=entry["sha256"],
         relation=entry["relation"],
-        reads=tuple(entry.get("reads", ())),
+        reads=tuple(read for read in entry.get("reads", ()) if read in nodes),
         sql=texts[entry["compiled"]].strip() if "compiled" in entry else "",
         known_columns=entry.get("columns", {}),
     )

@@ -350,7 +350,7 @@ class Tracer:
         wrong: list[str] = []
         below = [self._column(origin, seen) for origin in sorted(origins)]
         if node.kind == "model":
-            query = self._sql.queries[node.id]
+            query = self._sql.query(node.id)
             text = query.columns[column.name].expression if column.name in query.columns else ""
             text = f"= {text[:80]}{'...' if len(text) > 80 else ''}  ({node.file})"
             if not origins and not cannot_tell:
