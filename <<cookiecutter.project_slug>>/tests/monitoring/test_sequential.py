@@ -98,6 +98,18 @@ def test_without_enough_rows_nothing_is_decided(values: list[float]) -> None:
     assert (compared.verdict, compared.rows) == ("hold", len(values))
 
 
+@pytest.mark.parametrize(("value", "verdict"), [(1.0, "roll back"), (-1.0, "promote")])
+def test_nor_where_the_rows_that_there_are_leave_no_doubt(value: float, verdict: str) -> None:
+    assert compare_losses(np.full(99, value), 0.01, ALPHA, ALPHA, at_least=100).verdict == "hold"
+    assert compare_losses(np.full(100, value), 0.01, ALPHA, ALPHA, at_least=100).verdict == verdict
+
+
+def test_a_canary_that_fails_twice_as_often_is_found_at_a_small_share() -> None:
+    hit = np.arange(400) < 40
+    assert log_excess(np.full(400, 0.05), hit) > math.log(1 / ALPHA)
+    assert log_excess(np.full(400, 0.1), hit) < 0
+
+
 def test_no_rows_at_all_promote_nothing_even_where_none_are_asked_for() -> None:
     assert compare_losses(np.zeros(0), 0.5, 0.5, 0.5, at_least=0).verdict == "hold"
     assert log_rate(0, 0, 0.01, "below") == pytest.approx(0, abs=EXACT)

@@ -148,7 +148,7 @@ def load_model(release: Release, folder: Path) -> Any:
         UserError: it does not load with the packages installed here.
     """
     code = f"_{release.id.replace('-', '_')}"
-    package = folder / "src" / release.model["package"]
+    package = folder.resolve() / "src" / release.model["package"]  # Python remembers where a relative path led to
     spec = importlib.util.spec_from_file_location(
         code, package / "__init__.py", submodule_search_locations=[str(package)]
     )
