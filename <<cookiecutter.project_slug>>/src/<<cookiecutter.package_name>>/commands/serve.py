@@ -32,7 +32,7 @@ def serve(host: str, port: int) -> None:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING, stream=sys.stderr)
     with suppress(UserError):  # a pointer that is there is enough to serve by
         pointers.write(ledger.load())
-    listener = _listen(host, port)
+    listener = listen(host, port)
     loader = Loader(settings)
     loader.look()
     token = os.environ.get(TOKEN)
@@ -51,7 +51,12 @@ def serve(host: str, port: int) -> None:
     print("ended; every logged prediction is on the disk", file=sys.stderr)
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens there.
+
+    Raises:
+        UserError: it cannot.
+    """
     # asyncio sends small answers at once (TCP_NODELAY) only on sockets that say that they are TCP.
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
