@@ -188,9 +188,10 @@ def decided(release: str, now: datetime) -> Stop:
     return found
 
 
-def test_the_first_release_and_one_that_was_replaced_are_a_person_s(releases: Releases) -> None:
+def test_a_release_that_production_has_left_does_not_come_back_by_itself(releases: Releases) -> None:
     operations.promote(releases.second, "production")
-    assert decided(releases.first, datetime.now(UTC)).state == "held"
+    operations.promote(releases.first, "staging")
+    assert decided(releases.first, datetime.now(UTC)).why.startswith("production has served it")
     operations.rollback("production", "worse")
     assert decided(releases.second, datetime.now(UTC)).state == "rolled back"
 
