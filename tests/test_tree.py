@@ -140,6 +140,7 @@ src/flight_delays/stages/tables.py
 src/flight_delays/stages/train.py
 src/flight_delays/stages/transform.py
 tests/browser.py
+tests/clients.py
 tests/commands/test_monitor_command.py
 tests/commands/test_run.py
 tests/conftest.py
@@ -186,6 +187,13 @@ tests/monitoring/test_verdicts.py
 tests/predictions.py
 tests/rows.py
 tests/servers.py
+tests/serving/conftest.py
+tests/serving/test_app.py
+tests/serving/test_ids.py
+tests/serving/test_log.py
+tests/serving/test_routing.py
+tests/serving/test_schema.py
+tests/serving/test_serve.py
 tests/stages/test_evaluate.py
 tests/stages/test_gate.py
 tests/stages/test_ingest.py
