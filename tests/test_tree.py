@@ -21,6 +21,7 @@ README.md
 data/source.json
 docs/data.md
 docs/intended_use.md
+docs/openlineage.md
 docs/pipeline.md
 docs/releases.md
 docs/rollout.md
@@ -77,12 +78,15 @@ src/flight_delays/lineage/__init__.py
 src/flight_delays/lineage/attach.py
 src/flight_delays/lineage/card.py
 src/flight_delays/lineage/columns.py
+src/flight_delays/lineage/events.py
 src/flight_delays/lineage/graph.py
 src/flight_delays/lineage/impact.py
+src/flight_delays/lineage/openlineage.py
 src/flight_delays/lineage/page.css
 src/flight_delays/lineage/page.html.j2
 src/flight_delays/lineage/page.js
 src/flight_delays/lineage/page.py
+src/flight_delays/lineage/project.py
 src/flight_delays/lineage/structure.py
 src/flight_delays/lineage/trace.py
 src/flight_delays/lineage/tree.py
@@ -132,6 +136,7 @@ tests/lifecycle/test_tracking.py
 tests/lifecycle/test_verify.py
 tests/lineage/test_attach.py
 tests/lineage/test_card.py
+tests/lineage/test_openlineage.py
 tests/lineage/test_page.py
 tests/monitoring/test_canary.py
 tests/monitoring/test_rollout.py
