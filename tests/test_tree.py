@@ -23,6 +23,7 @@ docs/data.md
 docs/intended_use.md
 docs/lineage.md
 docs/monitoring.md
+docs/openlineage.md
 docs/pipeline.md
 docs/releases.md
 docs/rollout.md
@@ -83,6 +84,7 @@ src/flight_delays/lineage/__init__.py
 src/flight_delays/lineage/attach.py
 src/flight_delays/lineage/card.py
 src/flight_delays/lineage/columns.py
+src/flight_delays/lineage/events.py
 src/flight_delays/lineage/graph.py
 src/flight_delays/lineage/impact.py
 src/flight_delays/lineage/openlineage.py
@@ -90,6 +92,7 @@ src/flight_delays/lineage/page.css
 src/flight_delays/lineage/page.html.j2
 src/flight_delays/lineage/page.js
 src/flight_delays/lineage/page.py
+src/flight_delays/lineage/project.py
 src/flight_delays/lineage/reader.py
 src/flight_delays/lineage/structure.py
 src/flight_delays/lineage/trace.py

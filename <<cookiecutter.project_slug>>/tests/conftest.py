@@ -20,8 +20,10 @@ from support import (
     copy_project,
     edit_params,
     environment,
+    is_quiet,
     make_project,
     repro,
+    wait_until,
     with_own_settings,
 )
 
@@ -88,6 +90,7 @@ def _release(project: Path) -> str:
     release: str = cli_json("release", folder=project)["release"]
     cli_json("promote", release, "--to", "staging", folder=project)
     cli_json("approve", release, folder=project)
+    wait_until(lambda: is_quiet(project))  # what is copied while it changes is not whole
     return release
 
 

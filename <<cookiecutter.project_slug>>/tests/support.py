@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
@@ -190,3 +191,10 @@ def wait_until(so: Callable[[], bool], seconds: float = 60) -> None:
     while not so():
         assert time.monotonic() < until, "it did not happen"
         time.sleep(0.1)
+
+
+def is_quiet(folder: Path) -> bool:
+    """Whether no command has left a process behind that still tells MLflow or a catalogue of it."""
+    names = (f"{PACKAGE}.lifecycle.registry", f"{PACKAGE}.lineage.attach", f"{PACKAGE}.lineage.openlineage")
+    running = [each.info for each in psutil.process_iter(["cmdline", "cwd"])]
+    return not any(each["cwd"] == str(folder) and set(names) & set(each["cmdline"] or ()) for each in running)

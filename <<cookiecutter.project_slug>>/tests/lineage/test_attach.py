@@ -4,7 +4,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from << cookiecutter.package_name >>.commands.channels import promote
+from << cookiecutter.package_name >>.commands.channels import promote, rollback
+from << cookiecutter.package_name >>.commands.release import approve_release
 from << cookiecutter.package_name >>.lifecycle import ledger, registry, tracking
 from << cookiecutter.package_name >>.lifecycle.store import Store
 from << cookiecutter.package_name >>.lineage import attach, card
@@ -29,14 +30,39 @@ def test_a_release_has_its_page_in_mlflow_where_its_tag_says(releases: Releases)
         assert release_id in Path(version.tags["lineage"].removeprefix("file://")).read_text(encoding="utf-8")
 
 
-def test_the_description_is_the_card_and_follows_a_promotion(releases: Releases) -> None:
-    before = version_of(releases.second).description
-    assert before.startswith(f"# {ledger.load().release(releases.second).model['name']}, release {releases.second}")
+def described(release_id: str) -> bool:
+    """Whether its card in MLflow is what holds now, whole in the run and as far as there is room in the description."""
+    release, book, version = ledger.load().release(release_id), ledger.load(), version_of(release_id)
+    whole = Path(version.tags["lineage"].removeprefix("file://")).with_name("model_card.md")
+    return bool(
+        version.description == card.render(release, book, Store(), at_most=attach.ROOM)
+        and whole.read_text(encoding="utf-8") == card.render(release, book, Store())
+        and len(version.description) <= attach.ROOM
+    )
+
+
+def test_the_cards_follow_approvals_and_promotions_of_the_one_and_of_the_other(releases: Releases) -> None:
+    wait_until(lambda: described(releases.second))
+    approve_release(releases.second, "looks good", "")
+    assert described(releases.second)
+    assert "looks good" in version_of(releases.second).description
     promote(releases.second, "production", "", "", None)
     wait_until(lambda: "production, generation 2" in version_of(releases.second).description)
-    assert version_of(releases.second).description == card.render(
-        ledger.load().release(releases.second), ledger.load(), Store()
-    )
+    wait_until(lambda: described(releases.first))  # which production serves no longer
+    assert described(releases.second)
+
+
+def test_the_cards_follow_a_rollback_soon(releases: Releases) -> None:
+    promote(releases.second, "production", "", "", None)
+    rollback("production", "", "it smells", None)
+    wait_until(lambda: described(releases.first) and described(releases.second))
+    assert "In quarantine: it smells." in version_of(releases.second).description
+
+
+def test_who_looks_at_a_run_sees_the_release(releases: Releases) -> None:
+    client = tracking.open_client()
+    for release_id in (releases.first, releases.second):
+        assert client.get_run(version_of(release_id).run_id).data.tags["release"] == release_id
 
 
 def test_a_page_that_cannot_be_made_is_a_note_and_nothing_worse(releases: Releases) -> None:

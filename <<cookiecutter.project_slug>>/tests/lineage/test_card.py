@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from << cookiecutter.package_name >>.lifecycle import channels, ledger
+from << cookiecutter.package_name >>.lifecycle import approvals, channels, ledger
 from << cookiecutter.package_name >>.lifecycle.store import Store
 from << cookiecutter.package_name >>.lineage import card, structure
 from << cookiecutter.package_name >>.lineage.structure import Column
@@ -61,6 +61,24 @@ def test_approvals_and_channels_are_those_of_the_ledger(text: str, releases: Rel
     after = card.render(ledger.load().release(releases.second), ledger.load(), Store())
     assert "In quarantine: it smells." in section(after, "Served")
     assert " to now" not in section(after, "Served")
+
+
+def test_with_little_room_the_longest_sections_make_way_and_say_so(releases: Releases, text: str) -> None:
+    release = ledger.load().release(releases.second)
+    short = card.render(release, ledger.load(), Store(), at_most=len(text) - 1)
+    assert len(short) < len(text)
+    assert short.count("\n## ") == text.count("\n## ")
+    assert short.count(card.LEFT_OUT) == 1
+    assert "| passes |" in short
+    assert len(card.render(release, ledger.load(), Store(), at_most=300)) <= 300
+    assert card.render(release, ledger.load(), Store(), at_most=len(text)) == text
+
+
+def test_what_people_write_breaks_no_table_and_no_list(releases: Releases) -> None:
+    approvals.approve(ledger.load(), ledger.load().release(releases.first), "fine\n## Gates\n| none |", "")
+    text = card.render(ledger.load().release(releases.first), ledger.load(), Store())
+    assert "fine ## Gates / none /" in section(text, "Approvals")
+    assert text.count("\n## Gates\n") == 1
 
 
 def test_the_intended_use_is_that_of_the_release(releases: Releases) -> None:

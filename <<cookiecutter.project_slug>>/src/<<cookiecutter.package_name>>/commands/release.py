@@ -4,7 +4,7 @@ from ..lifecycle import approvals, operations
 from ..lifecycle.reconcile import open_ledger
 from ..lifecycle.store import Store
 from ..lineage import openlineage
-from ..lineage.attach import attach
+from ..lineage.attach import attach, attach_later
 from .shown import Shown, with_repairs
 
 
@@ -47,6 +47,7 @@ def approve_release(what: str, comment: str, key: str) -> Shown:
     opened = open_ledger(network=True)
     release = opened.ledger.release(what)
     approval, _ = approvals.approve(opened.ledger, release, comment, key)
+    attach_later(release.id)
     signed = approvals.allowed_signers() is not None
     kind = ", ".join(word for word, true in (("own release", approval.own), ("signed", signed)) if true)
     text = f"{release.id} approved by {approval.by}{f' ({kind})' if kind else ''}"

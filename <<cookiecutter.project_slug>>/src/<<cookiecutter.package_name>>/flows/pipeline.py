@@ -86,21 +86,16 @@ def pipeline() -> None:
         UserError: something the user can mend.
         StageError: a stage failed for good, after its retries.
     """
-    admit()
-    dvc = Pipeline()
-    # While stages run in processes of their own, get the slowest import over with.
-    threading.Thread(target=_warm_up, daemon=True).start()
-    own_id = str(flow_run.id) if flow_run.id else None
-    results: list[StageResult] = []
-    try:
+    own_id, results = str(flow_run.id) if flow_run.id else None, []
+    with openlineage.run_of_pipeline(own_id, flow_run.scheduled_start_time, get_run_logger().warning) as recorder:
+        admit()
+        dvc = Pipeline()
+        # While stages run in processes of their own, get the slowest import over with.
+        threading.Thread(target=_warm_up, daemon=True).start()
         for stage in dvc.stages():
             results.append(run_stage(dvc, stage))
-    except StageError as error:
-        openlineage.tell_of_stages(results, own_id, failed=(error.stage, error.reason))
-        raise
-    for note in openlineage.tell_of_stages(results, own_id):
-        get_run_logger().warning(note)
-    tracked = track(own_id)
+            recorder.stage(results[-1])
+        tracked = track(own_id)
     create_markdown_artifact(_summary(results, tracked), key="run-summary", description="What this run did")
 
 

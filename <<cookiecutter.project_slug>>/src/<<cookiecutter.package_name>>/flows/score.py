@@ -4,12 +4,14 @@ from typing import Any
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_table_artifact
+from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from ..errors import UserError
 from ..lifecycle import scoring
 from ..lifecycle.ledger import ChannelName
 from ..lifecycle.scoring import Job, Scored
+from ..lineage import openlineage
 from ..params import Scoring, load_params
 
 
@@ -34,6 +36,8 @@ def score(channel: ChannelName = "production", months: list[str] | None = None) 
     for note in notes:
         get_run_logger().warning(note)
     done: list[Scored] = score_months.with_options(task_runner=runner(params.scoring))(jobs)
+    for note in openlineage.tell_of_scores(done, str(flow_run.id)):
+        get_run_logger().warning(note)
     create_table_artifact([vars(each) for each in done], key="scores", description=f"What {channel} serves, by month")
     return done
 

@@ -4,11 +4,13 @@ MLflow decides nothing: all of this can be made again from the ledger and DVC.
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -137,14 +139,24 @@ def _log_again(release: Release, store: Store) -> None:
 
 def try_project(store: Store) -> list[str]:
     """Tell MLflow of the ledger as it is now, if it was not told; one that cannot be reached is told later."""
-    ledger = book.load()
-    if in_step(ledger):
+    with _alone():
+        ledger = book.load()
+        if in_step(ledger):
+            return []
+        try:
+            project(ledger, store)
+        except UserError as error:
+            return [str(error)]
         return []
-    try:
-        project(ledger, store)
-    except UserError as error:
-        return [str(error)]
-    return []
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Two that tell MLflow at once might log a lost run twice, or leave the aliases of the older ledger."""
+    PROJECTED.parent.mkdir(exist_ok=True)
+    with PROJECTED.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def project_later() -> None:
@@ -161,6 +173,6 @@ def project_later() -> None:
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(KeyboardInterrupt):
+    with contextlib.suppress(KeyboardInterrupt), _alone():
         for line in project(book.load(), Store()):
             print(line)

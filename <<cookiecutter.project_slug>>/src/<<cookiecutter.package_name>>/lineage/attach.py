@@ -3,10 +3,12 @@
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UserError, one_line
+from ..files import write_text
 from ..lifecycle import ledger as book
 from ..lifecycle import registry, tracking
 from ..lifecycle.ledger import Ledger
@@ -23,11 +25,14 @@ if TYPE_CHECKING:
 # The artifact of the run, and the tag on the model version that says where it is.
 ARTIFACT = "lineage/lineage.html"
 TAG = "lineage"
+CARD = "lineage/model_card.md"
+# What MLflow's databases have room for in a description; SQLite alone takes more.
+ROOM = 5000
 LOG = Path("logs/attach.log")
 
 
 def attach(release: Release, store: Store) -> tuple[str, list[str]]:
-    """Put a release's page into its MLflow run, once, and its card as it is now into its model version's description.
+    """Put a release's page into its MLflow run, once, and its card as it is now, whole and into its description.
 
     Returns: where the page is, empty if it is in no run; and what there is to say. Nothing depends on it.
     """
@@ -37,12 +42,40 @@ def attach(release: Release, store: Store) -> tuple[str, list[str]]:
     try:
         client = tracking.open_client()
         version = _version(client, release)
-        text = card.render(release, ledger, store)
-        if version.description != text:
-            client.update_model_version(version.name, str(version.version), text)
+        _describe(client, version, release, ledger, store)
         return _page(client, version, release, ledger, store), []
     except Exception as error:  # whatever it is: the release stands, and is not to fail for its picture
         return "", [f"the lineage page and the card of {release.id} are not in MLflow: {one_line(error)}"]
+
+
+def attach_later(*releases: str | None) -> None:
+    """Do that for some releases, and tell OpenLineage of the ledger, in a process that nobody waits for."""
+    command = [sys.executable, "-m", __name__, *filter(None, releases)]
+    with suppress(OSError):  # a full disk, say: what was decided stands
+        LOG.parent.mkdir(exist_ok=True)
+        with LOG.open("a", encoding="utf-8") as log:
+            subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+
+
+def _attach_now(*releases: str) -> list[str]:
+    notes, store = openlineage.tell_of_ledger(), Store()
+    notes += registry.try_project(store)
+    for release in book.load().read_releases(releases):
+        notes += attach(release, store)[1]
+    return notes
+
+
+def _describe(client: "MlflowClient", version: "ModelVersion", release: Release, ledger: Ledger, store: Store) -> None:
+    text = card.render(release, ledger, store, at_most=ROOM)
+    if version.description != text:
+        folder, _, file = CARD.partition("/")
+        with tempfile.TemporaryDirectory(prefix="card-") as made:
+            whole = Path(made) / file
+            write_text(whole, card.render(release, ledger, store))
+            client.log_artifact(version.run_id, str(whole), folder)
+        client.update_model_version(version.name, str(version.version), text)
+    if client.get_run(version.run_id).data.tags.get(registry.RELEASE_TAG) != release.id:
+        client.set_tag(version.run_id, registry.RELEASE_TAG, release.id)
 
 
 def _version(client: "MlflowClient", release: Release) -> "ModelVersion":
@@ -69,26 +102,6 @@ def _page(client: "MlflowClient", version: "ModelVersion", release: Release, led
     return uri
 
 
-def attach_later(*releases: str | None) -> None:
-    """Do that for some releases, and tell OpenLineage of the ledger, in a process that nobody waits for."""
-    LOG.parent.mkdir(exist_ok=True)
-    with LOG.open("w", encoding="utf-8") as log:
-        subprocess.Popen(
-            [sys.executable, "-m", __name__, *filter(None, releases)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-
-
-def _attach_now(releases: list[str]) -> list[str]:
-    store = Store()
-    notes = registry.try_project(store)
-    for release in book.load().read_releases(releases):
-        notes += attach(release, store)[1]
-    return notes + openlineage.tell_of_ledger()
-
-
 if __name__ == "__main__":
-    print(*_attach_now(sys.argv[1:]), sep="\n")
+    for note in _attach_now(*sys.argv[1:]):
+        print(note)

@@ -22,39 +22,57 @@ INTENDED_USE = "docs/intended_use.md"
 SLICES = "reports/slices.json"
 # Rows of a table of slices: the largest groups. The report has them all.
 LARGEST = 10
+LEFT_OUT = "Too long for here: it is on the whole card, `lineage/model_card.md` of the run."
 
 
-def render(release: Release, ledger: Ledger, store: Store) -> str:
-    """The card. Equal releases with equal approvals and channels give equal text."""
-    return "\n".join(_lines(release, ledger, store)) + "\n"
+def render(release: Release, ledger: Ledger, store: Store, at_most: int | None = None) -> str:
+    """The card. Equal releases with equal approvals and channels give equal text.
+
+    With room for `at_most` characters, the longest sections make way where that does not suffice, and say so.
+    """
+    sections = {title: "\n".join(lines) for title, lines in _sections(release, ledger, store)}
+    head = "\n".join(_head(release))
+    while at_most and len(_text(head, sections)) > at_most:
+        longest = max(sections, key=lambda title: len(sections[title]))
+        if len(sections[longest]) <= len(LEFT_OUT):
+            break
+        sections[longest] = LEFT_OUT
+    return _text(head, sections)[:at_most]
 
 
-def _lines(release: Release, ledger: Ledger, store: Store) -> Iterator[str]:
+def _text(head: str, sections: dict[str, str]) -> str:
+    return "\n".join([head, *(f"\n## {title}\n\n{text}" for title, text in sections.items())]) + "\n"
+
+
+def _head(release: Release) -> Iterator[str]:
     observed = release.observed
     yield f"# {release.model['name']}, release {release.id}"
     yield f"\nReleased {observed['at']} by {observed['by'].split(' <')[0]}; digest `{release.digest}`."
-    yield from _section("Intended use", _intended_use(release))
-    yield from _section("Data", _data(release))
-    yield from _section("Features", _features(release, store))
-    yield from _section("Metrics on the holdout", _metrics(release))
-    yield from _section("Slices", _slices(release, store))
-    yield from _section("Gates", _gates(release))
-    yield from _section("Approvals", _approvals(release, ledger))
-    yield from _section("Served", _served(release, ledger))
-    yield from _section("Limits", _limits(release))
-    yield from _section("Made from", _made_from(release))
 
 
-def _section(title: str, lines: Iterable[str]) -> Iterator[str]:
-    yield f"\n## {title}\n"
-    yield from lines
+def _sections(release: Release, ledger: Ledger, store: Store) -> Iterator[tuple[str, Iterable[str]]]:
+    yield "Intended use", _intended_use(release)
+    yield "Data", _data(release)
+    yield "Features", _features(release, store)
+    yield "Metrics on the holdout", _metrics(release)
+    yield "Slices", _slices(release, store)
+    yield "Gates", _gates(release)
+    yield "Approvals", _approvals(release, ledger)
+    yield "Served", _served(release, ledger)
+    yield "Limits", _limits(release)
+    yield "Made from", _made_from(release)
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> Iterator[str]:
     yield f"| {' | '.join(head)} |"
     yield f"|{'---|' * len(head)}"
     for row in rows:
-        yield f"| {' | '.join(str(cell).replace('|', '/') for cell in row)} |"
+        yield f"| {' | '.join(_one_line(cell) for cell in row)} |"
+
+
+def _one_line(text: Any) -> str:
+    """What somebody has written, as it may stand in a table or a list."""
+    return " ".join(str(text).split()).replace("|", "/")
 
 
 def _intended_use(release: Release) -> Iterator[str]:
@@ -120,7 +138,7 @@ def _slices(release: Release, store: Store) -> Iterator[str]:
         names = sorted({name for _, values in largest for name in values})
         yield from _table((column, *names), [(group, *map(values.get, names)) for group, values in largest])
         if left := len(groups) - len(largest):
-            yield f"\nand {left} smaller ones, in the report."
+            yield f"\nand {left} smaller, in the report."
         yield ""
 
 
@@ -146,7 +164,7 @@ def _approvals(release: Release, ledger: Ledger) -> Iterator[str]:
         signed = "signed" if each.signed else "not signed"
         own = ", by who released it" if each.approval.own else ""
         problem = f"; does not count: {each.problem}" if each.problem else ""
-        comment = f": {each.approval.comment}" if each.approval.comment else ""
+        comment = f": {_one_line(each.approval.comment)}" if each.approval.comment else ""
         yield f"- {each.approval.by.split(' <')[0]}, {each.approval.at}, {signed}{own}{problem}{comment}"
     if not counted:
         yield "None."
@@ -159,12 +177,11 @@ def _served(release: Release, ledger: Ledger) -> Iterator[str]:
     if not times:
         yield "Nowhere yet."
     if kept := ledger.quarantine(release.id):
-        yield f"\nIn quarantine: {kept.reason}."
+        yield f"\nIn quarantine: {_one_line(kept.reason)}."
 
 
 def _limits(release: Release) -> Iterator[str]:
     yield "- Measured on the holdout, the last part of the window, and on nothing later: other seasons may differ."
-    yield "- A category never seen in training counts as missing."
     tight = [each["name"] for each in gates(release) if each["pass"] and _margin(each) < 0.1]
     if tight:
         yield f"- Within a tenth of its bound: {', '.join(tight)}."

@@ -1,272 +1,153 @@
-"""OpenLineage events (https://openlineage.io/spec) of what ran and what was decided, for catalogues that collect them.
+"""OpenLineage events out of this project: into a file, and to the receiver at OPENLINEAGE_URL where that is set.
 
-Made from what is true anyway: dvc.lock, the kept SQL, the release records and the ledger. They are appended to
-.lifecycle/openlineage.jsonl; with OPENLINEAGE_URL set, a process of its own sends what that file has and the receiver
-has not, so that one that is slow or down costs a run nothing. Run ids follow from what ran: an event that is sent twice
-is the same event.
+They are appended to .lifecycle/openlineage.jsonl while the next stage runs. Sending is for a process of its own, which
+goes on where the last one stopped: a receiver that is slow or down costs a run nothing, and gets the rest later.
 """
 
+import contextlib
+import fcntl
+import hashlib
 import json
 import os
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from uuid import NAMESPACE_URL, uuid5
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from uuid import uuid4
 
-from ..errors import one_line
+from ..errors import UserError, one_line
 from ..files import write_json
-from ..lifecycle import git
+from ..lifecycle import git, scoring
 from ..lifecycle import ledger as book
 from ..lifecycle.ledger import Entry, Ledger
-from ..lifecycle.pipeline import StageResult, artifacts, locked
-from ..lifecycle.record import Release
-from ..lifecycle.store import Output, Store
-from . import structure
-from .structure import Column, Structure
+from ..lifecycle.pipeline import StageError, StageResult, locked
+from ..lifecycle.scoring import Scored
+from ..lifecycle.store import Store
+from . import project, structure
 
 if TYPE_CHECKING:
-    from openlineage.client.event_v2 import InputDataset, OutputDataset, RunEvent
+    from openlineage.client.event_v2 import RunEvent
+
+    from .events import Events
+
+T = TypeVar("T")
 
 FILE = Path(".lifecycle/openlineage.jsonl")
-# How far the ledger is in the file, and how much of the file was sent.
-STATE = Path(".lifecycle/openlineage.json")
-LOG = Path("logs/openlineage.log")
-PRODUCER = "https://github.com/OpenLineage/OpenLineage/tree/main/client/python"
-SEND_SECONDS = 10
+# A file that has grown to this size is put aside, in place of the one before: twice this is the most there is.
 LARGE = 20_000_000
+ASIDE = FILE.with_suffix(".old.jsonl")
+# The last commit of the ledger that is told of; and how far which of the two files was sent.
+TOLD = Path(".lifecycle/openlineage-ledger.json")
+SENT = Path(".lifecycle/openlineage-sent.json")
+NEXT = Path(".lifecycle/openlineage-next")
+LOG = Path("logs/openlineage.log")
+TEST_RESULTS = Path("transform/target/run_results.json")
+SEND_SECONDS = 10
+# What a receiver says of an event that it will never take.
+REFUSED = (400, 413, 422)
 
 
-def namespace() -> str:
-    """The project's name: that of its model."""
-    return next(name for name, artifact in artifacts().items() if artifact["type"] == "model")
+class Recorder:
+    """Tells of a run of the pipeline, stage by stage, in a thread of its own. Whatever goes wrong there is a note."""
+
+    def __init__(self, flow_run: str | None) -> None:
+        """Args: flow_run: Prefect's id of it, which is the run's id here too."""
+        self._run = flow_run or str(uuid4())
+        self._begin = self._end = datetime.now(UTC)
+        self._thread = ThreadPoolExecutor(1, "openlineage")
+        self._writing: list[Future[None]] = []
+
+    def stage(self, result: StageResult) -> None:
+        """A stage has ended well. One that had nothing to do is not told of."""
+        now = datetime.now(UTC)
+        begin, self._end = max(self._end, now - timedelta(seconds=result.seconds)), now
+        if result.outcome == "ran":
+            entry = _or_nothing(lambda: locked()[result.stage])  # now: the next stage will write to dvc.lock
+            if entry is not None:
+                self._later(lambda: _stage(result.stage, self._run, begin, now, entry))
+
+    def finish(self, error: BaseException | None, nominal: datetime | None) -> list[str]:
+        """The run has ended; returns what there is to say."""
+        now = datetime.now(UTC)
+        if error or self._writing:
+            self._later(lambda: _pipeline(self._run, self._begin, self._end, now, error, nominal or self._begin))
+        self._thread.shutdown()
+        problems = [problem for each in self._writing if (problem := each.exception())]
+        return [f"OpenLineage was not told: {one_line(problems[0])}"] if problems else []
+
+    def _later(self, events: Callable[[], "Iterable[RunEvent]"]) -> None:
+        self._writing.append(self._thread.submit(lambda: _write(events())))
 
 
-def run_id(*parts: str) -> str:
-    """A run's UUID, the same for the same parts."""
-    return str(uuid5(NAMESPACE_URL, "/".join((namespace(), *parts))))
+@contextlib.contextmanager
+def run_of_pipeline(
+    flow_run: str | None, nominal: datetime | None, warn: Callable[[str], object]
+) -> Iterator[Recorder]:
+    """Tell of the run of the pipeline that the block is: its stages as they end, and how it ends itself."""
+    recorder, error = Recorder(flow_run), None
+    try:
+        yield recorder
+    except BaseException as raised:
+        error = raised
+        raise
+    finally:
+        for note in [*recorder.finish(error, nominal), *_tell(lambda: None)]:
+            warn(note)
 
 
-# Stages
+def _stage(name: str, run: str, begin: datetime, end: datetime, entry: dict[str, Any]) -> "list[RunEvent]":
+    from .events import Ran, Span
+
+    return list(_events().stage(Ran(name, Span(begin, end), entry, _test_states()), run))
 
 
-def of_stages(results: Iterable[StageResult], flow_run: str | None, failed: tuple[str, str] | None) -> list["RunEvent"]:
-    """What ran in one run of the pipeline: a START and an end for each stage that did, and for each model of the SQL.
+def _pipeline(
+    run: str, begin: datetime, last: datetime, end: datetime, error: BaseException | None, nominal: datetime
+) -> "Iterator[RunEvent]":
+    from .events import Span
 
-    Args:
-        results: of its stages; those that had nothing to do have no event.
-        flow_run: Prefect's id, the parent of them all.
-        failed: the stage that ended the run, and why.
-    """
-    from openlineage.client.facet_v2 import error_message_run
-
-    parent = flow_run or run_id("run", datetime.now(UTC).isoformat())
-    events: list[RunEvent] = []
-    end = datetime.now(UTC)
-    ran = [each for each in results if each.outcome == "ran"]
-    start = end - timedelta(seconds=sum(each.seconds for each in ran))
-    for each in ran:
-        stop = start + timedelta(seconds=each.seconds)
-        events += _stage(each.stage, parent, start, stop)
-        start = stop
-    if failed:
-        stage, reason = failed
-        facet = error_message_run.ErrorMessageRunFacet(message=reason, programmingLanguage="python")
-        for kind in ("START", "FAIL"):
-            facets = {"errorMessage": facet} if kind == "FAIL" else {}
-            events.append(_event(kind, end, stage, run_id(parent, stage), parent, "STAGE", facets))
-    return events
+    events = _events()
+    state = "COMPLETE" if error is None else "FAIL" if isinstance(error, Exception) else "ABORT"
+    if isinstance(error, StageError):
+        yield from events.failed(error.stage, run, Span(last, end, state, error.reason))
+    problem = "" if error is None else one_line(error) or type(error).__name__
+    yield from events.pipeline(run, Span(begin, end, state, problem), nominal)
 
 
-def _stage(name: str, parent: str, start: datetime, end: datetime) -> Iterator["RunEvent"]:
-    entry = locked()[name]
-    inputs = [_input(dep["path"], dep["md5"]) for dep in entry.get("deps", []) if not dep["path"].startswith("src/")]
-    store = Store()
-    outputs = [_output(Output(out["path"], out["md5"], out.get("size")), store) for out in entry["outs"]]
-    own = run_id(parent, name)
-    yield _event("START", start, name, own, parent, "STAGE")
-    if any(out["path"] == str(structure.FOLDER) for out in entry["outs"]):
-        sql = structure.of_work_tree()
-        for node in sql.nodes.values():
-            if node.kind == "model":
-                yield from _model(sql, node.id, parent, start, end)
-    yield _event("COMPLETE", end, name, own, parent, "STAGE", inputs=inputs, outputs=outputs)
+def _test_states() -> dict[str, str]:
+    """What came of dbt's data tests, the last time they ran: `pass` or `warn`, by dbt's id."""
+    try:
+        results = json.loads(TEST_RESULTS.read_text(encoding="utf-8"))["results"]
+    except (FileNotFoundError, ValueError, KeyError):
+        return {}
+    return {each["unique_id"]: each["status"] for each in results if each["unique_id"].startswith("test.")}
 
 
-def _model(sql: Structure, name: str, parent: str, start: datetime, end: datetime) -> Iterator["RunEvent"]:
-    """A model of the SQL: its query, where each column comes from, and the tests that it passed."""
-    from openlineage.client.event_v2 import InputDataset, OutputDataset
-    from openlineage.client.facet_v2 import (
-        column_lineage_dataset,
-        data_quality_assertions_dataset,
-        schema_dataset,
-        sql_job,
-    )
+def _events() -> "Events":
+    from .events import Events
 
-    node, own = sql.nodes[name], run_id(parent, name)
-    fields = {}
-    for column in sql.columns(name):
-        origins, problem = sql.origins(Column(name, column))
-        found = [
-            column_lineage_dataset.InputField(namespace(), sql.nodes[origin.node].name, origin.name)
-            for origin in sorted(origins)
-        ]
-        fields[column] = column_lineage_dataset.Fields(found, transformationDescription=problem or None)
-    tests = [
-        data_quality_assertions_dataset.Assertion(assertion=test.split(".")[2], success=True, column=each["column"])
-        for test, each in sql.tests.items()
-        if name in each["reads"]
-    ]
-    facets: dict[str, Any] = {
-        "schema": schema_dataset.SchemaDatasetFacet([schema_dataset.SchemaDatasetFacetFields(each) for each in fields]),
-        "columnLineage": column_lineage_dataset.ColumnLineageDatasetFacet(fields),
-        **_place(node.relation),
-        **_version(node.digest),
-    }
-    if tests:
-        facets["dataQualityAssertions"] = data_quality_assertions_dataset.DataQualityAssertionsDatasetFacet(tests)
-    job = {"sql": sql_job.SQLJobFacet(node.sql, "duckdb"), **_source(node.file)}
-    yield _event("START", start, node.name, own, parent, "MODEL", job=job)
-    yield _event(
-        "COMPLETE",
-        end,
-        node.name,
-        own,
-        parent,
-        "MODEL",
-        job=job,
-        inputs=[InputDataset(namespace(), sql.nodes[each].name) for each in node.reads],
-        outputs=[OutputDataset(namespace(), node.name, facets=facets)],
-    )
+    return Events(project.here(), _or_nothing(structure.of_work_tree), Store())
 
 
-def _input(path: str, md5: str) -> "InputDataset":
-    from openlineage.client.event_v2 import InputDataset
-
-    return InputDataset(namespace(), path, facets={**_place(path), **_version(md5)})
-
-
-def _output(output: Output, store: Store) -> "OutputDataset":
-    from openlineage.client.event_v2 import OutputDataset
-    from openlineage.client.facet_v2 import output_statistics_output_dataset
-
-    files = store.files([output])
-    statistics = output_statistics_output_dataset.OutputStatisticsOutputDatasetFacet(
-        size=sum(store.object_path(file.md5).stat().st_size for file in files), fileCount=len(files)
-    )
-    facets = {**_place(output.path), **_version(output.md5)}
-    return OutputDataset(namespace(), output.path, {"outputStatistics": statistics}, facets=facets)
+def tell_of_scores(scored: Iterable[Scored], flow_run: str | None = None) -> list[str]:
+    """Write the events of the months that were scored; returns what there is to say."""
+    new = [each for each in scored if each.outcome == "scored"]
+    return _tell(lambda: _write(_batches(new, flow_run))) if new else []
 
 
-# Decisions
+def _batches(scored: Iterable[Scored], flow_run: str | None) -> "Iterator[RunEvent]":
+    from .events import Batch
 
-
-def of_entry(entry: Entry, release: Release | None) -> list["RunEvent"]:
-    """A release, a promotion or a rollback, as the ledger has it."""
-    from openlineage.client.event_v2 import InputDataset, OutputDataset
-    from openlineage.client.facet_v2 import output_statistics_output_dataset, schema_dataset
-
-    if entry.kind not in ("release", "promote", "rollback"):
-        return []
-    at = datetime.fromisoformat(entry.at)
-    own = run_id("ledger", str(entry.number), entry.at)
-    inputs: list[InputDataset] = []
-    outputs: list[OutputDataset] = []
-    if release and entry.kind == "release":
-        for table in release.materials["features"]:
-            fields = [schema_dataset.SchemaDatasetFacetFields(*each) for each in table["columns"].items()]
-            facets = {"schema": schema_dataset.SchemaDatasetFacet(fields), **_version(table["sha256"])}
-            inputs.append(InputDataset(namespace(), table["path"], facets=facets))
-        inputs.append(InputDataset(namespace(), release.model["path"], facets=_version(_output_md5(release))))
-        rows = sum(table["rows"] for table in release.materials["features"])
-        statistics = output_statistics_output_dataset.OutputStatisticsOutputDatasetFacet(rowCount=rows)
-        facets = _version(release.digest)
-        outputs.append(OutputDataset(namespace(), f"releases/{release.id}", {"training": statistics}, facets=facets))
-    elif entry.release:
-        inputs.append(InputDataset(namespace(), f"releases/{entry.release}"))
-    if entry.channel:
-        facets = _version(f"{entry.release or 'nothing'}, generation {entry.generation}")
-        outputs.append(OutputDataset(namespace(), f"channels/{entry.channel}", facets=facets))
-    job = _source("params.yaml", release.commit if release else "")
-    return [
-        _event("START", at, entry.kind, own, None, "DECISION", job=job),
-        _event("COMPLETE", at, entry.kind, own, None, "DECISION", job=job, inputs=inputs, outputs=outputs),
-    ]
-
-
-def _output_md5(release: Release) -> str:
-    return next(out.md5 for out in release.outputs(release.model["path"]))
-
-
-# What all events have
-
-
-def _event(
-    kind: str,
-    at: datetime,
-    name: str,
-    run: str,
-    parent: str | None,
-    job_type: str,
-    facets: dict[str, Any] | None = None,
-    job: dict[str, Any] | None = None,
-    inputs: "list[InputDataset] | None" = None,
-    outputs: "list[OutputDataset] | None" = None,
-) -> "RunEvent":
-    from openlineage.client.event_v2 import Job, Run, RunEvent, RunState
-    from openlineage.client.facet_v2 import job_type_job, nominal_time_run, parent_run
-
-    run_facets: dict[str, Any] = {"nominalTime": nominal_time_run.NominalTimeRunFacet(at.isoformat()), **(facets or {})}
-    if parent:
-        root = parent_run.Root(parent_run.RootRun(parent), parent_run.RootJob(namespace(), "pipeline"))
-        above = parent_run.Run(parent), parent_run.Job(namespace(), "pipeline")
-        run_facets["parent"] = parent_run.ParentRunFacet(*above, root)
-    integration = {"STAGE": "DVC", "MODEL": "DBT", "DECISION": "LEDGER"}[job_type]
-    own = {"jobType": job_type_job.JobTypeJobFacet("BATCH", integration, job_type)}
-    return RunEvent(
-        eventType=RunState[kind],
-        eventTime=at.isoformat(),
-        producer=PRODUCER,
-        run=Run(run, run_facets),
-        job=Job(namespace(), name, {**own, **(job if job is not None else _source("dvc.yaml"))}),
-        inputs=inputs or [],
-        outputs=outputs or [],
-    )
-
-
-def _version(digest: str) -> dict[str, Any]:
-    from openlineage.client.facet_v2 import dataset_version_dataset
-
-    return {"version": dataset_version_dataset.DatasetVersionDatasetFacet(digest)} if digest else {}
-
-
-def _place(path: str) -> dict[str, Any]:
-    from openlineage.client.facet_v2 import datasource_dataset
-
-    return {"dataSource": datasource_dataset.DatasourceDatasetFacet(namespace(), Path(path).resolve().as_uri())}
-
-
-def _source(file: str, commit: str = "") -> dict[str, Any]:
-    from openlineage.client.facet_v2 import source_code_location_job
-
-    version = commit or git.resolve("HEAD") or ""
-    url = Path(file).resolve().as_uri()
-    return {"sourceCodeLocation": source_code_location_job.SourceCodeLocationJobFacet("git", url, version=version)}
-
-
-# Out of here
-
-
-def tell_of_stages(
-    results: Iterable[StageResult], flow_run: str | None, failed: tuple[str, str] | None = None
-) -> list[str]:
-    """Write the events of a run of the pipeline; returns what there is to say. Nothing depends on it."""
-    ran = [each for each in results if each.outcome == "ran"]
-    if not ran and not failed:
-        return []
-    return _tell(lambda: _write(of_stages(ran, flow_run, failed)))
+    events, ledger = _events(), book.load()
+    for each in scored:
+        made = scoring.versions_of(Path(each.file))[-1]
+        table = ledger.release(made.release).model["feature_table"]
+        batch = Batch(each.file, made.sha256, made.rows, made.at, made.release, {table: made.table})
+        yield from events.batch(batch, flow_run)
 
 
 def tell_of_ledger() -> list[str]:
@@ -276,82 +157,161 @@ def tell_of_ledger() -> list[str]:
 
 def tell_later() -> None:
     """The same in a process of its own, for who cannot wait; it sends what was not sent, too."""
-    LOG.parent.mkdir(exist_ok=True)
-    with LOG.open("w", encoding="utf-8") as log:
-        subprocess.Popen(
-            [sys.executable, "-m", __name__],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+    with contextlib.suppress(OSError):  # a full disk, say: the next one will tell of it
+        LOG.parent.mkdir(exist_ok=True)
+        with LOG.open("w", encoding="utf-8") as log:
+            subprocess.Popen(
+                [sys.executable, "-m", __name__],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
 
 
 def _tell(write: Callable[[], None]) -> list[str]:
     try:
         write()
-        if os.environ.get("OPENLINEAGE_URL"):
-            tell_later()
     except Exception as error:  # whatever it is: what was done is done, and does not fail for an event
         return [f"OpenLineage was not told: {one_line(error)}"]
+    if os.environ.get("OPENLINEAGE_URL"):
+        tell_later()
     return []
 
 
-def _write(events: Iterable["RunEvent"]) -> None:
-    """Append events to the file, each a line. A file that has grown large is put aside once all of it was sent."""
+def _or_nothing(read: Callable[[], T]) -> T | None:
+    try:
+        return read()
+    except (UserError, OSError, KeyError):
+        return None
+
+
+@contextlib.contextmanager
+def _locked(path: Path, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock beside a file; yields whether it is held, which without `wait` it may not be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+def _write(events: "Iterable[RunEvent]") -> None:
+    """Append events to the file, each a line."""
     from openlineage.client.serde import Serde
 
     lines = "".join(f"{Serde.to_json(event)}\n" for event in events)
-    FILE.parent.mkdir(parents=True, exist_ok=True)
-    size = FILE.stat().st_size if FILE.exists() else 0
-    if size > LARGE and (_state()["sent"] >= size or not os.environ.get("OPENLINEAGE_URL")):
-        FILE.replace(FILE.with_suffix(".old.jsonl"))
-        write_json(STATE, _state() | {"sent": 0})
-    with FILE.open("a", encoding="utf-8") as file:
-        file.write(lines)
+    with _locked(FILE), FILE.open("ab+") as file:
+        if size := file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":  # somebody was killed here
+                lines = f"\n{lines}"
+        file.write(lines.encode())
+        if size > LARGE:
+            FILE.replace(ASIDE)
 
 
 def _follow(ledger: Ledger) -> None:
-    done = _state()["entry"]
-    new = sorted((entry for _, entry in ledger.entries() if entry.number > done), key=lambda each: each.number)
-    if not new:
-        return
-    known = {release.id: release for release in ledger.read_releases({each.release for each in new if each.release})}
-    _write(event for entry in new for event in of_entry(entry, known.get(entry.release or "")))
-    write_json(STATE, _state() | {"entry": new[-1].number})
+    with _locked(TOLD):
+        new = list(_untold(ledger, str(_read(TOLD).get("tip", ""))))
+        if new:
+            events, ids = _events(), {each.release for each in new if each.release}
+            known = {release.id: release for release in ledger.read_releases(ids)}
+            _write(event for entry in new for event in events.entry(entry, known.get(entry.release or "")))
+        if ledger.tip:
+            write_json(TOLD, {"tip": ledger.tip})
 
 
-def _state() -> dict[str, int]:
+def _untold(ledger: Ledger, tip: str) -> Iterator[Entry]:
+    """The entries behind `tip`. A ledger that does not go on from there is told of from where it went another way."""
+    entries = ledger.entries()
+    commits = [commit for commit, _ in entries]
+    if tip and tip not in commits:
+        with contextlib.suppress(git.GitError):
+            tip = git.git("merge-base", tip, ledger.tip or "").strip()
+    after = commits.index(tip) + 1 if tip in commits else 0
+    yield from (entry for _, entry in entries[after:])
+
+
+def _read(state: Path) -> dict[str, Any]:
     try:
-        found: dict[str, int] = json.loads(STATE.read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads(state.read_text(encoding="utf-8"))
+        return found
     except (FileNotFoundError, ValueError):
-        found = {}
-    return {"entry": 0, "sent": 0} | found
+        return {}
 
 
 def send() -> int:
-    """Send what the file has and the receiver at OPENLINEAGE_URL has not; returns how many events.
+    """Send what the receiver at OPENLINEAGE_URL has not got; returns how many events it took.
 
     Raises:
         Exception: of the client, when one does not get through; the next call begins with that one.
     """
+    with contextlib.ExitStack() as sending:
+        with _locked(NEXT, wait=False) as mine:
+            if not mine:
+                return 0  # another process is waiting to send, and will send this too
+            sending.enter_context(_locked(SENT))
+        return _send_files()
+
+
+def _send_files() -> int:
+    sent, count = _read(SENT), 0
+    names = {path: name for path in (ASIDE, FILE) if (name := _name(path))}
+    if sent.get("file") == names.get(FILE):
+        names.pop(ASIDE, None)  # all of it was sent
+    for path, name in names.items():
+        with path.open(encoding="utf-8") as file:
+            file.seek(int(sent["to"]) if sent.get("file") == name else 0)
+            count += _send(file, name)
+    return count
+
+
+def _name(path: Path) -> str:
+    """A file by its first line: its path changes, and another one may come to have it."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.sha256(file.readline()).hexdigest()
+    except FileNotFoundError:
+        return ""
+
+
+def _send(file: TextIO, name: str) -> int:
     from openlineage.client.transport.http import HttpConfig, HttpTransport
+    from requests import HTTPError
 
     config: dict[str, Any] = {"url": os.environ["OPENLINEAGE_URL"], "timeout": SEND_SECONDS, "retry": {"total": 0}}
+    if endpoint := os.environ.get("OPENLINEAGE_ENDPOINT"):
+        config["endpoint"] = endpoint
     if key := os.environ.get("OPENLINEAGE_API_KEY"):
         config["auth"] = {"type": "api_key", "apiKey": key}
     transport = HttpTransport(HttpConfig.from_dict(config))
-    count = 0
-    with FILE.open("rb") as file:
-        file.seek(_state()["sent"])
-        while (line := file.readline()).endswith(b"\n"):
-            transport.emit(json.loads(line))
-            count += 1
-            write_json(STATE, _state() | {"sent": file.tell()})
+    count, to = 0, file.tell()
+    try:
+        while (line := file.readline()).endswith("\n"):
+            try:
+                transport.emit(json.loads(line))
+                count += 1
+            except json.JSONDecodeError:
+                print("not an event, left out:", line[:80])
+            except HTTPError as error:
+                if error.response is None or error.response.status_code not in REFUSED:
+                    raise
+                print("refused, left out:", one_line(error), line[:200])
+            to = file.tell()
+    finally:
+        write_json(SENT, {"file": name, "to": to})
+        transport.close()
     return count
 
 
 if __name__ == "__main__":
-    _follow(book.load())
+    try:
+        _follow(book.load())
+    except Exception:  # what is in the file can be sent all the same
+        traceback.print_exc()
     if os.environ.get("OPENLINEAGE_URL"):
         print(f"{send()} events sent")
