@@ -25,7 +25,7 @@ JOINERS = "\u200c\u200d"
 # commands of its dependencies and tools, and its own top-level folders. Then the words
 # that YAML does not read as text.
 TAKEN = """
-browser conftest graphs killing ledgers servers support synthetic workers
+browser clients conftest graphs killing ledgers predictions rows servers support synthetic workers
 activate adbc_driver_duckdb adlfs agate aiohappyeyeballs aiohttp aiohttp_cors aiohttp_retry
 aiosignal aiosqlite alembic amplitude amplitude_analytics amqp annotated_doc annotated_types
 antlr4 antlr4_python3_runtime anyio appdirs apprise asgi_lifespan async_timeout asyncpg asyncssh
