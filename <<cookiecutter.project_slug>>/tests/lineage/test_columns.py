@@ -84,6 +84,16 @@ CASES = {
     "positional": ("select k, z from {c} positional join {b}", "k=c.k z=b.z", ""),
     "semi": ("select * from {c} semi join {b} using (id)", "id=c.id k=c.k w=c.w", "b.id c.id"),
     "anti": ("select k from {c} as c anti join {b} as b on b.id = c.id and b.z > 1", "k=c.k", "b.id b.z c.id"),
+    "semi join of a query": (
+        "select k from {c} semi join (select id from {b} where z > 1) as q using (id)",
+        "k=c.k",
+        "b.id b.z c.id",
+    ),
+    "a join in parentheses": (
+        "select x from ({a} as a join (select id from {b} where z > 1) as q on q.id = a.id)",
+        "x=a.x",
+        "a.id b.id b.z",
+    ),
     "self join": (
         "select p.x as left_x, q.y as right_y from {a} as p join {a} as q on p.id = q.Mixed",
         "left_x=a.x right_y=a.y",
@@ -223,6 +233,7 @@ CASES = {
     "order": ("select x from {a} order by y", "x=a.x", ""),
     "order and limit": ("select x from {a} order by y, id limit 3", "x=a.x", "a.id a.y"),
     "order by an alias of a column's name": ("select y as x from {a} order by x limit 1", "x=a.y", "a.y"),
+    "a query in parentheses": ("(select x from {a} where y > 1) order by x limit 3", "x=a.x", "a.x a.y"),
     "order by ordinal": ("select x, y from {a} order by 2, 1 limit 3", "x=a.x y=a.y", "a.x a.y"),
     "order by all": ("select x, y from {a} order by all limit 3", "x=a.x y=a.y", "a.x a.y"),
     "order inside": ("select list(x) as xs from (select x from {a} order by y, id)", "xs=a.x", "a.id a.y"),

@@ -314,8 +314,8 @@ class Reader:
         args = scope.expression.args
         projections = _projections(scope)
         clauses = [args.get(name) for name in ("where", "group", "having", "qualify")]
-        clauses += [join.args.get("on") for join in args.get("joins") or []]
-        clauses += [name for join in args.get("joins") or [] for name in join.args.get("using") or []]
+        for join in _joins(scope.expression):
+            clauses += [join.args.get("on"), *(join.args.get("using") or [])]
         distinct = args.get("distinct")
         if distinct and distinct.args.get("on"):
             clauses.append(distinct.args["on"])
@@ -348,6 +348,19 @@ class Reader:
 
 def _projections(scope: Scope) -> list[exp.Expr]:
     return scope.expression.selects if isinstance(scope.expression, exp.Select) else []
+
+
+def _joins(select: exp.Expr) -> Iterator[exp.Expr]:
+    """The joins of a SELECT, those in parentheses too."""
+    todo = [select.args.get("from_"), *(select.args.get("joins") or [])]
+    while todo:
+        each = todo.pop()
+        if isinstance(each, exp.Join):
+            yield each
+        table = each.this if each else None
+        while isinstance(table, exp.Table | exp.Subquery):
+            todo += table.args.get("joins") or []
+            table = table.this
 
 
 def _source(scope: Scope, name: str) -> exp.Table | Scope | None:
