@@ -1,7 +1,7 @@
 """What lineage costs in a project of 1,000 releases and 2,000 dbt nodes, made up here.
 
-The ledger, the records, DVC's cache and the SQL in it are real ones; only no pipeline has run. Every
-tenth release changes one model, and is approved and promoted. The graph is built of more and more
+The ledger, the records, DVC's cache and the SQL in it are real ones; only no pipeline has run.
+Every tenth release changes one model, and is approved and promoted. The graph is built of more and more
 releases, and of more and more nodes: what is linear stays the same in the last two columns.
 """
 
@@ -58,7 +58,8 @@ def inside():
     roles = ("AUTHOR", "COMMITTER")
     os.environ |= {f"GIT_{role}_{what}": identity[what] for role in roles for what in identity}
     print(
-        "| releases | dbt nodes | SQL versions | graph: nodes | edges | CPU s | ms a release | µs a node |"
+        "| releases | dbt nodes | SQL versions | graph: nodes | edges "
+        "| CPU s | ms a release | µs a node |"
     )
     print("|---:|---:|---:|---:|---:|---:|---:|---:|")
     for nodes in sorted({nodes for _, nodes in SIZES}):
@@ -68,7 +69,8 @@ def inside():
         ids = make_releases(max(counts), nodes)
         for count in counts:
             # A process of its own: nothing is known from the time before.
-            code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import lineage as b; b.build({nodes})"
+            folder = str(Path(__file__).parent)
+            code = f"import sys; sys.path.insert(0, {folder!r}); import lineage; lineage.build({nodes})"
             text = "\n".join(ids[:count])
             subprocess.run([sys.executable, "-c", code], input=text, text=True, check=True)
     print("\n| command | CPU s |\n|---|---:|")
@@ -78,7 +80,8 @@ def inside():
         ["impact", "data/raw/source_0/2013-01.parquet"],
     ):
         print(
-            f"| `{command[0]}` {'of a release' if command[1] == ids[-1] else command[1]} | {median(command):.2f} |"
+            f"| `{command[0]}` {'of a release' if command[1] == ids[-1] else command[1]} "
+            f"| {median(command):.2f} |"
         )
 
 
@@ -152,7 +155,7 @@ def promote(ledger, release, generation, previous):
 
 
 def make_sql(chance, count):
-    """SQL of `count` nodes in layers: CTEs, joins, windows, stars; and the manifest that `transform` keeps."""
+    """SQL of `count` nodes in layers: CTEs, joins, windows, stars; and `transform`'s manifest."""
     nodes, texts, relations = {}, {}, []
     for number in range(SOURCES):
         name = f"source.p.raw.source_{number}"
@@ -212,7 +215,7 @@ def put(content, suffix=""):
 
 
 def statement(number, sql, commit, tree):
-    """A record as `release` writes it. Each release has a new month of a source, and a model of its own."""
+    """A record as `release` writes it, each with a new month of a source and its own model."""
     raw = [
         raw_file(
             source,
