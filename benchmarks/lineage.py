@@ -1,8 +1,8 @@
 """What lineage costs in a project of 1,000 releases and 2,000 dbt nodes, made up here.
 
 The ledger, the records, DVC's cache and the SQL in it are real ones; only no pipeline has run.
-Every tenth release changes one model, and is approved and promoted. The graph is built of more and more
-releases, and of more and more nodes: what is linear stays the same in the last two columns.
+Every tenth release changes one model, and is approved and promoted. The graph is built of more and
+more releases, and of more and more nodes: what is linear stays the same in the last two columns.
 """
 
 import argparse
@@ -70,7 +70,8 @@ def inside():
         for count in counts:
             # A process of its own: nothing is known from the time before.
             folder = str(Path(__file__).parent)
-            code = f"import sys; sys.path.insert(0, {folder!r}); import lineage; lineage.build({nodes})"
+            path = f"import sys; sys.path.insert(0, {folder!r})"
+            code = f"{path}; import lineage; lineage.build({nodes})"
             text = "\n".join(ids[:count])
             subprocess.run([sys.executable, "-c", code], input=text, text=True, check=True)
     print("\n| command | CPU s |\n|---|---:|")
