@@ -12,7 +12,7 @@ from .run import run_pipeline
 from .shown import Shown, table, with_repairs
 
 
-def monitor(what: str, months: list[str], at: str, act: bool) -> Shown:
+def monitor(what: str, months: list[str], at: str, act: bool = False) -> Shown:
     """Measure, and say what is in breach; with `act`, do what the triggers say."""
     time = _time(at) if at else now()
     done = operation.run(what or "production", months, time, retrain=retrain if act else None)
