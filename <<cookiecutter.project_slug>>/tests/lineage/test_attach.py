@@ -26,7 +26,7 @@ def test_a_release_has_its_page_in_mlflow_where_its_tag_says(releases: Releases)
     client = tracking.open_client()
     for release_id in (releases.first, releases.second):
         version = version_of(release_id)
-        assert [each.path for each in client.list_artifacts(version.run_id, "lineage")] == [attach.ARTIFACT]
+        assert attach.ARTIFACT in [each.path for each in client.list_artifacts(version.run_id, "lineage")]
         assert release_id in Path(version.tags["lineage"].removeprefix("file://")).read_text(encoding="utf-8")
 
 
@@ -44,12 +44,10 @@ def described(release_id: str) -> bool:
 def test_the_cards_follow_approvals_and_promotions_of_the_one_and_of_the_other(releases: Releases) -> None:
     wait_until(lambda: described(releases.second))
     approve_release(releases.second, "looks good", "")
-    assert described(releases.second)
-    assert "looks good" in version_of(releases.second).description
+    wait_until(lambda: "looks good" in version_of(releases.second).description)
     promote(releases.second, "production", "", "", None)
     wait_until(lambda: "production, generation 2" in version_of(releases.second).description)
-    wait_until(lambda: described(releases.first))  # which production serves no longer
-    assert described(releases.second)
+    wait_until(lambda: described(releases.first) and described(releases.second))  # the one before it, too
 
 
 def test_the_cards_follow_a_rollback_soon(releases: Releases) -> None:

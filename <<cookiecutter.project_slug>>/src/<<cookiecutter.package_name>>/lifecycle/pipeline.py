@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import logging
 import os
 import sys
 import time
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from graphlib import TopologicalSorter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import yaml
 
@@ -212,14 +213,28 @@ def _output_to(log: Path, mode: str = "w") -> Iterator[None]:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
         try:
-            # Both: children write to the descriptors, DVC in this process to sys.stdout, whatever that is now.
-            with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+            # All three: children write to the descriptors, DVC in this process to sys.stdout, and its log to what that
+            # was when DVC was imported.
+            with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file), _dvc_log_to(file):
                 yield
         finally:
             file.flush()
             for number, copy in zip((1, 2), kept, strict=True):
                 os.dup2(copy, number)
                 os.close(copy)
+
+
+@contextlib.contextmanager
+def _dvc_log_to(file: IO[str]) -> Iterator[None]:
+    handlers = [each for each in logging.getLogger("dvc").handlers if isinstance(each, logging.StreamHandler)]
+    streams = [handler.stream for handler in handlers]
+    for handler in handlers:
+        handler.setStream(file)
+    try:
+        yield
+    finally:
+        for handler, stream in zip(handlers, streams, strict=True):
+            handler.setStream(stream)
 
 
 @contextlib.contextmanager
