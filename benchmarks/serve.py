@@ -233,7 +233,7 @@ def client(port, path, body, seconds, results):
 
 
 def load(pid, port, path, body, clients, seconds):
-    """Answers a second, the median and 99th percentile of their times, and the server's CPU each, in ms."""
+    """Answers a second; in ms the median and 99th percentile of their times, and CPU."""
     results, before = Queue(), cpu_seconds(pid)
     processes = [
         Process(target=client, args=(port, path, body, seconds, results)) for _ in range(clients)
@@ -269,7 +269,7 @@ def handler_p50(port):
 
 
 def moves(package, ledger, asked):
-    """Move production to and fro under load; the seconds until answers came from the new release."""
+    """Move production to and fro under load; the seconds until the other release answered."""
     from importlib import import_module
 
     operations = import_module(f"{package}.lifecycle.operations")
@@ -326,14 +326,14 @@ def report(measured, handler, moved):
     for clients in CLIENTS:
         ours, theirs = middle[clients, "serve"], middle[clients, "mlflow models serve"]
         ratios[clients] = ours[0] / theirs[0]
-        print(
-            f"{clients} clients: {ratios[clients]:.1f} times the answers, p99 {ours[2] / theirs[2]:.2f} times"
-        )
+        print(f"{clients} clients: {ratios[clients]:.1f} times the answers", end=", ")
+        print(f"p99 {ours[2] / theirs[2]:.2f} times, CPU {ours[3] / theirs[3]:.2f} times")
     print(f"half of the requests were handled within {handler:g} ms")
     seconds = moved["seconds"]
     print(
-        f"{len(seconds)} moves of production under load: {statistics.median(seconds):.2f} s until the first answer of "
-        f"the other release, {max(seconds):.2f} at most; {moved['answers']:,} answers, {len(moved['failed'])} failed"
+        f"{len(seconds)} moves of production under load: the other release answers after "
+        f"{statistics.median(seconds):.2f} s, {max(seconds):.2f} at most; "
+        f"{moved['answers']:,} answers, {len(moved['failed'])} failed"
     )
     worse = any(middle[c, "serve"][2] > middle[c, "mlflow models serve"][2] for c in CLIENTS)
     return 1 if moved["failed"] or worse or min(ratios.values()) < 5 else 0
