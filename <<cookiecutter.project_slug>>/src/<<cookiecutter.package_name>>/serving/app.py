@@ -29,6 +29,7 @@ from .routing import BusyError
 from .schema import InvalidError, Problem
 
 TOKEN = "SERVING_TOKEN"  # noqa: S105  the name of a variable
+NO_TOKEN = "a bearer token is needed"  # noqa: S105  no token either
 MOST_KEY = 200
 MOST_SHADOWS = 200
 
@@ -101,6 +102,10 @@ class Service:
             for position, score in enumerate(scores)
         ]
         return Json(_head(asked.id, channel) | {"predictions": predictions})
+
+    def turn_away(self) -> Response:
+        """The answer to who sends no token, or a wrong one."""
+        return self._refuse(401, "unauthorised", ids.new(), None, Problem(None, None, NO_TOKEN))
 
     def _read(self, asked: Asked, channel: Channel, table: Table) -> list[list[Any]]:
         rows = self._complete(asked.rows, channel) if self._complete else asked.rows
@@ -317,20 +322,19 @@ def _not_finite(body: bytes) -> list[tuple[int, str, float]]:
         return []
 
 
-def _guard(token: str | None) -> Callable[[str | None], None]:
-    """A function that lets only those through who send the token, if there is one."""
+def _guard(token: str | None) -> Callable[[str | None], bool]:
+    """A function that says whether an Authorization header will do; any will where there is no token."""
     wanted = f"Bearer {token}".encode() if token else None
 
-    def check(authorization: str | None) -> None:
-        if wanted and not hmac.compare_digest((authorization or "").encode(), wanted):
-            raise HTTPException(401, "a bearer token is needed", {"WWW-Authenticate": "Bearer"})
+    def will_do(authorization: str | None) -> bool:
+        return wanted is None or hmac.compare_digest((authorization or "").encode(), wanted)
 
-    return check
+    return will_do
 
 
 def make_app(service: Service, token: str | None = None) -> FastAPI:
     """The app; while it runs, the pointers are followed and the log is written."""
-    loader, guard = service.loader, _guard(token)
+    loader, will_do = service.loader, _guard(token)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -345,10 +349,12 @@ def make_app(service: Service, token: str | None = None) -> FastAPI:
     app = FastAPI(title="Predictions", lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
 
     def allowed(authorization: Annotated[str | None, Header()] = None) -> None:
-        guard(authorization)
+        if not will_do(authorization):
+            raise HTTPException(401, NO_TOKEN, {"WWW-Authenticate": "Bearer"})
 
     async def predict(request: Request) -> Response:
-        guard(request.headers.get("authorization"))
+        if not will_do(request.headers.get("authorization")):
+            return service.turn_away()
         return await service.answer(request)
 
     # Not through FastAPI's own reading of a body: the schema is the release's, and changes while the app runs.
