@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pandas as pd
@@ -94,6 +95,18 @@ def test_a_key_that_fails_again_and_again_counts_once() -> None:
     write(rows)
     assert seen().e_excess < 4 * by_chance
     assert seen().e_errors > 1e9, "as a rate, all of them count"
+
+
+def test_a_request_of_many_rows_is_one_request() -> None:
+    write(requests("canary", 400) + requests("production", 400))
+    few = seen()
+    rows = requests("canary", 300, errors=300, name="rows")
+    write([row | {"prediction_id": f"{uuid4()!s:.35}0-{n}", "key": None} for n, row in enumerate(rows[:2])])
+    one = str(uuid4())
+    write([row | {"prediction_id": f"{one}-{n}", "key": None} for n, row in enumerate(rows)])
+    found = seen()
+    assert (found.requests, found.errors) == (few.requests + 3, 3)
+    assert found.e_excess < 10
 
 
 def test_the_same_errors_weigh_by_the_share_that_the_canary_had() -> None:

@@ -14,6 +14,8 @@ from .summary import quoted, text
 LOG = Path("logs/predictions")
 # Of 100 requests, one may be slower than the bound of the 99th percentile.
 SLOW_SHARE = 0.01
+# A request of several rows has their position behind its id (UUID).
+REQUEST = "regexp_replace(prediction_id, '^(.{36})-[0-9]+$', '\\1')"
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,9 @@ class Watched:
 def read_log(since: str, folder: Path = LOG) -> Any:
     """The predictions logged since a time (ISO 8601), shadow ones aside, in order of time: a pandas frame.
 
-    Columns: at (UTC), release, channel, generation, unit (the request's key; its id where it has none), score,
-    latency_ms, failed. Reads JSON lines and Parquet files; a torn line is left out, and what stands in two files is
-    one prediction.
+    Columns: at (UTC), release, channel, generation, request (its id), unit (its key; its id where it has none), score,
+    latency_ms, failed. A row for each row of a request, which succeed or fail together. Reads JSON lines and Parquet
+    files; a torn line is left out, and what stands in two files is one prediction.
     """
     import duckdb
 
@@ -83,8 +85,9 @@ def read_log(since: str, folder: Path = LOG) -> Any:
     with duckdb.connect() as connection:
         connection.execute("set TimeZone = 'UTC'")
         rows: Any = connection.sql(
-            'select "at", release, channel, generation, coalesce(key, prediction_id) as unit, score, latency_ms, '
-            f"coalesce(error, '') <> '' as failed from ({' union all by name '.join(sources)}) "
+            'select "at", release, channel, generation, coalesce(key, request) as unit, request, score, latency_ms, '
+            f"coalesce(error, '') <> '' as failed "
+            f"from (select *, {REQUEST} as request from ({' union all by name '.join(sources)})) "
             'where "at" >= ?::timestamptz and not coalesce(shadow, false) '
             'qualify row_number() over (partition by prediction_id, channel order by "at") = 1 '
             'order by "at", prediction_id, channel',
@@ -110,11 +113,12 @@ def watch(
     ours = log[(log["channel"] == "canary") & (log["release"] == release)]
     ours = ours[ours["generation"].isin([stay.generation for stay in stays])]
     theirs = log[log["channel"] == "production"]
+    scores = ours["score"].dropna().to_numpy()
+    ours, theirs = ours.drop_duplicates("request"), theirs.drop_duplicates("request")
     now = ours[ours["generation"] == stays[-1].generation]
     requests, errors = len(ours), int(ours["failed"].sum())
     latencies = now["latency_ms"].dropna().to_numpy()
     slow = int((ours["latency_ms"] > rules.canary.p99_ms).sum())
-    scores = ours["score"].dropna().to_numpy()
     shares, hits = _first_errors(ours, theirs, stays)
     bound = rules.canary.error_rate
     return Watched(
