@@ -169,6 +169,11 @@ def test_nothing_that_ran_is_no_event(silent: Releases) -> None:
     assert not openlineage.FILE.exists()
 
 
+def test_a_lock_file_that_cannot_be_read_is_no_trouble_for_the_run(silent: Releases) -> None:
+    Path("dvc.lock").write_text("stages: {a: [", encoding="utf-8")
+    assert tell("ingest") == []
+
+
 def test_trouble_with_an_event_is_a_note_and_no_trouble_for_the_run(silent: Releases) -> None:
     Path(".dvc/cache/files").rename("away")
     [note] = tell(*stages())

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 from uuid import uuid4
 
-from ..errors import UserError, one_line
+from ..errors import one_line
 from ..files import write_json
 from ..lifecycle import git, scoring
 from ..lifecycle import ledger as book
@@ -182,7 +182,7 @@ def _tell(write: Callable[[], None]) -> list[str]:
 def _or_nothing(read: Callable[[], T]) -> T | None:
     try:
         return read()
-    except (UserError, OSError, KeyError):
+    except Exception:  # whatever it is: there is less to tell then
         return None
 
 
