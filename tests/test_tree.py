@@ -27,6 +27,7 @@ docs/openlineage.md
 docs/pipeline.md
 docs/releases.md
 docs/rollout.md
+docs/serving.md
 dvc.yaml
 params.yaml
 prefect.yaml
