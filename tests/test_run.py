@@ -182,12 +182,17 @@ def test_nothing_of_a_run_is_left_to_git(ready):
     assert not Path(project, "mlruns").exists()
 
 
-def test_the_life_of_a_release(ready):
-    """What `make demo` shows after the first run. The last test: it leaves a history behind."""
+@pytest.fixture(scope="session")
+def lived(ready):
+    """The project after `make demo`, and what that printed. For the last tests: it leaves a history."""
     project, _ = ready
     run(project, "git", "add", "--all")
     run(project, "git", "-c", "user.name=T", "-c", "user.email=t@e", "commit", "-qm", "Result")
-    told = run(TEMPLATE, sys.executable, "demo.py", str(project))
+    return project, run(TEMPLATE, sys.executable, "demo.py", str(project))
+
+
+def test_the_life_of_a_release(lived):
+    project, told = lived
     for step in (
         "generation 1",
         "a bad delivery of December is refused",
@@ -233,9 +238,9 @@ for line in open(sys.argv[2]):
 """
 
 
-def test_openlineage_events_are_valid_against_the_published_schemas(ready):
+def test_openlineage_events_are_valid_against_the_published_schemas(lived):
     """All that the project has written by now: its run, and the story above."""
-    project, _ = ready
+    project, _ = lived
     schemas = TEMPLATE / "tests/openlineage_schemas.json"
     python = project / ".venv/bin/python"
     said = run(project, python, "-c", VALIDATE, schemas, ".lifecycle/openlineage.jsonl")
