@@ -184,7 +184,7 @@ def test_nothing_of_a_run_is_left_to_git(ready):
 
 @pytest.fixture(scope="session")
 def lived(ready):
-    """The project after `make demo`, and what that printed. For the last tests: it leaves a history."""
+    """The project after `make demo`, and what that printed; for the last tests."""
     project, _ = ready
     run(project, "git", "add", "--all")
     run(project, "git", "-c", "user.name=T", "-c", "user.email=t@e", "commit", "-qm", "Result")
