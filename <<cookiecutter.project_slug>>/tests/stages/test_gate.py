@@ -317,7 +317,9 @@ def test_a_run_refuses_a_bad_file_in_one_line_and_changes_nothing(built: Path) -
     file = built / "extracts/flights/2013-05.parquet"
     put("arr_delay", 99_999, 4, 10)(pd.read_parquet(file)).to_parquet(file, index=False)
     state = [built / name for name in ("data/raw", "data/landing", "data/source.json", "data/features")]
-    state += [built / name for name in ("dvc.lock", "params.yaml", "model", "reports", ".lifecycle")]
+    state += [built / name for name in ("dvc.lock", "params.yaml", "model", "reports")]
+    # Of .lifecycle all but the events: that a run was refused is told.
+    state += [path for path in (built / ".lifecycle").rglob("*") if not path.name.startswith("openlineage")]
     before = digests(*state)
     done = cli("run", "--through", "2013-05")
     assert done.returncode == 1, done.stderr
