@@ -1,4 +1,4 @@
-"""Put the new project under git and say what to do next.
+"""Note where the project comes from, put it under git and say what to do next.
 
 Installs nothing, needs no network, and is safe to run again: an existing repository
 is left alone. A project without git is still a project, so no failure of git stops
@@ -7,6 +7,7 @@ the bake. As in the other hook, answers come in one place, as JSON.
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -80,6 +81,34 @@ def identity():
     ]
 
 
+def template():
+    """Return where the whole team finds the template later, and its commit.
+
+    Both as far as git tells: a folder that is no clone has no commit.
+    """
+    folder, named = ANSWERS["_repo_dir"], ANSWERS["_template"]
+    url = str(Path(named).resolve()) if Path(named).is_dir() else named
+    try:
+        if Path(git("-C", folder, "rev-parse", "--show-toplevel")) != Path(folder).resolve():
+            return url, None
+        commit = git("-C", folder, "rev-parse", "HEAD")
+        if git("-C", folder, "branch", "--remotes", "--contains", commit):
+            url = git("-C", folder, "config", "remote.origin.url")
+    except (GitFailed, OSError):
+        return url, None
+    return re.sub(r"(?<=://)[^/@]*@", "", url), commit
+
+
+def note_template():
+    """Write what `make template-update` needs to know."""
+    url, commit = template()
+    answers = {key: answer for key, answer in ANSWERS.items() if not key.startswith("_")}
+    text = json.dumps(
+        {"template": url, "commit": commit, "answers": answers}, indent=2, ensure_ascii=False
+    )
+    Path(".template.json").write_text(text + "\n", encoding="utf-8")
+
+
 def start_repository():
     """Make the repository and its first commit; return a sentence on what was done."""
     if Path(".git").exists():
@@ -102,6 +131,7 @@ def start_repository():
 
 
 def main():
+    note_template()
     done = start_repository()
     here = Path.cwd()
     started_in = Path(os.environ.get("PWD", "/"))  # cookiecutter itself has moved on

@@ -15,6 +15,7 @@ EXPECTED = """
 .gitattributes
 .gitignore
 .pre-commit-config.yaml
+.template.json
 LICENSE
 Makefile
 README.md
@@ -213,6 +214,7 @@ tests/test_params.py
 tests/transform/test_point_in_time.py
 tests/transform/test_sql.py
 tests/workers.py
+tools/template.py
 transform/dbt_project.yml
 transform/macros/age_at_watermark.sql
 transform/macros/generate_schema_name.sql
