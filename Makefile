@@ -29,7 +29,8 @@ lint: $(STAMP)  ## Format and lint checks of the template's own Python; changes 
 format: $(STAMP)  ## Put the template's own Python in order
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
-lock:  ## Resolve pyproject.toml again into requirements-dev.lock; needs uv
+lock: $(STAMP)  ## Resolve again: requirements-dev.lock, and the project's lock with every option; needs uv
+	@$(BIN)/python lock.py --upgrade
 	@uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --upgrade \
 		--generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate \
 		--quiet --output-file requirements-dev.lock

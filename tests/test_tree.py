@@ -9,10 +9,17 @@ from baking import HOSTILE, LONG, PROJECT, SHORT, TEMPLATE, Refusal, bake, files
 
 # The files of a default bake, one a line. After adding a file to the template, add it.
 EXPECTED = """
+.devcontainer/devcontainer.json
 .dvc/.gitignore
 .dvc/config
 .dvcignore
 .gitattributes
+.github/CODEOWNERS
+.github/ISSUE_TEMPLATE/incident.yml
+.github/dependabot.yml
+.github/workflows/ci.yml
+.github/workflows/promote.yml
+.github/workflows/scheduled.yml
 .gitignore
 .pre-commit-config.yaml
 .template.json
@@ -96,6 +103,7 @@ src/flight_delays/lineage/page.js
 src/flight_delays/lineage/page.py
 src/flight_delays/lineage/project.py
 src/flight_delays/lineage/reader.py
+src/flight_delays/lineage/report.py
 src/flight_delays/lineage/structure.py
 src/flight_delays/lineage/trace.py
 src/flight_delays/lineage/tree.py

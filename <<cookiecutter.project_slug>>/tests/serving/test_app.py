@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from << cookiecutter.package_name >>.files import write_text
-from << cookiecutter.package_name >>.lifecycle import loading, pointers
-from << cookiecutter.package_name >>.serving.routing import position
+from << cookiecutter.__package_name >>.files import write_text
+from << cookiecutter.__package_name >>.lifecycle import loading, pointers
+from << cookiecutter.__package_name >>.serving.routing import position
 
 from clients import SWITCH, Serve, Served, probe
 from servers import wait_until

@@ -12,9 +12,9 @@ from typing import Any
 import duckdb
 import pytest
 
-from << cookiecutter.package_name >>.params import PredictionLog
-from << cookiecutter.package_name >>.serving import ids, predictions
-from << cookiecutter.package_name >>.serving.log import COLUMNS, FOLDER, Log, Scored
+from << cookiecutter.__package_name >>.params import PredictionLog
+from << cookiecutter.__package_name >>.serving import ids, predictions
+from << cookiecutter.__package_name >>.serving.log import COLUMNS, FOLDER, Log, Scored
 
 NEXT_DAY = 86_400 + predictions.SETTLED_SECONDS
 

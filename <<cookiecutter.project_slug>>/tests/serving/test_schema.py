@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from << cookiecutter.package_name >>.serving.schema import MOST_PROBLEMS, Field, InvalidError, Problem, Schema
+from << cookiecutter.__package_name >>.serving.schema import MOST_PROBLEMS, Field, InvalidError, Problem, Schema
 
 FIELDS = (
     Field("small", "integer", "int8", -128, 127),

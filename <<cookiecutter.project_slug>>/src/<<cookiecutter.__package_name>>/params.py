@@ -269,7 +269,11 @@ class Rollout(Record):
 class Scoring(Record):
     """How batch scoring is spread. `workers`: partitions at a time."""
 
-    runner: Literal["threads", "dask", "ray"]
+<%- if cookiecutter.fan_out != 'threads' %>
+
+    runner: Literal["threads", "<< cookiecutter.fan_out >>"]
+<%- else %>
+<% endif %>
     workers: int = Field(ge=1)
 
 

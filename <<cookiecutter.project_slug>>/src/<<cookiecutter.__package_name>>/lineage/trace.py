@@ -285,8 +285,9 @@ class Tracer:
             return self._file(path)
         known = [*self._ledger.releases, *CHANNELS, *self._sql.names(), *self._paths()]
         nearest = get_close_matches(what, known, 1, 0.3)
-        hint = f"the nearest is {nearest[0]}" if nearest else "a channel, a release, a file, a model or a column is"
-        raise UserError(f"{what} is not known here: {hint}")
+        hint = f", and the nearest is {nearest[0]}" if nearest else ""
+        kinds = f"{len(self._ledger.releases)} releases, the channels, predictions, files, SQL models and columns are"
+        raise UserError(f"{what} is not known here: {kinds}{hint}")
 
     def _raw(self) -> list["_RawFile"]:
         return [_RawFile(file.path, "", None, file.md5) for file in self._store.files(outputs_here("data"))]

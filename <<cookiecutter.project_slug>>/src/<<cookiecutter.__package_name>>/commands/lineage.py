@@ -1,13 +1,16 @@
-"""`trace`, `impact`, `lineage` and `card`."""
+"""`trace`, `impact`, `lineage`, `card` and `report`."""
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 
 from ..errors import UserError
 from ..files import write_text
 from ..lifecycle.reconcile import open_ledger
+from ..lifecycle.store import Store
 from ..lineage import card as model_card
 from ..lineage import page
+from ..lineage import report as changes
 from ..lineage.graph import of_releases
 from ..lineage.impact import Reach
 from ..lineage.trace import Tracer
@@ -75,3 +78,9 @@ def card(what: str, out: Path | None) -> Shown:
         write_text(out, text)
     data = {"release": release.id, "card": text, "notes": opened.done}
     return Shown(data, with_repairs(opened.done, f"wrote {out}" if out else text.rstrip()))
+
+
+def report(base: str) -> Shown:
+    """What the work tree changes since it left a branch."""
+    found = changes.report(base, Store())
+    return Shown(asdict(found), found.as_markdown().rstrip())

@@ -374,6 +374,18 @@ def card(
     show(show_card(release, out), as_json)
 
 
+@app.command(epilog="Example:  << cookiecutter.project_slug >> report --base origin/main > report.md")
+@in_project
+def report(
+    base: Annotated[str, typer.Option(metavar="REV", help="A branch or commit that the change starts from.")] = "main",
+    as_json: AsJson = False,
+) -> None:
+    """Print, as Markdown, what a change does: metrics, gates, source files, outputs, parameters, SQL and its reach."""
+    from .commands.lineage import report as tell
+
+    show(tell(base), as_json)
+
+
 @app.command(epilog="Example:  << cookiecutter.project_slug >> monitor --month 2013-09 --month 2013-10")
 @in_project
 def monitor(

@@ -10,7 +10,7 @@ import pyarrow as pa
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
 
-from << cookiecutter.package_name >> import model
+from << cookiecutter.__package_name >> import model
 
 
 class PyfuncModel(PythonModel):

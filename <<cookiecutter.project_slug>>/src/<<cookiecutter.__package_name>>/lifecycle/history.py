@@ -45,12 +45,12 @@ def diff(a: Release, b: Release) -> Difference:
     return Difference(
         a=a.id,
         b=b.id,
-        data=list(_changes(_raw(a), _raw(b))),
-        features=list(_changes(_columns(a), _columns(b))),
-        sql=list(_changes(_sql(a), _sql(b))),
+        data=list(changes(_raw(a), _raw(b))),
+        features=list(changes(_columns(a), _columns(b))),
+        sql=list(changes(_sql(a), _sql(b))),
         code=_code(a, b),
-        params=list(_changes(dict(flat(a.materials["params"])), dict(flat(b.materials["params"])))),
-        metrics=list(_changes(dict(flat(a.evidence["metrics"])), dict(flat(b.evidence["metrics"])))),
+        params=list(changes(dict(flat(a.materials["params"])), dict(flat(b.materials["params"])))),
+        metrics=list(changes(dict(flat(a.evidence["metrics"])), dict(flat(b.evidence["metrics"])))),
         packages=a.materials["environment"] != b.materials["environment"],
     )
 
@@ -78,7 +78,8 @@ def _code(a: Release, b: Release) -> list[str]:
         return ["? a source commit is not here: `git fetch --tags`"]
 
 
-def _changes(old: dict[str, Any], new: dict[str, Any]) -> Iterator[Change]:
+def changes(old: dict[str, Any], new: dict[str, Any]) -> Iterator[Change]:
+    """What differs between two tables of values, by name."""
     for name in sorted(old.keys() | new.keys()):
         if old.get(name) != new.get(name):
             yield Change(name, old.get(name), new.get(name))

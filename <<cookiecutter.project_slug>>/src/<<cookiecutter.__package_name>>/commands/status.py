@@ -23,6 +23,7 @@ class ProjectStatus:
     tracked: tracking.Tracked | None
     is_tracked: bool
     channels: dict[ChannelName, Channel]
+    holds: dict[ChannelName, str]
 
     def as_dict(self) -> dict[str, Any]:
         """For --json."""
@@ -34,6 +35,7 @@ class ProjectStatus:
             "last_run": vars(self.tracked) if self.tracked else None,
             "result_is_tracked": self.is_tracked,
             "channels": {name: channel.model_dump() for name, channel in self.channels.items()},
+            "holds": self.holds,
         }
 
     def as_text(self) -> str:
@@ -55,10 +57,10 @@ class ProjectStatus:
                 lines.append("           of another result than the one here: `run` logs this one")
         else:
             lines += ["", "last run   none on this machine"]
-        lines += [
-            f"{name:<10} {channel.release or 'nothing'} since {channel.at} (generation {channel.generation})"
-            for name, channel in self.channels.items()
-        ]
+        for name, channel in self.channels.items():
+            since = f"since {channel.at} (generation {channel.generation})"
+            hold = f", on hold: {self.holds[name]}" if name in self.holds else ""
+            lines.append(f"{name:<10} {channel.release or 'nothing'} {since}{hold}")
         return "\n".join(lines)
 
 
@@ -72,5 +74,8 @@ def project_status() -> ProjectStatus:
     # Only where DVC sees a change does it cost to say which files.
     changed = LOCK_FILE.exists() and not all(stage.fresh for stage in stages)
     differences = [str(each) for each in worktree.differences(Store())] if changed else []
-    channels = ledger.load().channels()
-    return ProjectStatus(data, changes, stages, differences, tracking.last_tracked(), tracking.is_tracked(), channels)
+    book = ledger.load()
+    channels = book.channels()
+    holds = {name: held.reason for name in channels if (held := book.held(name))}
+    tracked, is_tracked = tracking.last_tracked(), tracking.is_tracked()
+    return ProjectStatus(data, changes, stages, differences, tracked, is_tracked, channels, holds)
