@@ -236,6 +236,7 @@ def test_scored_months_come_from_a_release_and_the_table_once(silent: Releases) 
     [
         ("git@git.example.com:team/project.git", "https://git.example.com/team/project"),
         ("ssh://git@git.example.com:2222/team/project.git", "https://git.example.com/team/project"),
+        # pragma: allowlist nextline secret
         ("https://me:secret@git.example.com:8443/team/project", "https://git.example.com:8443/team/project"),
         ("/srv/git/project.git", None),
         ("../project.git", None),

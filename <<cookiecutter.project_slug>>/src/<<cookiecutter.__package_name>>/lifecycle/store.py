@@ -210,8 +210,11 @@ class Store:
                 if not rehash:
                     right = remote.fs.size(path) == self.object_path(md5).stat().st_size
                     return md5.removesuffix(".dir") if right else "of another size"
-                with remote.fs.open(path, "rb") as file:
-                    return hashlib.file_digest(file, _md5).hexdigest()
+                digest = _md5()
+                with remote.fs.open(path, "rb") as file:  # not every remote's is one that hashlib takes
+                    while chunk := file.read(CHUNK):
+                        digest.update(chunk)
+                return digest.hexdigest()
             except FileNotFoundError:
                 return None
             except Exception as error:  # every remote has its own
