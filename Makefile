@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 DEMO := build/flight-delays
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint format lock clean
+.PHONY: help demo test bench docs lint format lock clean
 
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -22,6 +22,9 @@ test: $(STAMP)  ## All tests: answers, files, hooks, lint, and a baked project f
 
 bench: $(STAMP)  ## What the wiring costs, as ratios; about six minutes on a quiet machine
 	@$(BIN)/python benchmarks/bench.py
+
+docs: $(STAMP)  ## The docs as a site, in build/site; every link is checked
+	@$(BIN)/mkdocs build --strict --quiet && echo build/site/index.html
 
 lint: $(STAMP)  ## Format and lint checks of the template's own Python; changes nothing
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check .

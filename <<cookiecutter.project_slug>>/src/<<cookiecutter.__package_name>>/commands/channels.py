@@ -80,7 +80,7 @@ def show_history(channel: ChannelName | None, limit: int) -> Shown:
         (
             str(entry.number),
             entry.at.replace("+00:00", "Z"),
-            entry.kind,
+            "end hold" if entry.evidence.get("ended") else entry.kind,
             entry.channel or "",
             entry.release or "nothing",
             entry.by.split(" <")[0] + (" (automation)" if entry.automation else ""),
