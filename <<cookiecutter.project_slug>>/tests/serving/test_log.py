@@ -41,7 +41,7 @@ def scored(rows: int = 1, **changes: Any) -> Scored:
         "release": "r-0123456789ab",
         "channel": "production",
         "generation": 3,
-        "key": "k",
+        "keys": ["k"] * rows,
         "shadow": False,
         "latency_ms": 0.25,
         "error": None,

@@ -28,7 +28,10 @@ class Problem:
 
 
 class InvalidError(Exception):
-    """A request that the schema refuses."""
+    """A request that the schema refuses. `status`, `outcome`: of the answer, by HTTP and in the metrics."""
+
+    status = 422
+    outcome = "invalid"
 
     def __init__(self, *problems: Problem) -> None:
         super().__init__(problems[0].reason)
@@ -64,9 +67,14 @@ class Schema:
     closed: bool = True
 
     @cached_property
+    def order(self) -> tuple[str, ...]:
+        """The names of all features."""
+        return tuple(field.name for field in self.fields)
+
+    @cached_property
     def names(self) -> frozenset[str]:
-        """Of all features."""
-        return frozenset(field.name for field in self.fields)
+        """The same, to look them up."""
+        return frozenset(self.order)
 
     @cached_property
     def _checks(self) -> list[tuple[str, Callable[[Any], Any]]]:
@@ -88,7 +96,7 @@ class Schema:
             if isinstance(row, dict):
                 found.append(self._read(row, number, known, problems))
             else:
-                problems.append(Problem(number, None, f"a row is an object of features, and not {_shown(row)}"))
+                problems.append(Problem(number, None, f"a row is an object of features, and not {shown(row)}"))
             if len(problems) >= MOST_PROBLEMS:
                 break
         if problems:
@@ -110,14 +118,18 @@ class Schema:
                 problems.append(Problem(number, name[:100], "it is not a feature of the model"))
         return values
 
-    def as_json_schema(self) -> dict[str, Any]:
-        """Of one row, for OpenAPI."""
-        return {
+    def as_json_schema(self, key: str = "") -> dict[str, Any]:
+        """Of one row, for OpenAPI. `key`: the column by which what a row leaves out is filled in."""
+        found: dict[str, Any] = {
             "type": "object",
             "properties": {field.name: field.as_json_schema(self.closed) for field in self.fields},
-            "required": [field.name for field in self.fields],
             "additionalProperties": False,
         }
+        if not key:
+            return found | {"required": list(self.order)}
+        about = "Names the row: features that are left out are filled in from the online table."
+        found["properties"].setdefault(key, {"type": ["string", "integer"], "description": about})
+        return found | {"anyOf": [{"required": list(self.order)}, {"required": [key]}]}
 
 
 def of_release(release: Release, model: Any, closed: bool) -> Schema:
@@ -161,10 +173,10 @@ def _integer(low: int, high: int) -> Callable[[Any], int]:
     def check(value: Any) -> int:
         if type(value) is not int:
             if type(value) is not float or not value.is_integer():  # JSON knows one kind of number: 3.0 is 3
-                raise ValueError(f"it is a whole number, and not {_shown(value)}")
+                raise ValueError(f"it is a whole number, and not {shown(value)}")
             value = int(value)
         if not low <= value <= high:
-            raise ValueError(f"it lies between {low} and {high}, unlike {_shown(value)}")
+            raise ValueError(f"it lies between {low} and {high}, unlike {shown(value)}")
         return int(value)
 
     return check
@@ -173,7 +185,7 @@ def _integer(low: int, high: int) -> Callable[[Any], int]:
 def _number(value: Any) -> float:
     if type(value) is not float:
         if type(value) is not int:
-            raise ValueError(f"it is a number, and not {_shown(value)}")
+            raise ValueError(f"it is a number, and not {shown(value)}")
         try:
             value = float(value)
         except OverflowError:
@@ -185,29 +197,30 @@ def _number(value: Any) -> float:
 
 def _boolean(value: Any) -> bool:
     if type(value) is not bool:
-        raise ValueError(f"it is true or false, and not {_shown(value)}")
+        raise ValueError(f"it is true or false, and not {shown(value)}")
     return value
 
 
 def _text(value: Any) -> str:
     if type(value) is not str:
-        raise ValueError(f"it is a text, and not {_shown(value)}")
+        raise ValueError(f"it is a text, and not {shown(value)}")
     return value
 
 
 def _string(categories: frozenset[str], closed: bool) -> Callable[[Any], str | None]:
     def check(value: Any) -> str | None:
         if type(value) is not str:
-            raise ValueError(f"it is a text, and not {_shown(value)}")
+            raise ValueError(f"it is a text, and not {shown(value)}")
         if value in categories:
             return value
         if closed:
-            raise ValueError(f"the model has never seen {_shown(value)}: null says that it is not known")
+            raise ValueError(f"the model has never seen {shown(value)}: null says that it is not known")
         return None
 
     return check
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value in a message."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
