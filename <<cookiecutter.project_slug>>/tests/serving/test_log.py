@@ -64,7 +64,7 @@ def the_file() -> Path:
 
 
 def test_what_is_put_can_be_found_with_all_its_columns(log: Log) -> None:
-    one, many, failed = scored(), scored(rows=3), scored(scores=None, error="error: x", key=None)
+    one, many, failed = scored(), scored(rows=3), scored(scores=None, error="error: x", keys=[None])
     for each in (one, many, failed):
         log.put(each)
     log.flush()

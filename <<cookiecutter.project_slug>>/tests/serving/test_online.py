@@ -59,9 +59,9 @@ def test_every_row_has_the_same_features_and_score_online_and_offline(releases: 
     channel = loader.table.production
     assert channel
     keys, offline = features(releases.first)
-    filled, scores = [], []
+    key, filled, scores = columns().key, [], []
     for start in range(0, len(keys), FEW_ROWS):
-        body = json.dumps({"rows": [{columns().key: key} for key in keys[start : start + FEW_ROWS]]}).encode()
+        body = json.dumps({"rows": [{key: each} for each in keys[start : start + FEW_ROWS]]}).encode()
         some = app.fill(app.read(body, ids.new(), FEW_ROWS, loader.key), channel, loader.table)
         filled += some.values
         scores += channel.loaded.score(some.values)

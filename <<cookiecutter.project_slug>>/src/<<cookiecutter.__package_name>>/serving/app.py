@@ -257,7 +257,7 @@ def fill(asked: Asked, channel: Channel, table: Table) -> Filled:
         InvalidError: its schema refuses them, or what they leave out cannot be filled in.
     """
     rows, online = table.online.complete(asked.rows, channel.loaded)
-    return Filled(rows, channel.loaded.schema.read(rows, table.known), online)
+    return Filled(rows, channel.loaded.schema.read(rows, table.known, asked.rows), online)
 
 
 def _online(table: Table) -> dict[str, Any]:

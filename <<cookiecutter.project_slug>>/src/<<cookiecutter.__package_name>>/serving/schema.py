@@ -80,12 +80,16 @@ class Schema:
     def _checks(self) -> list[tuple[str, Callable[[Any], Any]]]:
         return [(field.name, _check(field, self.closed)) for field in self.fields]
 
-    def read(self, rows: list[Any], known: Set[str] = frozenset()) -> list[list[Any]]:
+    def read(
+        self, rows: list[Any], known: Set[str] = frozenset(), sent: list[Any] | None = None
+    ) -> list[list[Any]]:
         """The values of each row in the order of the features; None where one is not known.
 
         Args:
             rows: what stood in the request.
             known: names that a row may have beside the features.
+            sent: the same without what was filled in, if anything was. Of that, a category never seen counts as
+                missing, as in batch scoring: whoever asks cannot mend it.
 
         Raises:
             InvalidError: something does not fit; says what, in which row and field.
@@ -94,7 +98,7 @@ class Schema:
         found = []
         for number, row in enumerate(rows):
             if isinstance(row, dict):
-                found.append(self._read(row, number, known, problems))
+                found.append(self._read(row, number, known, problems, row if sent is None else sent[number]))
             else:
                 problems.append(Problem(number, None, f"a row is an object of features, and not {shown(row)}"))
             if len(problems) >= MOST_PROBLEMS:
@@ -103,7 +107,9 @@ class Schema:
             raise InvalidError(*problems[:MOST_PROBLEMS])
         return found
 
-    def _read(self, row: dict[str, Any], number: int, known: Set[str], problems: list[Problem]) -> list[Any]:
+    def _read(
+        self, row: dict[str, Any], number: int, known: Set[str], problems: list[Problem], sent: dict[str, Any]
+    ) -> list[Any]:
         values = []
         for name, check in self._checks:
             try:
@@ -112,7 +118,9 @@ class Schema:
             except KeyError:
                 problems.append(Problem(number, name, "it is missing; null says that it is not known"))
             except ValueError as error:
-                problems.append(Problem(number, name, str(error)))
+                values.append(None)
+                if name in sent:
+                    problems.append(Problem(number, name, str(error)))
         if len(row) != len(values):
             for name in sorted(row.keys() - self.names - known):
                 problems.append(Problem(number, name[:100], "it is not a feature of the model"))
