@@ -84,6 +84,24 @@ def test_what_is_put_can_be_found_with_all_its_columns(log: Log) -> None:
     assert predictions.counts() == {"r-0123456789ab": 4}
 
 
+def test_a_parquet_file_of_before_a_column_was_there_is_read(log: Log) -> None:
+    import pyarrow.parquet as pq
+
+    one, other = scored(), scored(online="a-b")
+    log.put(one)
+    log.flush()
+    file = the_file().with_name("old.parquet")
+    with duckdb.connect() as connection:
+        rows = predictions.relation(connection).project("* exclude (online), 1 as more").to_arrow_table()
+    log.put(other)
+    log.flush()
+    the_file().write_bytes(the_file().read_bytes().splitlines(keepends=True)[1])
+    pq.write_table(rows, file)
+    found = [predictions.find(each.prediction_id) for each in (one, other)]
+    assert [[row["online"] for row in rows] for rows in found] == [[None], ["a-b"]]
+    assert list(found[0][0]) == list(COLUMNS)
+
+
 def test_no_log_is_an_empty_one() -> None:
     assert logged() == []
     assert predictions.counts() == {}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import struct
 import threading
 from collections.abc import Callable
@@ -27,7 +28,8 @@ from << cookiecutter.__package_name >>.serving.online import Opened
 
 from clients import Serve, Served
 from servers import wait_until
-from support import Releases, cli, cli_json, digests
+from support import Releases, cli, cli_json, copy_project, digests
+from workers import Worker
 
 COLUMNS = MonitoredColumns(key="id", time="at", month="month", label="y")
 
@@ -146,6 +148,25 @@ def test_a_refresh_does_nothing_when_it_is_current_and_mends_what_is_damaged(rel
     assert made == {str(file): before[str(file)]}  # equal features give equal bytes
 
 
+def test_a_refresh_that_is_killed_leaves_nothing_half_made(releases: Releases, tmp_path: Path) -> None:
+    with Worker() as worker:
+        whole = tmp_path / "whole"
+        copy_project(releases.folder, whole)
+        ended = worker.do(whole, "refresh")
+        made = [number for number, step in enumerate(ended.steps, 1) if str(online.FOLDER) in step]
+        assert len(made) >= 4, ended.steps
+        for die_at in made:
+            assert worker.do(releases.folder, "refresh", die_at=die_at).killed
+            for table in online.current():
+                assert Opened(table).about.rows == ended.result["rows"]
+            assert not worker.do(releases.folder, "refresh").error
+            assert sorted(path.name for path in online.FOLDER.iterdir()) == sorted(
+                path.name for path in (whole / online.FOLDER).iterdir()
+            )
+            assert [each.sha256 for each in online.current()] == [ended.result["sha256"]]
+            shutil.rmtree(online.FOLDER)
+
+
 def test_what_a_row_leaves_out_is_filled_in_by_its_key_and_logged(releases: Releases, serve: Serve) -> None:
     about = refresh()
     server, key = serve(), columns().key
@@ -238,6 +259,11 @@ def test_without_a_table_only_rows_that_need_one_are_refused(releases: Releases,
     refresh()
     wait_until(lambda: answered(server, keys[0]))
     assert [each["sql"] for each in server.get("/info")["online"]["tables"]] == [sql, "f" * 64]
+    # What the pipeline builds by other SQL takes nothing from what serves.
+    write_json(online.POINTER, [asdict(each) for each in reversed(online.current())])
+    wait_until(lambda: server.get("/info")["online"]["tables"][0]["sql"] == "f" * 64)
+    status, answer = server.predict({"row": {key: keys[0]}})
+    assert (status, answer["online"]) == (200, about.name)
 
 
 def of_other_sql(about: OnlineTable) -> OnlineTable:

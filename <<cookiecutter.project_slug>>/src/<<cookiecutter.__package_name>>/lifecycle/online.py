@@ -258,7 +258,7 @@ def quoted(name: str) -> str:
 
 
 def _clean_up(keep: set[Path]) -> None:
-    """Delete the other tables. A server that has one open goes on reading it."""
-    for path in FOLDER.glob("*.sqlite"):
+    """Delete the other tables, and what killed processes left. A server that has one open goes on reading it."""
+    for path in (*FOLDER.glob("*.sqlite"), *FOLDER.glob(".*.tmp")):
         if path not in keep:
             path.unlink(missing_ok=True)

@@ -80,9 +80,7 @@ class Schema:
     def _checks(self) -> list[tuple[str, Callable[[Any], Any]]]:
         return [(field.name, _check(field, self.closed)) for field in self.fields]
 
-    def read(
-        self, rows: list[Any], known: Set[str] = frozenset(), sent: list[Any] | None = None
-    ) -> list[list[Any]]:
+    def read(self, rows: list[Any], known: Set[str] = frozenset(), sent: list[Any] | None = None) -> list[list[Any]]:
         """The values of each row in the order of the features; None where one is not known.
 
         Args:
