@@ -155,7 +155,7 @@ def test_a_refresh_that_is_killed_leaves_nothing_half_made(releases: Releases, t
         ended = worker.do(whole, "refresh")
         made = [number for number, step in enumerate(ended.steps, 1) if str(online.FOLDER) in step]
         assert len(made) >= 4, ended.steps
-        for die_at in made:
+        for die_at in made[:: len(made) // 4]:
             assert worker.do(releases.folder, "refresh", die_at=die_at).killed
             for table in online.current():
                 assert Opened(table).about.rows == ended.result["rows"]

@@ -10,7 +10,7 @@ from ..lifecycle import online
 from ..params import load_params
 
 
-@flow(name="refresh", retries=2, retry_delay_seconds=30)
+@flow(name="refresh")
 def refresh() -> dict[str, Any]:
     """Bring the online table in step with the feature table that dvc.lock names; servers follow by themselves."""
     done = online.refresh(load_params().monitoring.columns)
