@@ -47,6 +47,7 @@ src/flight_delays/commands/__init__.py
 src/flight_delays/commands/channels.py
 src/flight_delays/commands/lineage.py
 src/flight_delays/commands/monitor.py
+src/flight_delays/commands/refresh.py
 src/flight_delays/commands/release.py
 src/flight_delays/commands/rollout.py
 src/flight_delays/commands/run.py
@@ -61,6 +62,7 @@ src/flight_delays/files.py
 src/flight_delays/flows/__init__.py
 src/flight_delays/flows/monitor.py
 src/flight_delays/flows/pipeline.py
+src/flight_delays/flows/refresh.py
 src/flight_delays/flows/release.py
 src/flight_delays/flows/rollout.py
 src/flight_delays/flows/score.py
@@ -75,6 +77,7 @@ src/flight_delays/lifecycle/git.py
 src/flight_delays/lifecycle/history.py
 src/flight_delays/lifecycle/ledger.py
 src/flight_delays/lifecycle/loading.py
+src/flight_delays/lifecycle/online.py
 src/flight_delays/lifecycle/operations.py
 src/flight_delays/lifecycle/pipeline.py
 src/flight_delays/lifecycle/pointers.py
@@ -137,6 +140,7 @@ src/flight_delays/serving/ids.py
 src/flight_delays/serving/loader.py
 src/flight_delays/serving/log.py
 src/flight_delays/serving/metrics.py
+src/flight_delays/serving/online.py
 src/flight_delays/serving/predictions.py
 src/flight_delays/serving/pyfunc.py
 src/flight_delays/serving/routing.py
@@ -160,6 +164,7 @@ tests/conftest.py
 tests/flows/conftest.py
 tests/flows/test_monitor_flow.py
 tests/flows/test_pipeline.py
+tests/flows/test_refresh.py
 tests/flows/test_release.py
 tests/flows/test_rollout_flow.py
 tests/flows/test_score.py
@@ -204,6 +209,7 @@ tests/serving/conftest.py
 tests/serving/test_app.py
 tests/serving/test_ids.py
 tests/serving/test_log.py
+tests/serving/test_online.py
 tests/serving/test_routing.py
 tests/serving/test_schema.py
 tests/serving/test_serve.py

@@ -85,7 +85,7 @@ class Served(Client):
 @contextmanager
 def running(settings: params.Serving, token: str | None = None) -> Iterator[Served]:
     """A server in a thread."""
-    loader = Loader(settings)
+    loader = Loader(settings, params.load_params().monitoring.columns.key)
     loader.look()
     service = Service(settings, loader, Log(settings.log))
     server = uvicorn.Server(uvicorn.Config(make_app(service, token), log_config=None, access_log=False))

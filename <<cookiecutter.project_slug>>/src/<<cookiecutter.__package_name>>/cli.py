@@ -407,6 +407,18 @@ def monitor(
     show(look(release, month or [], at, act), as_json)
 
 
+@app.command(epilog="Example:  << cookiecutter.project_slug >> refresh")
+@in_project
+def refresh(as_json: AsJson = False) -> None:
+    """Bring the online table up to date: the features that `serve` fills in where a request names a row by its key.
+
+    Running servers follow by themselves. With nothing new in the feature table, nothing is done.
+    """
+    from .commands.refresh import refresh as make_online
+
+    show(make_online(), as_json)
+
+
 @app.command(epilog="Example:  << cookiecutter.project_slug >> serve --port 8080")
 @in_project
 def serve(

@@ -146,7 +146,10 @@ class Threshold(Record):
 
 
 class Fresh(Threshold):
-    """Files (a glob), the column that says of when a row is, and how many hours the newest may lag behind."""
+    """Files (a glob), the column that says of when a row is, and how many hours the newest may lag behind.
+
+    A `.json` file is a list of records; one that is not there is left out.
+    """
 
     files: str
     time: str

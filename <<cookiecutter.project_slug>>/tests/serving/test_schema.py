@@ -104,6 +104,14 @@ def test_a_category_never_seen_may_count_as_missing() -> None:
     assert schema.read([GOOD])[0][2] == "red"
 
 
+def test_a_category_that_was_filled_in_and_never_seen_counts_as_missing() -> None:
+    row = GOOD | {"colour": "green"}
+    sent = {name: value for name, value in GOOD.items() if name != "colour"}
+    assert SCHEMA.read([row], sent=[sent]) == Schema(FIELDS, closed=False).read([row])
+    with pytest.raises(InvalidError):
+        SCHEMA.read([row], sent=[row])
+
+
 def test_its_json_schema() -> None:
     found = SCHEMA.as_json_schema()
     assert found["required"] == list(GOOD)

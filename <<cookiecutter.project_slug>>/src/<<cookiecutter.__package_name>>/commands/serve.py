@@ -28,12 +28,13 @@ def serve(host: str, port: int) -> None:
     from ..serving.loader import Loader
     from ..serving.log import Log
 
-    settings = load_params().serving
+    params = load_params()
+    settings = params.serving
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING, stream=sys.stderr)
     with suppress(UserError):  # a pointer that is there is enough to serve by
         pointers.write(ledger.load())
     listener = listen(host, port)
-    loader = Loader(settings)
+    loader = Loader(settings, params.monitoring.columns.key)
     loader.look()
     token = os.environ.get(TOKEN)
     app = make_app(Service(settings, loader, Log(settings.log)), token)

@@ -85,6 +85,11 @@ class Release:
         """What MLflow's runs and versions of this result are tagged with."""
         return str(self.materials["dvc"]["result_digest"])
 
+    @cached_property
+    def sql_digest(self) -> str:
+        """Of the compiled SQL that its features were made with."""
+        return sql_digest(self.materials["sql"])
+
     def outputs(self, *below: str) -> list[Output]:
         """The pipeline's outputs; with `below`, those at or below one of these paths."""
         outs = [Output(**out) for out in self.materials["dvc"]["outs"]]
@@ -172,7 +177,7 @@ def build(
                     "result_digest": result_digest,
                     "outs": [vars(output) for output in outputs],
                 },
-                "sql": _sql(load(SQL_FILE), digests),
+                "sql": sql_of(load(SQL_FILE), {path: sha256 for path, (sha256, _) in digests.items()}),
                 "params": yaml.safe_load(files[str(PARAMS_FILE)]),
                 "features": tables,
             },
@@ -235,7 +240,8 @@ def content_digest(table: Any) -> str:
     return hashed.hexdigest()
 
 
-def _sql(nodes: dict[str, Any] | None, digests: dict[str, tuple[str, int]]) -> dict[str, Any] | None:
+def sql_of(nodes: dict[str, Any] | None, digests: dict[str, str]) -> dict[str, Any] | None:
+    """What the record says of the SQL: dbt's version, and each model with the digest of what it compiled to."""
     if nodes is None:
         return None
     folder = str(Path(SQL_FILE).parent)
@@ -243,11 +249,17 @@ def _sql(nodes: dict[str, Any] | None, digests: dict[str, tuple[str, int]]) -> d
         "dbt": nodes["dbt"],
         "tests": len(nodes["tests"]),
         "nodes": [
-            {"id": name, "file": node["file"], "sha256": digests[f"{folder}/{node['compiled']}"][0]}
+            {"id": name, "file": node["file"], "sha256": digests[f"{folder}/{node['compiled']}"]}
             for name, node in sorted(nodes["nodes"].items())
             if "compiled" in node
         ],
     }
+
+
+def sql_digest(sql: dict[str, Any] | None) -> str:
+    """SHA-256 over what all models compiled to: features of equal digests were made by the same SQL."""
+    nodes = sorted((node["id"], node["sha256"]) for node in sql["nodes"]) if sql else []
+    return hashlib.sha256(canonical(nodes)).hexdigest()
 
 
 def same_predictions(expected: Iterable[Any], actual: Iterable[Any]) -> bool:

@@ -137,8 +137,21 @@ class Tracer:
         """The tree above a prediction, given its lines in the log: what was asked and answered, and the releases."""
         rows = tuple(_logged(line) for line in lines)
         releases = dict.fromkeys(line["release"] for line in lines)
+        filled = tuple(map(self._online, dict.fromkeys(line["online"] for line in lines if line["online"])))
         above = tuple(self.release(self._ledger.release(each)) for each in releases)
-        return Fact("prediction", prediction_id, f"at {lines[0]['at']} UTC", below=(*rows, *above))
+        return Fact("prediction", prediction_id, f"at {lines[0]['at']} UTC", below=(*rows, *filled, *above))
+
+    def _online(self, name: str) -> Fact:
+        """The online table that features were filled in from. Its name says what it was made of."""
+        features, sql = name.split("-")
+        releases = self._ledger.read_releases(self._ledger.releases)
+        made = [
+            release.id
+            for release in releases
+            if any(table["sha256"].startswith(features) for table in release.materials["features"])
+        ]
+        of = f"the feature table of {', '.join(made)}" if made else "a feature table that no release was made of"
+        return Fact("online", name, f"what the request left out: {of}, by SQL {sql}", {"releases": made})
 
     def release(self, release: Release) -> Fact:
         """The tree above a release."""

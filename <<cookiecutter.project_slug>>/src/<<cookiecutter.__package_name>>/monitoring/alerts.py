@@ -21,7 +21,7 @@ LOG = "log"
 
 # What to look at first, by check.
 COMMANDS = {
-    "freshness": "<< cookiecutter.project_slug >> run",
+    "freshness": "<< cookiecutter.project_slug >> run && << cookiecutter.project_slug >> refresh",
     "nulls": "<< cookiecutter.project_slug >> status",
     "outside": "<< cookiecutter.project_slug >> status",
     "skill_drop": "<< cookiecutter.project_slug >> rollback production --reason 'monitor: {title}'",

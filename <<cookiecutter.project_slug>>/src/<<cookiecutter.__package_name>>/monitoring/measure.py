@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..params import Check, Fresh, Monitoring
@@ -142,7 +143,12 @@ def freshness(
 
     figures, notes = [], []
     for name, source in sources.items():
-        sql = f"select max({quoted(source.time)})::timestamp from read_parquet({text(source.files)})"
+        if source.files.endswith(".json"):
+            if not Path(source.files).exists():  # nobody asked for it
+                continue
+            sql = f"select max({quoted(source.time)})::timestamp from read_json({text(source.files)})"
+        else:
+            sql = f"select max({quoted(source.time)})::timestamp from read_parquet({text(source.files)})"
         try:
             [(newest,)] = connection.execute(sql).fetchall()
         except duckdb.Error:

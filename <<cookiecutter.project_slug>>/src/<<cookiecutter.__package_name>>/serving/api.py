@@ -17,19 +17,21 @@ _HEAD = {
     "release": {"type": ["string", "null"]},
     "channel": {"type": ["string", "null"], "enum": ["production", "canary", None]},
     "generation": {"type": ["integer", "null"], "description": "Counts the moves of the channel."},
+    "online": {"type": ["string", "null"], "description": "The online table that features were filled in from."},
 }
 
 
 def openapi_of(
-    app: "FastAPI", production: "Channel | None", settings: params.Serving, with_token: bool
+    app: "FastAPI", production: "Channel | None", settings: params.Serving, key_column: str, with_token: bool
 ) -> dict[str, Any]:
-    """The OpenAPI document as of now."""
+    """The OpenAPI document as of now. `key_column`: what a row may name itself by."""
     release = production.release_id if production else "nothing"
     found = get_openapi(title=app.title, version=release, routes=app.routes)
-    row = production.loaded.schema.as_json_schema() if production else {"type": "object"}
+    row = production.loaded.schema.as_json_schema(key_column) if production else {"type": "object"}
     key = {
         "type": ["string", "integer", "null"],
-        "description": "Of whatever the prediction is about: requests with the same key go to the same channel.",
+        "description": "Of whatever the prediction is about: requests with the same key go to the same channel. "
+        "Without it, the first row's own key is it.",
     }
     rows = {
         "type": "array",
@@ -81,7 +83,7 @@ def _predict() -> dict[str, Any]:
         "413": "The body is too large",
         "422": "The body does not fit the release's schema",
         "500": "The model failed",
-        "503": "Nothing is served yet",
+        "503": "Nothing is served yet, or features are left out and there is no online table to fill them in from",
     }
     answer = {"description": "One prediction a row, in order", "content": body("Answer")}
     return {

@@ -35,9 +35,6 @@ MOST_SHADOWS = 200
 
 logger = logging.getLogger(__name__)
 
-# Fills in features that the caller cannot know; gets the rows as they were sent, and the channel that answers.
-Complete = Callable[[list[Any], Channel], list[Any]]
-
 
 class Json(Response):
     """A body that is JSON."""
@@ -51,25 +48,33 @@ class Json(Response):
 
 @dataclass(frozen=True)
 class Asked:
-    """What a request asks."""
+    """What a request asks. `key` decides which channel answers; `keys` are what the rows are known by later."""
 
     id: str
     rows: list[Any]
     many: bool
     key: str | None
+    keys: list[str | None]
     digest: str
+
+
+@dataclass(frozen=True)
+class Filled:
+    """The rows as one channel's model gets them. `online`: the table that features were filled in from."""
+
+    rows: list[Any]
+    values: list[list[Any]]
+    online: str | None
 
 
 class Service:
     """Answers requests by what the loader has loaded."""
 
-    def __init__(self, settings: params.Serving, loader: Loader, log: Log, complete: Complete | None = None) -> None:
-        """Args: complete: adds features to rows before they are held against the schema."""
+    def __init__(self, settings: params.Serving, loader: Loader, log: Log) -> None:
         self.settings = settings
         self.loader = loader
         self.log = log
         self.metrics = Metrics(loader, log)
-        self._complete = complete
         self._shadows: set[asyncio.Task[None]] = set()
 
     async def answer(self, request: Request) -> Response:
@@ -86,11 +91,11 @@ class Service:
             limit = Problem(None, None, f"the body is larger than {self.settings.max_body_kb} kB")
             return self._refuse(413, "invalid", prediction_id, production, limit)
         try:
-            asked = read(body, prediction_id, self.settings.max_rows)
-            values = self._read(asked, production, table)
+            asked = read(body, prediction_id, self.settings.max_rows, self.loader.key)
+            filled = fill(asked, production, table)
         except InvalidError as error:
-            return self._refuse(422, "invalid", prediction_id, production, *error.problems)
-        channel, scores = await self._predict(asked, values, table, production)
+            return self._refuse(error.status, error.outcome, prediction_id, production, *error.problems)
+        channel, online, scores = await self._predict(asked, filled, table, production)
         if scores is None:
             failed = Problem(None, None, "the model failed; the server's log says why")
             return self._refuse(500, "failed", prediction_id, production, failed)
@@ -101,66 +106,63 @@ class Service:
             {"prediction_id": ids.of_row(asked.id, position, asked.many), "score": score}
             for position, score in enumerate(scores)
         ]
-        return Json(_head(asked.id, channel) | {"predictions": predictions})
+        return Json(_head(asked.id, channel, online) | {"predictions": predictions})
 
     def turn_away(self) -> Response:
         """The answer to who sends no token, or a wrong one."""
         return self._refuse(401, "unauthorised", ids.new(), None, Problem(None, None, NO_TOKEN))
 
-    def _read(self, asked: Asked, channel: Channel, table: Table) -> list[list[Any]]:
-        rows = self._complete(asked.rows, channel) if self._complete else asked.rows
-        return channel.loaded.schema.read(rows, table.known)
-
     async def _predict(
-        self, asked: Asked, values: list[list[Any]], table: Table, production: Channel
-    ) -> tuple[Channel, list[float] | None]:
-        """The channel that answers, and what it says; None when production fails."""
+        self, asked: Asked, filled: Filled, table: Table, production: Channel
+    ) -> tuple[Channel, str | None, list[float] | None]:
+        """The channel that answers, the online table it used, and what it says; None when production fails."""
         canary = table.canary
         if canary and table.is_for_canary(asked.key or asked.id):
-            scores = await self._try_canary(asked, table, canary)
-            if scores is not None:
-                return canary, scores
+            tried = await self._try_canary(asked, table, canary)
+            if tried is not None:
+                return canary, *tried
         elif canary and not canary.traffic and self.settings.shadow:
             self._shadow(asked, table, canary)
         start = time.perf_counter()
         try:
-            if len(values) <= FEW_ROWS:  # done sooner than a thread wakes up
-                scores, milliseconds = _timed(production, values)
+            if len(filled.values) <= FEW_ROWS:  # done sooner than a thread wakes up
+                scores, milliseconds = _timed(production, filled.values)
             else:
-                scores, milliseconds = await production.lane.run(partial(_timed, production, values))
+                scores, milliseconds = await production.lane.run(partial(_timed, production, filled.values))
         except Exception as error:
             logger.exception("%s failed at %s", production.release_id, asked.id)
-            self._note(asked, production, None, _since(start), f"{type(error).__name__}: {one_line(error)}")
-            return production, None
-        self._note(asked, production, scores, milliseconds)
-        return production, scores
+            self._note(asked, filled, production, None, _since(start), f"{type(error).__name__}: {one_line(error)}")
+            return production, filled.online, None
+        self._note(asked, filled, production, scores, milliseconds)
+        return production, filled.online, scores
 
     async def _try_canary(
         self, asked: Asked, table: Table, canary: Channel, shadow: bool = False
-    ) -> list[float] | None:
-        """What the canary says; None when it is left alone, fails or takes too long."""
+    ) -> tuple[str | None, list[float]] | None:
+        """The online table and what the canary says; None when it is left alone, fails or takes too long."""
         if not canary.breaker.allows():
             if not shadow:
                 self.metrics.canary_failures.labels("open").inc()
             return None
         bound = self.settings.breaker.slow_ms
         start = time.perf_counter()
+        filled = Filled(asked.rows, [], None)
         try:
-            work = partial(_timed, canary, self._read(asked, canary, table))
-            scores, milliseconds = await canary.lane.run(work, bound / 1000)
+            filled = fill(asked, canary, table)
+            scores, milliseconds = await canary.lane.run(partial(_timed, canary, filled.values), bound / 1000)
         except (TimeoutError, BusyError) as error:
             if shadow and isinstance(error, BusyError):
                 self.metrics.shadow_dropped.inc()
                 return None
             reason, said = "slow", str(error) or f"it takes longer than {bound:g} ms"
         except InvalidError as error:
-            reason, said = "error", f"its schema refuses what production's takes: {error.problems[0]}"
+            reason, said = "error", f"what production takes is refused: {error.problems[0]}"
         except Exception as error:  # it is a canary: anything can happen
             reason, said = "error", f"{type(error).__name__}: {one_line(error)}"
         else:
             canary.breaker.ended(well=True)
-            self._note(asked, canary, scores, milliseconds, shadow=shadow)
-            return scores
+            self._note(asked, filled, canary, scores, milliseconds, shadow=shadow)
+            return filled.online, scores
         was_open = canary.breaker.is_open
         canary.breaker.ended(well=False)
         logger.warning("the canary %s failed at %s: %s", canary.release_id, asked.id, said)
@@ -168,7 +170,7 @@ class Service:
             logger.error("the canary %s is left alone: it failed too often", canary.release_id)
         if not shadow:
             self.metrics.canary_failures.labels(reason).inc()
-        self._note(asked, canary, None, _since(start), f"{reason}: {said}", shadow)
+        self._note(asked, filled, canary, None, _since(start), f"{reason}: {said}", shadow)
         return None
 
     def _shadow(self, asked: Asked, table: Table, canary: Channel) -> None:
@@ -191,6 +193,7 @@ class Service:
     def _note(
         self,
         asked: Asked,
+        filled: Filled,
         channel: Channel,
         scores: list[float] | None,
         milliseconds: float,
@@ -201,16 +204,17 @@ class Service:
             Scored(
                 asked.id,
                 asked.many,
-                asked.rows,
+                filled.rows,
                 scores,
                 channel.release_id,
                 channel.name,
                 channel.generation,
-                asked.key,
+                asked.keys,
                 shadow,
                 milliseconds,
                 error,
                 asked.digest,
+                filled.online,
             )
         )
 
@@ -230,6 +234,7 @@ class Service:
                 "since": each.since,
                 "traffic": each.traffic,
                 "breaker": "open" if each.breaker.is_open else "closed",
+                "not_filled_in": table.online.why_not(each.loaded.release) or None,
             }
             for each in table.channels
         }
@@ -242,7 +247,27 @@ class Service:
             "problem": self.log.problem or None,
             "a_crash_loses": self.log.promise,
         }
-        return {"channels": channels, "log": log}
+        return {"channels": channels, "online": _online(table), "log": log}
+
+
+def fill(asked: Asked, channel: Channel, table: Table) -> Filled:
+    """The rows as the channel's model gets them.
+
+    Raises:
+        InvalidError: its schema refuses them, or what they leave out cannot be filled in.
+    """
+    rows, online = table.online.complete(asked.rows, channel.loaded)
+    return Filled(rows, channel.loaded.schema.read(rows, table.known, asked.rows), online)
+
+
+def _online(table: Table) -> dict[str, Any]:
+    """What /info says of the online tables."""
+    names = ("table", "features_md5", "features_sha256", "sql", "release", "rows", "newest", "built")
+    tables = [
+        {"online": each.digest} | {name: getattr(each.about, name) for name in names} | {"age_hours": each.age_hours()}
+        for each in table.online.tables
+    ]
+    return {"key": table.online.key or None, "tables": tables, "problem": table.online.problem or None}
 
 
 def _timed(channel: Channel, values: list[list[Any]]) -> tuple[list[float], float]:
@@ -255,13 +280,14 @@ def _since(start: float) -> float:
     return (time.perf_counter() - start) * 1000
 
 
-def _head(prediction_id: str, channel: Channel | None) -> dict[str, Any]:
+def _head(prediction_id: str, channel: Channel | None, online: str | None = None) -> dict[str, Any]:
     """What every answer begins with."""
     return {
         "prediction_id": prediction_id,
         "release": channel and channel.release_id,
         "channel": channel and channel.name,
         "generation": channel and channel.generation,
+        "online": online,
     }
 
 
@@ -275,8 +301,10 @@ async def _body(request: Request, most: int) -> bytes | None:
     return body
 
 
-def read(body: bytes, prediction_id: str, most_rows: int) -> Asked:
+def read(body: bytes, prediction_id: str, most_rows: int, key_column: str = "") -> Asked:
     """What a body asks: {"row": {...}} or {"rows": [{...}, ...]}, and perhaps a "key".
+
+    Without a "key", each row's own is taken, and the first row's decides which channel answers.
 
     Raises:
         InvalidError: it is something else.
@@ -292,8 +320,13 @@ def read(body: bytes, prediction_id: str, most_rows: int) -> Asked:
     key = asked.get("key")
     if not (key is None or (isinstance(key, str) and 0 < len(key) <= MOST_KEY) or type(key) is int):
         raise InvalidError(Problem(None, "key", f"it is a text of 1 to {MOST_KEY} letters, or a whole number"))
-    text = None if key is None else str(key)
-    return Asked(prediction_id, rows, "rows" in asked, text, hashlib.sha256(body).hexdigest())
+    keys = [_own_key(row, key_column) for row in rows] if key is None else [str(key)] * len(rows)
+    return Asked(prediction_id, rows, "rows" in asked, keys[0], keys, hashlib.sha256(body).hexdigest())
+
+
+def _own_key(row: Any, column: str) -> str | None:
+    found = row.get(column) if column and isinstance(row, dict) else None
+    return str(found) if type(found) in (str, int) else None
 
 
 def _parse(body: bytes) -> Any:
@@ -383,7 +416,7 @@ def make_app(service: Service, token: str | None = None) -> FastAPI:
 
     @app.get("/openapi.json", include_in_schema=False, dependencies=[Depends(allowed)])
     async def openapi() -> Response:
-        return Json(openapi_of(app, loader.table.production, service.settings, bool(token)))
+        return Json(openapi_of(app, loader.table.production, service.settings, loader.key, bool(token)))
 
     @app.exception_handler(Exception)
     async def hide(_: Request, error: Exception) -> Response:

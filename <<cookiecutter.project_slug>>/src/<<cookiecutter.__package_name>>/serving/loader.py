@@ -22,6 +22,7 @@ from ..lifecycle import loading, pointers
 from ..lifecycle.record import Release, read_release, same_predictions
 from ..lifecycle.store import Store
 from . import schema
+from .online import Follower, Tables
 from .routing import Breaker, Lane, position
 from .schema import Schema
 
@@ -112,11 +113,13 @@ class Table:
 
     production: Channel | None = None
     canary: Channel | None = None
+    online: Tables = field(default_factory=Tables)
 
     @cached_property
     def known(self) -> frozenset[str]:
-        """Names of the features of every release here: a request may hold what only one of them takes."""
-        return frozenset().union(*(each.loaded.schema.names for each in self.channels))
+        """What a row may hold: the key, and the features of every release here, even if only one of them takes them."""
+        key = {self.online.key} - {""}
+        return frozenset(key).union(*(each.loaded.schema.names for each in self.channels))
 
     @property
     def channels(self) -> list[Channel]:
@@ -142,13 +145,21 @@ class _Watch:
 
 @dataclass
 class Loader:
-    """Keeps the table in step with the pointers, in a thread of its own."""
+    """Keeps the table in step with the pointers, in a thread of its own.
+
+    `key`: the column that a row may name itself by; without one, no features are filled in.
+    """
 
     settings: params.Serving
+    key: str = ""
     table: Table = Table()
     _watched: dict[Name, _Watch] = field(default_factory=lambda: {name: _Watch() for name in NAMES})
     _stop: threading.Event = field(default_factory=threading.Event)
+    _online: Follower = field(init=False)
     _thread: threading.Thread | None = None
+
+    def __post_init__(self) -> None:
+        self._online = Follower(self.key)
 
     def start(self) -> None:
         """Watch the pointers from now on."""
@@ -178,6 +189,9 @@ class Loader:
 
     def look(self) -> None:
         """Follow every pointer that has moved, or whose release was refused a while ago."""
+        tables = self._online.look()
+        if tables is not self.table.online:
+            self.table = replace(self.table, online=tables)
         for name in NAMES:
             watch = self._watched[name]
             seen = _fingerprint(name)
@@ -240,8 +254,9 @@ class Loader:
     def _swap(self, name: Name, channel: Channel | None, generation: int) -> None:
         if channel is None and getattr(self.table, name) is None:
             return
-        before = self.table
-        self.table = Table(channel, before.canary) if name == "production" else Table(before.production, channel)
+        self.table = (
+            replace(self.table, production=channel) if name == "production" else replace(self.table, canary=channel)
+        )
         log.warning("%s serves %s, generation %d", name, channel.release_id if channel else "nothing", generation)
 
     def _load(self, release_id: str) -> Loaded:

@@ -38,13 +38,14 @@ COLUMNS = {
     "release": "VARCHAR",
     "channel": "VARCHAR",  # production or canary
     "generation": "BIGINT",  # of the channel
-    "key": "VARCHAR",  # of the request, where it had one
+    "key": "VARCHAR",  # of the request, where it had one; else the row's own
     "shadow": "BOOLEAN",  # the answer came from elsewhere
     "score": "DOUBLE",  # null where there is an error
     "latency_ms": "DOUBLE",  # the model's, for all rows of the request
     "error": "VARCHAR",
     "request": "VARCHAR",  # SHA-256 of the body
-    "features": "JSON",  # as they were sent
+    "features": "JSON",  # as the model got them: as they were sent, with what was filled in
+    "online": "VARCHAR",  # the online table that it was filled in from
 }
 # How many rows are written at once, and how long the end of the process waits for the disk.
 MANY = 5000
@@ -65,11 +66,12 @@ class Scored:
     release: str
     channel: str
     generation: int
-    key: str | None
+    keys: list[str | None]
     shadow: bool
     latency_ms: float
     error: str | None
     request: str
+    online: str | None = None
 
     def lines(self) -> Iterator[bytes]:
         """As they stand in the file."""
@@ -82,13 +84,14 @@ class Scored:
                     "release": self.release,
                     "channel": self.channel,
                     "generation": self.generation,
-                    "key": self.key,
+                    "key": self.keys[position],
                     "shadow": self.shadow,
                     "score": self.scores[position] if self.scores else None,
                     "latency_ms": round(self.latency_ms, 3),
                     "error": self.error,
                     "request": self.request,
                     "features": row,
+                    "online": self.online,
                 },
                 option=orjson.OPT_APPEND_NEWLINE,
             )

@@ -67,6 +67,17 @@ class _State(Collector):
         )
         for name in ("production", "canary"):
             behind.add_metric([name], name in problems)
+        labels = ["online", "features", "release"]
+        newest = GaugeMetricFamily("serving_online_age_seconds", "Since its newest row.", labels=labels)
+        rows = GaugeMetricFamily("serving_online_rows", "Rows of the online table.", labels=labels)
+        for each in table.online.tables:
+            told = [each.digest, each.about.features_md5, each.about.release or ""]
+            rows.add_metric(told, each.about.rows)
+            if (hours := each.age_hours()) is not None:
+                newest.add_metric(told, hours * 3600)
+        damaged = GaugeMetricFamily(
+            "serving_online_behind", "1: an online table should be used that cannot be.", bool(table.online.problem)
+        )
         waiting = GaugeMetricFamily("serving_log_waiting", "Rows that are not on the disk yet.", self._log.waiting)
         dropped = CounterMetricFamily("serving_log_dropped", "Rows that were not logged.", self._log.dropped)
-        return [channels, breakers, behind, waiting, dropped]
+        return [channels, breakers, behind, newest, rows, damaged, waiting, dropped]

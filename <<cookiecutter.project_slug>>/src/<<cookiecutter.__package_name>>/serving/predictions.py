@@ -41,13 +41,14 @@ def relation(
     nothing = ", ".join(f'null::{kind} as "{name}"' for name, kind in COLUMNS.items())
     parts = [f"select {nothing} where false"]
     if parquet:
-        parts.append(f"select {names} from read_parquet({_list(parquet)})")  # noqa: S608  our own names
+        parts.append(f"select * from read_parquet({_list(parquet)}, union_by_name = true)")  # noqa: S608  our own names
     if lines:
         kinds = ", ".join(f"'{name}': '{kind}'" for name, kind in COLUMNS.items())
         options = f"format = 'newline_delimited', columns = {{{kinds}}}, ignore_errors = true"
         read = f"select {names} from read_json({_list(lines)}, {options}) where features is not null"  # noqa: S608
         parts.append(read)
-    return connection.sql(" union all ".join(parts))
+    # A file of before a column was there has null in it.
+    return connection.sql(f"select {names} from ({' union all by name '.join(parts)})")  # noqa: S608
 
 
 def find(prediction_id: str, folder: Path = FOLDER) -> list[dict[str, Any]]:

@@ -28,7 +28,10 @@ class Problem:
 
 
 class InvalidError(Exception):
-    """A request that the schema refuses."""
+    """A request that the schema refuses. `status`, `outcome`: of the answer, by HTTP and in the metrics."""
+
+    status = 422
+    outcome = "invalid"
 
     def __init__(self, *problems: Problem) -> None:
         super().__init__(problems[0].reason)
@@ -64,20 +67,27 @@ class Schema:
     closed: bool = True
 
     @cached_property
+    def order(self) -> tuple[str, ...]:
+        """The names of all features."""
+        return tuple(field.name for field in self.fields)
+
+    @cached_property
     def names(self) -> frozenset[str]:
-        """Of all features."""
-        return frozenset(field.name for field in self.fields)
+        """The same, to look them up."""
+        return frozenset(self.order)
 
     @cached_property
     def _checks(self) -> list[tuple[str, Callable[[Any], Any]]]:
         return [(field.name, _check(field, self.closed)) for field in self.fields]
 
-    def read(self, rows: list[Any], known: Set[str] = frozenset()) -> list[list[Any]]:
+    def read(self, rows: list[Any], known: Set[str] = frozenset(), sent: list[Any] | None = None) -> list[list[Any]]:
         """The values of each row in the order of the features; None where one is not known.
 
         Args:
             rows: what stood in the request.
             known: names that a row may have beside the features.
+            sent: the same without what was filled in, if anything was. Of that, a category never seen counts as
+                missing, as in batch scoring: whoever asks cannot mend it.
 
         Raises:
             InvalidError: something does not fit; says what, in which row and field.
@@ -86,16 +96,18 @@ class Schema:
         found = []
         for number, row in enumerate(rows):
             if isinstance(row, dict):
-                found.append(self._read(row, number, known, problems))
+                found.append(self._read(row, number, known, problems, row if sent is None else sent[number]))
             else:
-                problems.append(Problem(number, None, f"a row is an object of features, and not {_shown(row)}"))
+                problems.append(Problem(number, None, f"a row is an object of features, and not {shown(row)}"))
             if len(problems) >= MOST_PROBLEMS:
                 break
         if problems:
             raise InvalidError(*problems[:MOST_PROBLEMS])
         return found
 
-    def _read(self, row: dict[str, Any], number: int, known: Set[str], problems: list[Problem]) -> list[Any]:
+    def _read(
+        self, row: dict[str, Any], number: int, known: Set[str], problems: list[Problem], sent: dict[str, Any]
+    ) -> list[Any]:
         values = []
         for name, check in self._checks:
             try:
@@ -104,20 +116,26 @@ class Schema:
             except KeyError:
                 problems.append(Problem(number, name, "it is missing; null says that it is not known"))
             except ValueError as error:
-                problems.append(Problem(number, name, str(error)))
+                values.append(None)
+                if name in sent:
+                    problems.append(Problem(number, name, str(error)))
         if len(row) != len(values):
             for name in sorted(row.keys() - self.names - known):
                 problems.append(Problem(number, name[:100], "it is not a feature of the model"))
         return values
 
-    def as_json_schema(self) -> dict[str, Any]:
-        """Of one row, for OpenAPI."""
-        return {
+    def as_json_schema(self, key: str = "") -> dict[str, Any]:
+        """Of one row, for OpenAPI. `key`: the column by which what a row leaves out is filled in."""
+        found: dict[str, Any] = {
             "type": "object",
             "properties": {field.name: field.as_json_schema(self.closed) for field in self.fields},
-            "required": [field.name for field in self.fields],
             "additionalProperties": False,
         }
+        if not key:
+            return found | {"required": list(self.order)}
+        about = "Names the row: features that are left out are filled in from the online table."
+        found["properties"].setdefault(key, {"type": ["string", "integer"], "description": about})
+        return found | {"anyOf": [{"required": list(self.order)}, {"required": [key]}]}
 
 
 def of_release(release: Release, model: Any, closed: bool) -> Schema:
@@ -161,10 +179,10 @@ def _integer(low: int, high: int) -> Callable[[Any], int]:
     def check(value: Any) -> int:
         if type(value) is not int:
             if type(value) is not float or not value.is_integer():  # JSON knows one kind of number: 3.0 is 3
-                raise ValueError(f"it is a whole number, and not {_shown(value)}")
+                raise ValueError(f"it is a whole number, and not {shown(value)}")
             value = int(value)
         if not low <= value <= high:
-            raise ValueError(f"it lies between {low} and {high}, unlike {_shown(value)}")
+            raise ValueError(f"it lies between {low} and {high}, unlike {shown(value)}")
         return int(value)
 
     return check
@@ -173,7 +191,7 @@ def _integer(low: int, high: int) -> Callable[[Any], int]:
 def _number(value: Any) -> float:
     if type(value) is not float:
         if type(value) is not int:
-            raise ValueError(f"it is a number, and not {_shown(value)}")
+            raise ValueError(f"it is a number, and not {shown(value)}")
         try:
             value = float(value)
         except OverflowError:
@@ -185,29 +203,30 @@ def _number(value: Any) -> float:
 
 def _boolean(value: Any) -> bool:
     if type(value) is not bool:
-        raise ValueError(f"it is true or false, and not {_shown(value)}")
+        raise ValueError(f"it is true or false, and not {shown(value)}")
     return value
 
 
 def _text(value: Any) -> str:
     if type(value) is not str:
-        raise ValueError(f"it is a text, and not {_shown(value)}")
+        raise ValueError(f"it is a text, and not {shown(value)}")
     return value
 
 
 def _string(categories: frozenset[str], closed: bool) -> Callable[[Any], str | None]:
     def check(value: Any) -> str | None:
         if type(value) is not str:
-            raise ValueError(f"it is a text, and not {_shown(value)}")
+            raise ValueError(f"it is a text, and not {shown(value)}")
         if value in categories:
             return value
         if closed:
-            raise ValueError(f"the model has never seen {_shown(value)}: null says that it is not known")
+            raise ValueError(f"the model has never seen {shown(value)}: null says that it is not known")
         return None
 
     return check
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value in a message."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
