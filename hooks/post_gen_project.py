@@ -21,7 +21,11 @@ BY_HAND = "git init && git add --all && git commit -m 'Bake the project'"
 KEPT = ("GIT_AUTHOR_", "GIT_COMMITTER_", "GIT_CONFIG", "GIT_CEILING_", "GIT_EXEC_PATH")
 # What belongs to one answer of a question, and goes with the others.
 ONLY_FOR = {
-    "ci": {"github": [".github"], "gitlab": [".gitlab-ci.yml", ".gitlab"], "none": []},
+    "ci": {
+        "github": {".github", "docs/ci.md"},
+        "gitlab": {".gitlab-ci.yml", ".gitlab", "docs/ci.md"},
+        "none": set(),
+    },
 }
 # The user's own hooks, excludes and signing key are for later commits.
 FIRST_COMMIT = [
@@ -87,8 +91,8 @@ def identity():
 
 def remove_unchosen():
     """Delete the files of the answers that were not given."""
-    for question, answers in ONLY_FOR.items():
-        for name in (n for a, names in answers.items() if a != ANSWERS[question] for n in names):
+    for question, names in ONLY_FOR.items():
+        for name in set().union(*names.values()) - names[ANSWERS[question]]:
             shutil.rmtree(name) if Path(name).is_dir() else Path(name).unlink()
 
 

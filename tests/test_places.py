@@ -1,12 +1,12 @@
-"""A project works where people have it: in a larger repository, on an odd path, in a home of stone."""
+"""A project works where people have it: in a larger repository, on an odd path."""
 
 import json
 import os
 
 import pytest
+from running import run
 
 from baking import bake
-from running import run
 
 pytestmark = pytest.mark.xdist_group("run")
 

@@ -27,6 +27,7 @@ LICENSE
 Makefile
 README.md
 data/source.json
+docs/ci.md
 docs/data.md
 docs/intended_use.md
 docs/lineage.md
