@@ -192,6 +192,7 @@ tests/lineage/test_graph.py
 tests/lineage/test_impact.py
 tests/lineage/test_openlineage.py
 tests/lineage/test_page.py
+tests/lineage/test_report.py
 tests/lineage/test_structure.py
 tests/lineage/test_trace.py
 tests/monitoring/test_alerts.py
