@@ -1,11 +1,12 @@
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
-from running import make
 
 from baking import TEMPLATE, bake
+from running import make, run
 
 
 def pytest_configure(config):
@@ -36,3 +37,12 @@ def ready(tmp_path_factory):
     project = bake(tmp_path_factory.mktemp("run") / "out")
     printed = make(project, "run")
     return project, printed
+
+
+@pytest.fixture(scope="session")
+def lived(ready):
+    """The project after `make demo`, and what that printed; for the last tests."""
+    project, _ = ready
+    run(project, "git", "add", "--all")
+    run(project, "git", "-c", "user.name=T", "-c", "user.email=t@e", "commit", "-qm", "Result")
+    return project, run(TEMPLATE, sys.executable, "demo.py", str(project))

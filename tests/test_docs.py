@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from running import run
 
 from baking import TEMPLATE, bake, files_of
+from running import run
 
 DOCS = TEMPLATE / "docs"
 PAGES = sorted(DOCS.glob("*.md"))

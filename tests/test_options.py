@@ -11,9 +11,9 @@ from contextlib import contextmanager
 
 import pytest
 import tomllib
-from running import run
 
 from baking import bake, files_of
+from running import run
 
 pytestmark = pytest.mark.xdist_group("run")
 

@@ -4,9 +4,9 @@ import json
 import os
 
 import pytest
-from running import run
 
 from baking import bake
+from running import run
 
 pytestmark = pytest.mark.xdist_group("run")
 

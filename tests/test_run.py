@@ -8,13 +8,12 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from running import make, run
 
 from baking import TEMPLATE, bake
+from running import make, run
 
 pytestmark = pytest.mark.xdist_group("run")
 
@@ -151,15 +150,6 @@ def test_nothing_of_a_run_is_left_to_git(ready):
     names = {line[3:] for line in changed.splitlines()}
     assert names <= {"dvc.lock", "params.yaml", "data/source.json", ".gitignore"}
     assert not Path(project, "mlruns").exists()
-
-
-@pytest.fixture(scope="session")
-def lived(ready):
-    """The project after `make demo`, and what that printed; for the last tests."""
-    project, _ = ready
-    run(project, "git", "add", "--all")
-    run(project, "git", "-c", "user.name=T", "-c", "user.email=t@e", "commit", "-qm", "Result")
-    return project, run(TEMPLATE, sys.executable, "demo.py", str(project))
 
 
 def test_the_life_of_a_release(lived):
