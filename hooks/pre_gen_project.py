@@ -105,12 +105,12 @@ def check_slug(slug):
     if len(slug) > LONGEST_NAME or not SLUG.fullmatch(slug):
         raise Refused(
             f"project_slug must be 1 to {LONGEST_NAME} lower-case ASCII letters, digits and single "
-            f"hyphens between them, starting with a letter, like flight-delays: {shown(slug)} is not."
+            f"hyphens, starting with a letter, like flight-delays: {shown(slug)} is not."
         )
     module = slug.replace("-", "_")
     if keyword.iskeyword(module) or module in sys.stdlib_module_names or module in TAKEN:
         raise Refused(
-            "project_slug must not be a Python or YAML keyword, or the name of a module or tool that "
+            "project_slug must be no Python or YAML keyword, and no name of a module or tool that "
             f"the project uses: instead of {shown(slug)} take one like flight-delays."
         )
 
