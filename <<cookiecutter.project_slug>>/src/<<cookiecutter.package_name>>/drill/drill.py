@@ -1,9 +1,10 @@
 """A drill from beginning to end: the copy, the server, the load, one fault after the other, and a table."""
 
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, chdir
+from contextlib import ExitStack, chdir, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -124,21 +125,23 @@ def _in_copy(stand: Stand, faults: list[Fault], stack: ExitStack, say: Callable[
     rows = []
     with load:
         for fault in faults:
-            stand.put_right(sound)
-            rows.append(_one(fault, Scene(stand, load, sound, Watch()), scores))
-            row = rows[-1]
+            row = _one(fault, Scene(stand, load, sound, Watch()), scores)
+            rows.append(row)
             say(f"{fault.name:<18} {'held' if row.held else 'FAILED'}  {row.happened}")
+    with suppress(NotHeldError):  # else who tells MLflow writes to a folder that is being deleted
+        stand.settle()
     return rows
 
 
 def _one(fault: Fault, scene: Scene, scores: list[float]) -> Row:
     watch, load = scene.watch, scene.load
-    since = len(load.answers)
-    watch.begin()
-    problem = ""
+    since, problem = len(load.answers), ""
     try:
+        scene.stand.put_right(scene.sound)
+        since = len(load.answers)
+        watch.begin()
         happened = fault.inject(scene)
-    except (NotHeldError, UserError, OSError) as error:
+    except (NotHeldError, UserError, OSError, ValueError, subprocess.TimeoutExpired) as error:
         problem = happened = one_line(error)
     answers = load.answers[since:]
     failed = sum(each.status != 200 for each in answers)

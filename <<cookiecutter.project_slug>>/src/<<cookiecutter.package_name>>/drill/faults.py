@@ -229,6 +229,7 @@ def _breaker(stand: Stand) -> str:
 def lost_registry(scene: Scene) -> str:
     """MLflow's database and its artifacts are gone."""
     stand, watch = scene.stand, scene.watch
+    stand.settle()
     for path in stand.folder.glob("mlflow.db*"):
         path.unlink()
     shutil.rmtree(stand.folder / "mlartifacts", ignore_errors=True)
@@ -277,7 +278,7 @@ def killed_process(scene: Scene) -> str:
     stand, watch = scene.stand, scene.watch
     start = time.monotonic()
     stand.must("promote", scene.sound, "--to", "canary", "--traffic", "1%")
-    seconds, moments, committed = time.monotonic() - start, random.Random(9), 0
+    seconds, moments, committed = time.monotonic() - start, random.Random(9), 0  # noqa: S311  moments, and no secrets
     for number in range(KILLS):
         before = stand.ledger
         process = stand.start_cli("promote", scene.sound, "--to", "canary", "--traffic", f"{2 + number}%")

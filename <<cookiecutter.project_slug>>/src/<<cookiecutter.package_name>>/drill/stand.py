@@ -1,7 +1,7 @@
-"""The throw-away copy that a drill is held in: the commit that is checked out, its data, a ledger and servers of its own.
+"""The throw-away copy that a drill is held in: the commit that is checked out, its data, a ledger of its own, a server.
 
-Nothing of the project is written to. git is read through a fetch, DVC's objects are copied, and the copy knows no remote,
-no MLflow and no Prefect but its own.
+Nothing of the project is written to. git is read through a fetch, DVC's objects are copied, and the copy knows no
+remote, no MLflow and no Prefect but its own.
 """
 
 import json
@@ -20,8 +20,9 @@ import yaml
 
 from ..errors import UserError
 from ..lifecycle import ledger as book
-from ..lifecycle import loading
+from ..lifecycle import loading, registry, tracking
 from ..lifecycle.ledger import ChannelName, Ledger
+from ..lifecycle.pipeline import LOCK_FILE
 from ..lifecycle.record import Release
 from ..params import load_params
 from . import defects
@@ -140,7 +141,7 @@ class Stand:
         deadline = time.monotonic() + seconds
         while not true():
             if time.monotonic() > deadline:
-                raise NotHeldError(f"{otherwise}, within {seconds:g} s")
+                raise NotHeldError(f"{otherwise}, within {seconds:g} s; the server says {self.info()}")
             time.sleep(POLL_SECONDS)
 
     # Releases.
@@ -176,6 +177,18 @@ class Stand:
         self.until(lambda: self.shows("production") == sound, "the server does not follow")
         for name in ("logs/predictions", ".lifecycle/monitoring"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
+
+    def settle(self) -> None:
+        """Wait until MLflow has been told of the ledger: a rollback leaves that to a process of its own."""
+
+        def told() -> bool:
+            try:
+                known = json.loads(registry.PROJECTED.read_text(encoding="utf-8"))
+            except (FileNotFoundError, ValueError):
+                return False
+            return bool(known["ledger"] == self.ledger.tip)
+
+        self.until(told, "MLflow was not told")
 
     def load(self, release: Release) -> tuple[Load, list[float]]:
         """A load for the server, of the newest rows whose outcome is known; and what the release predicts for them."""
@@ -219,7 +232,11 @@ def last_line(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def build(project: Path, top: Path) -> tuple[Stand, Path]:
-    """Copy the commit that is checked out in `project`, and the DVC objects that its dvc.lock names, below `top`."""
+    """Copy the commit that is checked out in `project`, and what `run` has built on it, below `top`.
+
+    Raises:
+        UserError: nothing is built, or it is not in DVC's cache.
+    """
     here = environment(project)
     prefix = run(["git", "rev-parse", "--show-prefix"], project, here).strip()
     root = top / "copy"
@@ -237,8 +254,11 @@ def build(project: Path, top: Path) -> tuple[Stand, Path]:
         ["config", "commit.gpgSign", "false"],
     ):
         run(["git", *arguments], root, env)
-    if not (folder / "dvc.lock").exists():
-        raise UserError("nothing is built at the commit that is checked out: `run`, then commit dvc.lock")
+    for name in filter(lambda name: (project / name).exists(), tracking.WRITTEN_BY_RUNS):
+        shutil.copy(project / name, folder / name)
+        run(["git", "add", name], folder, env)
+    if not (folder / LOCK_FILE).exists():
+        raise UserError("nothing is built here: `run` first")
     _copy_objects(project, folder)
     run([sys.executable, "-m", "dvc", "checkout", "--quiet", "--force"], folder, env)
     return Stand(top, folder), folder
@@ -252,7 +272,7 @@ def _copy_objects(project: Path, folder: Path) -> None:
     # This one file turns the copy's back on whatever remote the project has.
     settings = f"[core]\n    remote = drill\n['remote \"drill\"']\n    url = {folder}/.dvc-remote\n"
     (folder / ".dvc/config.local").write_text(f"{settings}[cache]\n    dir = {folder}/.dvc/cache\n", encoding="utf-8")
-    lock = yaml.safe_load((folder / "dvc.lock").read_text(encoding="utf-8"))
+    lock = yaml.safe_load((folder / LOCK_FILE).read_text(encoding="utf-8"))
     for out in (out for stage in lock["stages"].values() for out in stage.get("outs", [])):
         listing = _copy_object(cache, folder, out["md5"])
         for each in json.loads(listing.read_bytes()) if out["md5"].endswith(".dir") else []:

@@ -139,7 +139,7 @@ def _log_again(release: Release, store: Store) -> None:
 
 def try_project(store: Store) -> list[str]:
     """Tell MLflow of the ledger as it is now, if it was not told; one that cannot be reached is told later."""
-    with _alone():
+    with alone():
         ledger = book.load()
         if in_step(ledger):
             return []
@@ -151,7 +151,7 @@ def try_project(store: Store) -> list[str]:
 
 
 @contextlib.contextmanager
-def _alone() -> Iterator[None]:
+def alone() -> Iterator[None]:
     """Two that tell MLflow at once might log a lost run twice, or leave the aliases of the older ledger."""
     PROJECTED.parent.mkdir(exist_ok=True)
     with PROJECTED.with_suffix(".lock").open("w") as lock:
@@ -173,6 +173,6 @@ def project_later() -> None:
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(KeyboardInterrupt), _alone():
+    with contextlib.suppress(KeyboardInterrupt), alone():
         for line in project(book.load(), Store()):
             print(line)
