@@ -1,4 +1,4 @@
-"""A drill finds what it says, in a copy: what it looks at stays as it was, to the byte, also when a fault is not held."""
+"""A drill tells what holds from what does not, in a copy: the project stays as it was, to the byte."""
 
 import json
 import time
@@ -11,8 +11,9 @@ import pytest
 
 from << cookiecutter.package_name >>.drill import defects, drill
 from << cookiecutter.package_name >>.drill.drill import REPORT, TABLE
-from << cookiecutter.package_name >>.drill.faults import FAULTS, Fault, Scene
+from << cookiecutter.package_name >>.drill.faults import FAULTS
 from << cookiecutter.package_name >>.drill.load import Answer, shift
+from << cookiecutter.package_name >>.drill.scene import Fault, Scene
 from << cookiecutter.package_name >>.drill.stand import NotHeldError
 from << cookiecutter.package_name >>.errors import UserError
 

@@ -13,8 +13,9 @@ from ..errors import UserError, one_line
 from ..files import write_json, write_text
 from ..lifecycle.record import same_predictions
 from . import stand as stands
-from .faults import FAULTS, Fault, Scene, Watch
+from .faults import FAULTS
 from .load import Answer
+from .scene import Fault, Scene, Watch
 from .stand import NotHeldError, Stand
 
 REPORT = Path(".lifecycle/drill.json")

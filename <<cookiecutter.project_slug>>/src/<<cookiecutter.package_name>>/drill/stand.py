@@ -201,9 +201,20 @@ class Stand:
         table = table.filter(pc.is_valid(table[columns.label])).sort_by([(columns.time, "ascending")])
         table = table.slice(max(table.num_rows - ROWS, 0))
         model = loading.load_model(release, loading.RELEASES / release.id)
-        rows = [{name: plain(value) for name, value in row.items()} for row in table.select(features).to_pylist()]
-        keys = [str(key) for key in table[columns.key].to_pylist()]
-        return Load(self.port, list(zip(keys, rows, strict=True)), shift(rows)), model.predict(table).tolist()
+        # The server may refuse a category that was not there in training, and is right.
+        seen = {each.name: {*each.categories, None} for each in model.features if getattr(each, "categories", None)}
+        rows = [
+            (str(key), {name: plain(value) for name, value in row.items()}, score)
+            for key, row, score in zip(
+                table[columns.key].to_pylist(),
+                table.select(features).to_pylist(),
+                model.predict(table).tolist(),
+                strict=True,
+            )
+            if all(row[name] in values for name, values in seen.items())
+        ]
+        asked = [(key, row) for key, row, _ in rows]
+        return Load(self.port, asked, shift([row for _, row in asked])), [score for _, _, score in rows]
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -300,7 +311,7 @@ def relax(stand: Stand) -> None:
     params["data"]["source"] = str(stand.source)
     # The defective models come to their channels by the drill's hand, and not by their merits.
     nobody: dict[str, Any] = {"after": None, "approvals": 0}
-    params["promotion"]["channels"] = {name: nobody for name in ("staging", "canary", "production")}
+    params["promotion"]["channels"] = dict.fromkeys(("staging", "canary", "production"), nobody)
     monitoring = params["monitoring"]
     monitoring |= {"log_window": "hour"}
     monitoring["consecutive"] |= {"hour": 1}
