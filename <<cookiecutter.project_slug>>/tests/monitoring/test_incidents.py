@@ -85,12 +85,12 @@ def test_breaches_at_the_same_time_are_one_incident_and_later_ones_another(setti
     see(1, 0.5, 0.5)
     see(2, 0.5, 0.5, check="p99_ms")
     see(3, 0.5, 0.5, 0.0, 0.0)
-    see(3, 0.5, 0.0, check="p99_ms")
+    see(4, 0.5, 0.5, 0.0, 0.0, check="p99_ms")
     see(9, 0.5, 0.5)
     later, first = found(settings)
     assert first.what == ("errors of predictions (log)", "p99_ms of predictions (log)")
     assert first.title == "errors of predictions (log) and 1 more"
-    assert (first.began, first.detected, first.ended) == (START, START + 2 * HOUR, START + 4 * HOUR)
+    assert (first.began, first.detected, first.ended) == (START, START + 2 * HOUR, START + 5 * HOUR)
     assert (later.began, later.ended) == (START + 8 * HOUR, None)
 
 

@@ -151,7 +151,8 @@ def _one(fault: Fault, scene: Scene, scores: list[float]) -> Row:
     if not problem and wrong:
         problem = happened = f"{wrong} answers were wrong"
     if not problem and failed and not fault.down:
-        problem = happened = f"{failed} requests failed; {happened}"
+        statuses = ", ".join(sorted({str(each.status or "no answer") for each in answers if each.status != 200}))
+        problem = happened = f"{failed} requests failed ({statuses}); {happened}"
     return Row(
         fault.name,
         fault.expected,
