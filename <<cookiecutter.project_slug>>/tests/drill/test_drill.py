@@ -1,6 +1,7 @@
 """A drill tells what holds from what does not, in a copy: the project stays as it was, to the byte."""
 
 import json
+import shutil
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +26,7 @@ REAL = ("worse-model", "lost-cache-object")
 def break_something(scene: Scene) -> str:
     """A fault that nobody deals with: production serves what the ledger does not say."""
     scene.watch.found()
-    (scene.stand.folder / "params.yaml").write_text("gone")
+    shutil.rmtree(scene.stand.folder / "data")
     raise NotHeldError("nobody has noticed")
 
 
@@ -49,6 +50,8 @@ def test_a_drill_tells_what_holds_from_what_does_not_and_touches_nothing(
         assert 0 < row.to_detect <= row.to_restore
     assert rows["worse-model"].exposed > 0, "the worse model has answered"
     assert "skill_drop" in rows["worse-model"].happened
+    assert rows["worse-model"].to_alert is not None
+    assert (done.tried, done.rolled_back) == (1, 1)
     assert Path.cwd() == built
     reports = {str(built / path) for path in (REPORT, TABLE)}
     after = digests(built)

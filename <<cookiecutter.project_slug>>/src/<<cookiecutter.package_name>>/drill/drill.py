@@ -24,7 +24,7 @@ TABLE = Path(".lifecycle/drill.md")
 
 @dataclass(frozen=True)
 class Row:
-    """What came of a fault, in seconds and requests.
+    """What came of a fault, in seconds and requests. `to_alert`: from the newest row that it was found by.
 
     `wrong`: answers with a release that the channel never served, or a score that is not that release's. `exposed`:
     answers by the defective release.
@@ -35,6 +35,7 @@ class Row:
     happened: str
     held: bool
     to_detect: float | None
+    to_alert: float | None
     to_restore: float | None
     requests: int
     failed: int
@@ -45,10 +46,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Drill:
-    """All rows, and how long it took."""
+    """All rows, how its rollbacks went (as `incidents` counts them), and how long it took."""
 
     commit: str
     rows: list[Row]
+    tried: int
+    rolled_back: int
     seconds: float
 
     @property
@@ -62,15 +65,20 @@ class Drill:
 
     def markdown(self) -> str:
         """A table for a page, or CI's summary."""
-        head = "| fault | held | found after | over after | requests | failed | wrong | what happened |"
-        lines = [head, "|---|---|---:|---:|---:|---:|---:|---|"]
+        head = "| fault | held | found after | told after | over after | requests | failed | wrong | what happened |"
+        lines = [head, "|---|---|---:|---:|---:|---:|---:|---:|---|"]
         for row in self.rows:
             held = "yes" if row.held else "**FAILED**"
-            times = " | ".join(map(span, (row.to_detect, row.to_restore)))
+            times = " | ".join(map(span, (row.to_detect, row.to_alert, row.to_restore)))
             counts = f"{row.requests} | {row.failed} | {row.wrong}"
             happened = row.happened.replace("|", "\\|")
             lines.append(f"| {row.fault} | {held} | {times} | {counts} | {happened} |")
-        return "\n".join([*lines, "", f"{self.seconds:.0f} s, at commit `{self.commit[:12]}`", ""])
+        return "\n".join([*lines, "", f"{self.rollbacks}; {self.seconds:.0f} s, at commit `{self.commit[:12]}`", ""])
+
+    @property
+    def rollbacks(self) -> str:
+        """The rate of success, in words."""
+        return f"{self.rolled_back} of {self.tried} rollbacks held"
 
 
 def span(seconds: float | None) -> str:
@@ -103,14 +111,16 @@ def drill(names: Sequence[str], say: Callable[[str], None]) -> Drill:
         stand, folder = stands.build(project, top.resolve())
         commit = stands.run(["git", "rev-parse", "HEAD"], folder, stand.environment).strip()
         stack.enter_context(chdir(folder))
-        rows = _in_copy(stand, faults, stack, say)
-    done = Drill(commit, rows, time.monotonic() - start)
+        rows, tried, rolled_back = _in_copy(stand, faults, stack, say)
+    done = Drill(commit, rows, tried, rolled_back, time.monotonic() - start)
     write_json(REPORT, done.as_dict())
     write_text(TABLE, done.markdown())
     return done
 
 
-def _in_copy(stand: Stand, faults: list[Fault], stack: ExitStack, say: Callable[[str], None]) -> list[Row]:
+def _in_copy(
+    stand: Stand, faults: list[Fault], stack: ExitStack, say: Callable[[str], None]
+) -> tuple[list[Row], int, int]:
     try:
         stands.relax(stand)
         say("run, release, promote: the first release of the copy")
@@ -129,9 +139,12 @@ def _in_copy(stand: Stand, faults: list[Fault], stack: ExitStack, say: Callable[
             row = _one(fault, Scene(stand, load, sound, Watch()), scores)
             rows.append(row)
             say(f"{fault.name:<18} {'held' if row.held else 'FAILED'}  {row.happened}")
-    with suppress(NotHeldError):  # else who tells MLflow writes to a folder that is being deleted
-        stand.settle()
-    return rows
+    tried = rolled_back = 0
+    with suppress(NotHeldError):  # a fault that did not hold may have left anything
+        total = stand.must("incidents")
+        tried, rolled_back = total["tried"], total["held"]
+        stand.settle()  # else who tells MLflow writes to a folder that is being deleted
+    return rows, tried, rolled_back
 
 
 def _one(fault: Fault, scene: Scene, scores: list[float]) -> Row:
@@ -159,6 +172,7 @@ def _one(fault: Fault, scene: Scene, scores: list[float]) -> Row:
         happened,
         held=not problem,
         to_detect=watch.detected and watch.detected - watch.began,
+        to_alert=watch.told,
         to_restore=watch.restored and watch.restored - watch.began,
         requests=len(answers),
         failed=failed,

@@ -25,6 +25,7 @@ def drifted_inputs(scene: Scene) -> str:
         scene.load.drifted = False
     alerts = [each["title"] for each in told["alerts"]]
     watch.found()
+    watch.told = _incident(stand)["to_alert"]
     expect(stand.serves("production") == scene.sound, "production was moved, though nobody knows that it is worse")
     return f"{len(alerts)} alerts, the first {alerts[0]}; {'; '.join(told['acted']) or 'nothing done'}"
 
@@ -45,7 +46,17 @@ def worse_model(scene: Scene) -> str:
     expect(checks & {"skill_drop", "ranking_drop"}, f"it was rolled back for {', '.join(sorted(checks))} alone")
     stand.until(lambda: stand.shows("production") == scene.sound, "the server does not follow")
     watch.over()
+    incident = _incident(stand)
+    watch.told = incident["to_alert"]
+    expect(incident["how"] == f"rollback to {scene.sound} by itself", f"`incidents` says: {incident}")
     return f"rolled back by the monitor: {', '.join(sorted(checks))}; {bad} is in quarantine"
+
+
+def _incident(stand: Stand) -> dict[str, Any]:
+    """The newest, as `incidents` has it."""
+    found: list[dict[str, Any]] = stand.must("incidents", "--limit", "1")["incidents"]
+    expect(found and found[0]["to_alert"] is not None, f"`incidents` knows of no alert: {found}")
+    return found[0]
 
 
 def _monitored(scene: Scene, enough: Callable[[dict[str, Any]], object]) -> dict[str, Any]:

@@ -10,10 +10,11 @@ from .stand import NotHeldError, Stand
 
 @dataclass
 class Watch:
-    """When it began, was found and was over, on the monotonic clock."""
+    """When it began, was found and was over (monotonic clock); `told`: seconds from the newest row to the alert."""
 
     began: float = 0.0
     detected: float | None = None
+    told: float | None = None
     restored: float | None = None
 
     def begin(self) -> None:
