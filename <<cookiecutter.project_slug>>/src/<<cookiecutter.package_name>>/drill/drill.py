@@ -1,10 +1,11 @@
 """A drill from beginning to end: the copy, the server, the load, one fault after the other, and a table."""
 
+import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, chdir, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, chdir, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -111,11 +112,25 @@ def drill(names: Sequence[str], say: Callable[[str], None]) -> Drill:
         stand, folder = stands.build(project, top.resolve())
         commit = stands.run(["git", "rev-parse", "HEAD"], folder, stand.environment).strip()
         stack.enter_context(chdir(folder))
+        stack.enter_context(_environment(stand.environment))
         rows, tried, rolled_back = _in_copy(stand, faults, stack, say)
     done = Drill(commit, rows, tried, rolled_back, time.monotonic() - start)
     write_json(REPORT, done.as_dict())
     write_text(TABLE, done.markdown())
     return done
+
+
+@contextmanager
+def _environment(there: dict[str, str]) -> Iterator[None]:
+    """This process's environment for as long as it works in the copy: a GIT_DIR, say, would lead out of it."""
+    before = dict(os.environ)
+    os.environ.clear()
+    os.environ.update(there)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _in_copy(

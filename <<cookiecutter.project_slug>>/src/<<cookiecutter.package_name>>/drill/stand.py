@@ -257,7 +257,7 @@ def build(project: Path, top: Path) -> tuple[Stand, Path]:
     env = environment(folder)
     for arguments in (
         ["init", "--quiet", "--initial-branch=drill"],
-        ["fetch", "--quiet", "--depth=1", f"file://{repository}", "HEAD"],
+        ["fetch", "--quiet", "--depth=1", repository, "HEAD"],
         ["reset", "--quiet", "--hard", "FETCH_HEAD"],
         ["config", "user.name", "Drill"],
         ["config", "user.email", "drill@localhost"],
