@@ -122,7 +122,7 @@ def drill(names: Sequence[str], say: Callable[[str], None]) -> Drill:
 
 @contextmanager
 def _environment(there: dict[str, str]) -> Iterator[None]:
-    """This process's environment for as long as it works in the copy: a GIT_DIR, say, would lead out of it."""
+    """The environment of this process for as long as it works in the copy: a GIT_DIR, say, would lead out of it."""
     before = dict(os.environ)
     os.environ.clear()
     os.environ.update(there)
