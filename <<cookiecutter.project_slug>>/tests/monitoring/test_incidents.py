@@ -177,4 +177,5 @@ def test_the_log_of_failures_is_what_the_command_reads(releases: Releases) -> No
     with pytest.raises(UserError):
         operations.rollback("production", "a test")
     assert "0 of 1 rollbacks held, 0%" in shown(20).text
-    assert json.dumps(shown(20).data)
+    data = json.loads(json.dumps(shown(20).data))
+    assert (data["incidents"], data["count"], data["tried"]) == ([], 0, 1)

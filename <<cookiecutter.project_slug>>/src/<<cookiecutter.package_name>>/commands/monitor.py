@@ -131,7 +131,7 @@ def incidents(limit: int) -> Shown:
     lines = [table(rows)] if found else []
     if len(found) > limit:
         lines.append(f"... and {len(found) - limit} earlier (--limit)")
-    lines.append(f"{total.incidents} incidents, {total.open} open" + (f"; in the median {medians}" if found else ""))
+    lines.append(f"{total.count} incidents, {total.open} open" + (f"; in the median {medians}" if found else ""))
     lines.append(f"{total.held} of {total.tried} rollbacks held{success}")
     data = {"incidents": [_incident(each) for each in found[:limit]], **asdict(total), "notes": opened.done}
     return Shown(data, with_repairs(opened.done, "\n".join(lines)))

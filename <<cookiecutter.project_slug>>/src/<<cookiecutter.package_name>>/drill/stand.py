@@ -266,6 +266,7 @@ def build(project: Path, top: Path) -> tuple[Stand, Path]:
     ):
         run(["git", *arguments], root, env)
     for name in filter(lambda name: (project / name).exists(), tracking.WRITTEN_BY_RUNS):
+        (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(project / name, folder / name)
         run(["git", "add", name], folder, env)
     if not (folder / LOCK_FILE).exists():

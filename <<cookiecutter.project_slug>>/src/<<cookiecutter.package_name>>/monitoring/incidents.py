@@ -68,7 +68,7 @@ class Summary:
     not rolled back once more. `success`: held / tried.
     """
 
-    incidents: int
+    count: int
     open: int
     to_detect: float | None
     to_alert: float | None
@@ -197,7 +197,7 @@ def summary(incidents: list[Incident], ledger: Ledger) -> Summary:
     held = sum(_has_held(entry, entries[number + 1 :]) for number, entry in rollbacks)
     tried = len(rollbacks) + len(operations.failed_rollbacks())
     return Summary(
-        incidents=len(incidents),
+        count=len(incidents),
         open=sum(each.ended is None for each in incidents),
         to_detect=_median(each.to_detect for each in incidents),
         to_alert=_median(each.to_alert for each in incidents),
