@@ -72,7 +72,7 @@ def killed_process(scene: Scene) -> str:
     for number in range(KILLS):
         before = stand.ledger
         process = stand.start_cli("promote", scene.sound, "--to", "canary", "--traffic", f"{2 + number}%")
-        time.sleep(moments.uniform(0.3, 1.0) * seconds)
+        time.sleep(moments.uniform(0.1, 0.7) * seconds)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         committed += _converges(stand, before)

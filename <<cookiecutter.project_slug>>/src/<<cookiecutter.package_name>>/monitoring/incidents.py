@@ -133,8 +133,7 @@ def _ended_by_a_move(incident: Incident, entries: Iterable[Entry]) -> Incident:
         at = time_of(entry)
         if entry.previous == incident.release != entry.release and at >= _second(incident.began):
             if incident.ended is None or at <= incident.ended:
-                how = f"{entry.kind} to {entry.release}" + (" by itself" if entry.automation else "")
-                return replace(incident, ended=max(at, incident.began), how=how)
+                return replace(incident, ended=max(at, incident.began), how=_how(entry))
             break
     return incident
 
@@ -161,23 +160,26 @@ def _merged(breaches: Iterable[Incident]) -> list[Incident]:
 
 
 def _without_a_breach(entries: list[Entry], found: list[Incident]) -> Iterator[Incident]:
-    """Rollbacks by a rollout or a person."""
-    explained = {(each.release, each.ended) for each in found}
+    """Rollbacks by a rollout or a person; and by the monitor, where its history is gone."""
+    explained = {(each.release, each.how) for each in found}
     for number, entry in enumerate(entries):
-        if entry.kind != "rollback" or entry.previous is None or entry.evidence.get("trigger"):
+        if entry.kind != "rollback" or entry.previous is None:
+            continue
+        if entry.channel == "production" and (entry.previous, _how(entry)) in explained:
             continue
         at = time_of(entry)
-        if (entry.previous, at) in explained and entry.channel == "production":
-            continue
         since = [
             time_of(each)
             for each in entries[:number]
             if each.channel == entry.channel and each.release == entry.previous
         ]
         began = since[-1] if since else at
-        who = "by itself" if entry.automation else f"by {entry.by.split(' <')[0]}"
-        how = f"rollback to {entry.release or 'nothing'} {who}"
-        yield Incident(entry.previous, (f"{entry.channel}: {entry.reason}",), began, began, at, None, at, how)
+        yield Incident(entry.previous, (f"{entry.channel}: {entry.reason}",), began, began, at, None, at, _how(entry))
+
+
+def _how(entry: Entry) -> str:
+    who = "by itself" if entry.automation else f"by {entry.by.split(' <')[0]}"
+    return f"{entry.kind} to {entry.release or 'nothing'} {who}"
 
 
 def time_of(entry: Entry) -> datetime:
