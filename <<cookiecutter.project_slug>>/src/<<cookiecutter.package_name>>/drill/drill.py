@@ -157,7 +157,7 @@ def _in_copy(
     with suppress(NotHeldError):  # a fault that did not hold may have left anything
         total = stand.must("incidents")
         tried, rolled_back = total["tried"], total["held"]
-        stand.settle()  # else who tells MLflow writes to a folder that is being deleted
+        stand.settle(10)  # else who tells MLflow writes to a folder that is being deleted
     return rows, tried, rolled_back
 
 

@@ -178,7 +178,7 @@ class Stand:
         for name in ("logs/predictions", ".lifecycle/monitoring"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
 
-    def settle(self) -> None:
+    def settle(self, seconds: float = PATIENCE_SECONDS) -> None:
         """Wait until MLflow has been told of the ledger: a rollback leaves that to a process of its own."""
 
         def told() -> bool:
@@ -188,7 +188,7 @@ class Stand:
                 return False
             return bool(known["ledger"] == self.ledger.tip)
 
-        self.until(told, "MLflow was not told")
+        self.until(told, "MLflow was not told", seconds)
 
     def load(self, release: Release) -> tuple[Load, list[float]]:
         """A load for the server, of the newest rows whose outcome is known; and what the release predicts for them."""
