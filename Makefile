@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 DEMO := build/flight-delays
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint format lock clean
+.PHONY: help demo test bench docs lint format lock clean
 
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -23,13 +23,17 @@ test: $(STAMP)  ## All tests: answers, files, hooks, lint, and a baked project f
 bench: $(STAMP)  ## What the wiring costs, as ratios; about six minutes on a quiet machine
 	@$(BIN)/python benchmarks/bench.py
 
+docs: $(STAMP)  ## The docs as a site, in build/site; every link is checked
+	@$(BIN)/mkdocs build --strict --quiet && echo build/site/index.html
+
 lint: $(STAMP)  ## Format and lint checks of the template's own Python; changes nothing
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check .
 
 format: $(STAMP)  ## Put the template's own Python in order
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
-lock:  ## Resolve pyproject.toml again into requirements-dev.lock; needs uv
+lock: $(STAMP)  ## Resolve again: requirements-dev.lock, and the project's lock with every option; needs uv
+	@$(BIN)/python lock.py --upgrade
 	@uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --upgrade \
 		--generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate \
 		--quiet --output-file requirements-dev.lock

@@ -1,4 +1,4 @@
-"""Note where the project comes from, put it under git and say what to do next.
+"""Keep what the answers chose, note the template, put the project under git, say what is next.
 
 Installs nothing, needs no network, and is safe to run again: an existing repository
 is left alone. A project without git is still a project, so no failure of git stops
@@ -19,6 +19,14 @@ BY_HAND = "git init && git add --all && git commit -m 'Bake the project'"
 # Of git's variables only these are about the user; the others name a repository, an
 # index or a template folder that belongs to whoever called cookiecutter.
 KEPT = ("GIT_AUTHOR_", "GIT_COMMITTER_", "GIT_CONFIG", "GIT_CEILING_", "GIT_EXEC_PATH")
+# What belongs to one answer of a question, and goes with the others.
+ONLY_FOR = {
+    "ci": {
+        "github": {".github", "docs/ci.md"},
+        "gitlab": {".gitlab-ci.yml", ".gitlab", "docs/ci.md"},
+        "none": set(),
+    },
+}
 # The user's own hooks, excludes and signing key are for later commits.
 FIRST_COMMIT = [
     *("-c", f"core.hooksPath={os.devnull}"),
@@ -81,6 +89,13 @@ def identity():
     ]
 
 
+def remove_unchosen():
+    """Delete the files of the answers that were not given."""
+    for question, names in ONLY_FOR.items():
+        for name in set().union(*names.values()) - names[ANSWERS[question]]:
+            shutil.rmtree(name) if Path(name).is_dir() else Path(name).unlink()
+
+
 def template():
     """Return where the whole team finds the template later, and its commit.
 
@@ -131,6 +146,7 @@ def start_repository():
 
 
 def main():
+    remove_unchosen()
     note_template()
     done = start_repository()
     here = Path.cwd()

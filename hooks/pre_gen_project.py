@@ -14,7 +14,6 @@ RENDERED = r"""<< [cookiecutter, _cookiecutter | default({})] | tojson >>"""
 FREE_TEXT = {"project_name": 60, "description": 300, "author_name": 100}
 LONGEST_NAME = 30
 SLUG = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
-PACKAGE = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 EMAIL = re.compile(r"[\w%+'-]+(\.[\w%+'-]+)*@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*", re.ASCII)
 # The marks of this template, in pieces because this file is a template too.
 MARKS = ("<" + "<", ">" + ">", "<" + "%", "%" + ">", "<" + "#", "#" + ">")
@@ -101,20 +100,18 @@ def check_marks(key, *texts):
             raise Refused(f"{key} must not hold any of {' '.join(MARKS)}, which mark templates.")
 
 
-def check_name(key, answer, pattern, example):
-    """Accept a name that works as folder, command or module, and hides no other."""
-    if len(answer) > LONGEST_NAME or not pattern.fullmatch(answer):
-        separator = "hyphens" if pattern is SLUG else "underscores"
+def check_slug(slug):
+    """Accept a name that works as folder, command and module, and hides no other."""
+    if len(slug) > LONGEST_NAME or not SLUG.fullmatch(slug):
         raise Refused(
-            f"{key} must be 1 to {LONGEST_NAME} lower-case ASCII letters, digits and single "
-            f"{separator} between them, starting with a letter, like {example}: "
-            f"{shown(answer)} is not."
+            f"project_slug must be 1 to {LONGEST_NAME} lower-case ASCII letters, digits and single "
+            f"hyphens between them, starting with a letter, like flight-delays: {shown(slug)} is not."
         )
-    module = answer.replace("-", "_")
+    module = slug.replace("-", "_")
     if keyword.iskeyword(module) or module in sys.stdlib_module_names or module in TAKEN:
         raise Refused(
-            f"{key} must not be a Python or YAML keyword, or the name of a module or tool that "
-            f"the project uses: instead of {shown(answer)} take one like {example}."
+            "project_slug must not be a Python or YAML keyword, or the name of a module or tool that "
+            f"the project uses: instead of {shown(slug)} take one like flight-delays."
         )
 
 
@@ -141,7 +138,7 @@ def shown(answer):
 
 def check(answers, given):
     """Raise Refused for the first answer that is not accepted."""
-    for key in (*FREE_TEXT, "project_slug", "package_name", "author_email"):
+    for key in (*FREE_TEXT, "project_slug", "author_email"):
         if not isinstance(answers[key], str):
             raise Refused(f"{key} must be text.")
     for key, longest in FREE_TEXT.items():
@@ -155,8 +152,7 @@ def check(answers, given):
             f"author_email must be an address like you@example.com: "
             f"{shown(answers['author_email'])} is not."
         )
-    check_name("project_slug", answers["__answered_slug"], SLUG, "flight-delays")
-    check_name("package_name", answers["package_name"], PACKAGE, "flight_delays")
+    check_slug(answers["__answered_slug"])
     check_derived(answers)
 
 

@@ -20,7 +20,6 @@ HOSTILE_TEXT = (
 HOSTILE = {
     "project_name": "1) $(touch pwned) `touch pwned` {{ 7*7 }} {%x%} ${A} #'%s🛫é",
     "project_slug": "a-1",
-    "package_name": "a_1",
     "description": HOSTILE_TEXT,
     "author_name": r"""O'Neil "x" \ {{ 7*7 }} $(touch pwned) `touch pwned` é 🛫""",
     "author_email": "o'neil+%s@example.com",
@@ -29,7 +28,6 @@ HOSTILE = {
 SHORT = {
     "project_name": "A",
     "project_slug": "a",
-    "package_name": "a",
     "description": "B",
     "author_name": "C",
     "author_email": "d@e",
@@ -38,7 +36,6 @@ SHORT = {
 LONG = {
     "project_name": "W" * 60,
     "project_slug": "w" * 30,
-    "package_name": "w" * 30,
     "description": "w" * 300,
     "author_name": "W" * 100,
     "author_email": "w" * 60 + "@example.com",

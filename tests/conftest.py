@@ -3,8 +3,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from running import make
 
-from baking import TEMPLATE
+from baking import TEMPLATE, bake
 
 
 def pytest_configure(config):
@@ -27,3 +28,11 @@ def no_git():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", os.pathsep.join(kept))
         yield
+
+
+@pytest.fixture(scope="session")
+def ready(tmp_path_factory):
+    """A baked project, set up and run once on the real data, with what that printed."""
+    project = bake(tmp_path_factory.mktemp("run") / "out")
+    printed = make(project, "run")
+    return project, printed

@@ -21,7 +21,6 @@ pytestmark = pytest.mark.usefixtures("no_git")
 DEFAULTS = {
     "project_name": "Flight Delays",
     "project_slug": "flight-delays",
-    "package_name": "flight_delays",
     "description": "Will a flight from New York arrive more than 15 minutes late? "
     "Asked two hours before departure.",
     "author_name": "Your Name",
@@ -69,8 +68,7 @@ REFUSED = [
     ("author_email", "a@é"),
     ("author_email", "a" * 251 + "@b.c"),
     *[
-        (key, name)
-        for key in ("project_slug", "package_name")
+        ("project_slug", name)
         for name in [
             *("", " ", ".", "..", "../x", "a/b", "/tmp/a", "a\\b", "-a", "--help", ".a", "_a"),
             *("1a", "A", "aB", "é", "a b", "a\n", "a.b", "a--b", "a__b", "a-", "a_", "a" * 31),
@@ -85,8 +83,6 @@ REFUSED = [
     ("project_slug", "a_b"),
     ("project_slug", "scikit-learn"),
     ("project_slug", "dbt-core"),
-    ("package_name", "a-b"),
-    ("package_name", "dbt_core"),
 ]
 
 ACCEPTED = [
@@ -109,15 +105,15 @@ ACCEPTED = [
     {"author_email": "first.last+tag@sub.example.co.uk"},
     {"project_name": "Größe & Café"},
     {"project_name": "Yes: no"},
-    {"project_slug": "x1-y2", "package_name": "other_name"},
+    {"project_slug": "x1-y2"},
 ]
 
 
 def derive(answers):
-    """Fill in the names that cookiecutter derives when they are not answered."""
+    """Fill in the name that cookiecutter derives when it is not answered."""
     name = answers.get("project_name", DEFAULTS["project_name"])
     slug = answers.get("project_slug", slugify(name, max_length=30))
-    return {"project_slug": slug, "package_name": slug.replace("-", "_"), **answers}
+    return {"project_slug": slug, **answers}
 
 
 def check_refused(result, parent):
@@ -156,7 +152,7 @@ def markdown_text(inline):
 def check_baked(project, answers, expected_files):
     """Every file parses, and holds the exact answer where it should."""
     answers = DEFAULTS | answers
-    package = answers["package_name"]
+    package = answers["project_slug"].replace("-", "_")
     assert project.name == answers["project_slug"]
     assert files_of(project) == [name.replace("flight_delays", package) for name in expected_files]
     parsed = {name: parse(project / name) for name in files_of(project)}
@@ -220,7 +216,7 @@ def test_hostile_answers_typed_at_the_prompt(tmp_path, expected_files):
 
 
 def test_a_typed_mark_is_refused_too(tmp_path):
-    typed = "\n".join(["A << b", *[""] * 6, ""])
+    typed = "\n".join(["A << b", *[""] * 5, ""])
     done = run_cookiecutter(tmp_path, typed=typed)
     assert done.returncode == 1
     assert "Refused: project_name must not hold any of" in done.stderr
@@ -255,7 +251,7 @@ texts = st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=4), max_size=8).m
 names = (
     st.from_regex(r"[a-z][a-z0-9_-]{0,32}", fullmatch=True)
     | texts
-    | st.sampled_from([answer for key, answer in REFUSED if key == "package_name"])
+    | st.sampled_from([answer for key, answer in REFUSED if key == "project_slug"])
 )
 answer_sets = st.fixed_dictionaries(
     {},
@@ -265,7 +261,6 @@ answer_sets = st.fixed_dictionaries(
         "author_name": texts,
         "author_email": texts | texts.map(lambda text: f"{text}@example.com"),
         "project_slug": names,
-        "package_name": names,
         "license": st.sampled_from(["MIT", "Apache-2.0", "BSD-3-Clause", "proprietary"]),
     },
 )

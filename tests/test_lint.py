@@ -20,8 +20,8 @@ NAMED = {
         "description": "a – ‘b’",
         "author_name": "С–D",
     },
-    "first": {"project_slug": "aaa", "package_name": "aaa", "license": "Apache-2.0"},
-    "last": {"project_slug": "zzz", "package_name": "zzz", "license": "MIT"},
+    "first": {"project_slug": "aaa", "license": "Apache-2.0"},
+    "last": {"project_slug": "zzz", "license": "MIT"},
 }
 
 

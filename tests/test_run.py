@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from running import make, run
 
 from baking import TEMPLATE, bake
 
@@ -23,28 +24,6 @@ EXTRAS = 2
 RESULTS = ["dvc.lock", "data/raw", "data/features", "model", "reports"]
 
 
-def run(project, *command, check=True, **options):
-    """Run a command in the project as a user would; return what it printed."""
-    environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
-    environment["PYTHONPATH"] = str(project / "src")
-    done = subprocess.run(
-        command,
-        cwd=project,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        encoding="utf-8",
-        **options,
-    )
-    assert not check or done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    return done.stdout + done.stderr
-
-
-def make(project, target):
-    """Run a make target with the Python that runs these tests."""
-    return run(project, "make", "--no-print-directory", target, f"PYTHON={sys.executable}")
-
-
 def contents(project):
     """Every file of the results, by path."""
     found = {}
@@ -54,14 +33,6 @@ def contents(project):
             if file.is_file():
                 found[str(file.relative_to(project))] = file.read_bytes()
     return found
-
-
-@pytest.fixture(scope="session")
-def ready(tmp_path_factory):
-    """A baked project, set up and run once on the real data, with what that printed."""
-    project = bake(tmp_path_factory.mktemp("run") / "out")
-    printed = make(project, "run")
-    return project, printed
 
 
 def test_the_pipeline_runs_on_real_data(ready):

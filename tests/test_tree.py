@@ -9,11 +9,18 @@ from baking import HOSTILE, LONG, PROJECT, SHORT, TEMPLATE, Refusal, bake, files
 
 # The files of a default bake, one a line. After adding a file to the template, add it.
 EXPECTED = """
+.devcontainer/devcontainer.json
 .dvc/.gitignore
 .dvc/config
 .dvcignore
 .gitattributes
+.github/CODEOWNERS
+.github/ISSUE_TEMPLATE/incident.yml
+.github/dependabot.yml
+.github/workflows/ci.yml
 .github/workflows/drill.yml
+.github/workflows/promote.yml
+.github/workflows/scheduled.yml
 .gitignore
 .pre-commit-config.yaml
 .template.json
@@ -21,6 +28,7 @@ LICENSE
 Makefile
 README.md
 data/source.json
+docs/ci.md
 docs/data.md
 docs/intended_use.md
 docs/lineage.md
@@ -42,6 +50,7 @@ src/flight_delays/commands/channels.py
 src/flight_delays/commands/drill.py
 src/flight_delays/commands/lineage.py
 src/flight_delays/commands/monitor.py
+src/flight_delays/commands/refresh.py
 src/flight_delays/commands/release.py
 src/flight_delays/commands/rollout.py
 src/flight_delays/commands/run.py
@@ -66,6 +75,7 @@ src/flight_delays/files.py
 src/flight_delays/flows/__init__.py
 src/flight_delays/flows/monitor.py
 src/flight_delays/flows/pipeline.py
+src/flight_delays/flows/refresh.py
 src/flight_delays/flows/release.py
 src/flight_delays/flows/rollout.py
 src/flight_delays/flows/score.py
@@ -80,6 +90,7 @@ src/flight_delays/lifecycle/git.py
 src/flight_delays/lifecycle/history.py
 src/flight_delays/lifecycle/ledger.py
 src/flight_delays/lifecycle/loading.py
+src/flight_delays/lifecycle/online.py
 src/flight_delays/lifecycle/operations.py
 src/flight_delays/lifecycle/pipeline.py
 src/flight_delays/lifecycle/pointers.py
@@ -108,6 +119,7 @@ src/flight_delays/lineage/page.js
 src/flight_delays/lineage/page.py
 src/flight_delays/lineage/project.py
 src/flight_delays/lineage/reader.py
+src/flight_delays/lineage/report.py
 src/flight_delays/lineage/structure.py
 src/flight_delays/lineage/trace.py
 src/flight_delays/lineage/tree.py
@@ -142,6 +154,7 @@ src/flight_delays/serving/ids.py
 src/flight_delays/serving/loader.py
 src/flight_delays/serving/log.py
 src/flight_delays/serving/metrics.py
+src/flight_delays/serving/online.py
 src/flight_delays/serving/predictions.py
 src/flight_delays/serving/pyfunc.py
 src/flight_delays/serving/routing.py
@@ -166,6 +179,7 @@ tests/drill/test_drill.py
 tests/flows/conftest.py
 tests/flows/test_monitor_flow.py
 tests/flows/test_pipeline.py
+tests/flows/test_refresh.py
 tests/flows/test_release.py
 tests/flows/test_rollout_flow.py
 tests/flows/test_score.py
@@ -211,6 +225,7 @@ tests/serving/conftest.py
 tests/serving/test_app.py
 tests/serving/test_ids.py
 tests/serving/test_log.py
+tests/serving/test_online.py
 tests/serving/test_routing.py
 tests/serving/test_schema.py
 tests/serving/test_serve.py

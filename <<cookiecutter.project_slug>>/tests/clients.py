@@ -11,13 +11,13 @@ from typing import Any
 
 import uvicorn
 
-from << cookiecutter.package_name >> import params
-from << cookiecutter.package_name >>.commands.serve import listen
-from << cookiecutter.package_name >>.lifecycle import ledger as book
-from << cookiecutter.package_name >>.serving import predictions
-from << cookiecutter.package_name >>.serving.app import Service, make_app
-from << cookiecutter.package_name >>.serving.loader import Loader
-from << cookiecutter.package_name >>.serving.log import Log
+from << cookiecutter.__package_name >> import params
+from << cookiecutter.__package_name >>.commands.serve import listen
+from << cookiecutter.__package_name >>.lifecycle import ledger as book
+from << cookiecutter.__package_name >>.serving import predictions
+from << cookiecutter.__package_name >>.serving.app import Service, make_app
+from << cookiecutter.__package_name >>.serving.loader import Loader
+from << cookiecutter.__package_name >>.serving.log import Log
 
 from servers import wait_until
 
@@ -85,7 +85,7 @@ class Served(Client):
 @contextmanager
 def running(settings: params.Serving, token: str | None = None) -> Iterator[Served]:
     """A server in a thread."""
-    loader = Loader(settings)
+    loader = Loader(settings, params.load_params().monitoring.columns.key)
     loader.look()
     service = Service(settings, loader, Log(settings.log))
     server = uvicorn.Server(uvicorn.Config(make_app(service, token), log_config=None, access_log=False))

@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterable
 from typing import Any
 
-from << cookiecutter.package_name >>.lineage.graph import KINDS, Graph, Kind, Node
+from << cookiecutter.__package_name >>.lineage.graph import KINDS, Graph, Kind, Node
 
 A, B = "r-aaaaaaaaaaaa", "r-bbbbbbbbbbbb"
 

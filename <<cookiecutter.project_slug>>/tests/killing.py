@@ -13,11 +13,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from << cookiecutter.package_name >>.lifecycle import git
-from << cookiecutter.package_name >>.lifecycle import ledger as book
-from << cookiecutter.package_name >>.lifecycle.ledger import Ledger
-from << cookiecutter.package_name >>.lifecycle.pipeline import outputs
-from << cookiecutter.package_name >>.lifecycle.verify import verify_ledger
+from << cookiecutter.__package_name >>.lifecycle import git
+from << cookiecutter.__package_name >>.lifecycle import ledger as book
+from << cookiecutter.__package_name >>.lifecycle.ledger import Ledger
+from << cookiecutter.__package_name >>.lifecycle.pipeline import outputs
+from << cookiecutter.__package_name >>.lifecycle.verify import verify_ledger
 
 from support import CLI, environment
 from workers import Ended, Worker, end_all_in

@@ -1,8 +1,8 @@
 """Ledgers without a pipeline: small records by hand, in a repository of a few bytes."""
 
-from << cookiecutter.package_name >>.lifecycle import git
-from << cookiecutter.package_name >>.lifecycle.ledger import Channel, ChannelName, Entry, Kind, Ledger, Quarantine
-from << cookiecutter.package_name >>.lifecycle.record import Release
+from << cookiecutter.__package_name >>.lifecycle import git
+from << cookiecutter.__package_name >>.lifecycle.ledger import Channel, ChannelName, Entry, Kind, Ledger, Quarantine
+from << cookiecutter.__package_name >>.lifecycle.record import Release
 
 AT = "2020-01-01T00:00:00+00:00"
 BY = "Alice <alice@example.org>"

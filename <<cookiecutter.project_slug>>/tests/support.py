@@ -21,7 +21,7 @@ import yaml
 import synthetic
 
 ROOT = Path(__file__).parents[1]
-PACKAGE = "<< cookiecutter.package_name >>"
+PACKAGE = "<< cookiecutter.__package_name >>"
 CLI = [sys.executable, "-m", f"{PACKAGE}.cli"]
 
 # What a project is made of; all the rest is data, caches and state of this machine.
@@ -85,6 +85,9 @@ def make_project(folder: Path) -> None:
         elif source.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(source, target)
+    # Whatever remote the team has, tests have their own.
+    remote = "[core]\n    remote = tests\n['remote \"tests\"']\n    url = ../.dvc-remote\n"
+    (folder / ".dvc/config.local").write_text(remote, encoding="utf-8")
     edit_params(folder, synthetic.PARAMS)
     synthetic.write_source(folder / "extracts", synthetic.MONTHS)
     with (folder / ".gitignore").open("a", encoding="utf-8") as file:

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from << cookiecutter.package_name >>.errors import of_disk
+from << cookiecutter.__package_name >>.errors import of_disk
 
 from support import CLI, Releases, cli, cli_json, environment
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from << cookiecutter.package_name >>.files import replacing, sha256, write_json, write_text
+from << cookiecutter.__package_name >>.files import replacing, sha256, write_json, write_text
 
 from support import PACKAGE
 

@@ -10,8 +10,8 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from << cookiecutter.package_name >>.errors import UserError
-from << cookiecutter.package_name >>.params import Data, Gate, load_params, only_window_moved, set_through
+from << cookiecutter.__package_name >>.errors import UserError
+from << cookiecutter.__package_name >>.params import Data, Gate, load_params, only_window_moved, set_through
 
 from support import ROOT, edit_params
 

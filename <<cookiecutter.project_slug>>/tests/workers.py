@@ -184,6 +184,12 @@ def score(channel: str) -> Any:
     return [asdict(each) for each in _module("scoring").score(jobs, workers=1)]
 
 
+def refresh() -> Any:
+    """The online table."""
+    columns = importlib.import_module(f"{PACKAGE}.params").load_params().monitoring.columns
+    return asdict(_module("online").refresh(columns).table)
+
+
 def restore(what: str, data_only: bool = False) -> Any:
     opened = _module("reconcile").open_ledger()
     return asdict(_module("restore").restore(opened.ledger.release(what), opened.store, data_only))

@@ -18,7 +18,7 @@ ANSWERS = Path(".template.json")
 INHERITED = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_OBJECT_DIRECTORY")
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """Why nothing was done, and what to do about it."""
 
 
@@ -26,12 +26,12 @@ def git(*arguments: str, folder: Path | str = ".", **variables: str) -> str:
     """What a git command prints.
 
     Raises:
-        Refused: it failed.
+        RefusedError: it failed.
     """
     env = {key: value for key, value in os.environ.items() if key not in INHERITED} | variables
     done = subprocess.run(["git", *arguments], cwd=folder, env=env, capture_output=True, encoding="utf-8")
     if done.returncode:
-        raise Refused(f"git {arguments[0]}: {(done.stderr or done.stdout).strip()}")
+        raise RefusedError(f"git {arguments[0]}: {(done.stderr or done.stdout).strip()}")
     return done.stdout.strip()
 
 
@@ -39,7 +39,7 @@ def succeeds(*arguments: str, folder: Path | str = ".") -> bool:
     """Whether a git command does."""
     try:
         git(*arguments, folder=folder)
-    except Refused:
+    except RefusedError:
         return False
     return True
 
@@ -48,7 +48,7 @@ def clone(template: str, commit: str | None, folder: Path) -> None:
     """Get the template with its whole history, and see that it has the commit that this project stands at."""
     git("clone", "--quiet", "--no-checkout", template, str(folder))
     if not commit or not succeeds("cat-file", "-e", f"{commit}^{{commit}}", folder=folder):
-        raise Refused(
+        raise RefusedError(
             f"{template} has no commit {commit}, which {ANSWERS} names: `make template-update TEMPLATE=...` "
             "takes the clone that it was made from"
         )
@@ -60,7 +60,7 @@ def newest(commit: str, to: str, template: Path) -> str:
         for name in (to, f"origin/{to}"):
             if succeeds("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}", folder=template):
                 return git("rev-parse", f"{name}^{{commit}}", folder=template)
-        raise Refused(f"the template has no {to}: a tag, a branch or a commit of it is wanted")
+        raise RefusedError(f"the template has no {to}: a tag, a branch or a commit of it is wanted")
     releases = git("tag", "--list", "v[0-9]*", "--sort=version:refname", folder=template).splitlines()
     found = git("rev-parse", f"{releases[-1] if releases else 'HEAD'}^{{commit}}", folder=template)
     # Made from something newer than the newest release.
@@ -87,7 +87,7 @@ def complete(answers: dict[str, Any], template: Path) -> dict[str, Any]:
         if key in answers:
             given[key] = answers[key]
             if isinstance(offered, list) and given[key] not in offered:
-                raise Refused(f"{key} in {ANSWERS} is no longer {given[key]}: it is one of {', '.join(offered)}")
+                raise RefusedError(f"{key} in {ANSWERS} is no longer {given[key]}: it is one of {', '.join(offered)}")
         elif sys.stdin.isatty():
             ask = read_user_choice if isinstance(offered, list) else read_user_variable
             given[key] = ask(key, offered, context.get("__prompts__", {}))
@@ -107,7 +107,7 @@ def render(template: Path, commit: str, answers: dict[str, Any], source: str, sc
     pairs = [f"{key}={value}" for key, value in given.items()]
     done = subprocess.run([*command, "--output-dir", str(out), *pairs], capture_output=True, encoding="utf-8")
     if done.returncode:
-        raise Refused(f"the template at {commit[:12]} cannot be rendered: {(done.stderr or done.stdout).strip()}")
+        raise RefusedError(f"the template at {commit[:12]} cannot be rendered: {(done.stderr or done.stdout).strip()}")
     [project] = out.iterdir()
     kept = {"template": source, "commit": commit, "answers": dict(sorted(given.items()))}
     (project / ANSWERS).write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -135,7 +135,7 @@ def pick(before: Path, after: Path, message: str, scratch: Path) -> list[str]:
     change = git("commit-tree", tree(after, scratch), "-p", base, "-m", message)
     try:
         git("cherry-pick", change)
-    except Refused:
+    except RefusedError:
         if conflicts := git("diff", "--name-only", "--diff-filter=U", "--relative").splitlines():
             return conflicts
         git("cherry-pick", "--quit")
@@ -152,7 +152,7 @@ def news(old: str, new: str, template: Path) -> str:
 def update(template: str, to: str) -> int:
     """Bring the project to another version of the template, as one commit."""
     if git("status", "--porcelain", "--untracked-files=no"):
-        raise Refused("there are uncommitted changes: commit or stash them first (`git status`)")
+        raise RefusedError("there are uncommitted changes: commit or stash them first (`git status`)")
     kept = json.loads(ANSWERS.read_text(encoding="utf-8"))
     source = template or kept["template"]
     with tempfile.TemporaryDirectory() as name:
@@ -206,7 +206,7 @@ def main() -> int:
     os.chdir(Path(__file__).resolve().parents[1])
     try:
         return (update if asked.what == "update" else check)(asked.template, asked.to)
-    except (Refused, OSError, ValueError, KeyError) as error:
+    except (RefusedError, OSError, ValueError, KeyError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 

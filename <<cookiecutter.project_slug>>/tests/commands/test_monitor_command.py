@@ -2,8 +2,8 @@
 
 import pytest
 
-from << cookiecutter.package_name >>.commands.monitor import monitor
-from << cookiecutter.package_name >>.errors import UserError
+from << cookiecutter.__package_name >>.commands.monitor import monitor
+from << cookiecutter.__package_name >>.errors import UserError
 
 from support import Releases, edit_params
 

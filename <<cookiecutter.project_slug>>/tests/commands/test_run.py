@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from << cookiecutter.package_name >>.commands import run
-from << cookiecutter.package_name >>.errors import UserError
-from << cookiecutter.package_name >>.params import load_params
+from << cookiecutter.__package_name >>.commands import run
+from << cookiecutter.__package_name >>.errors import UserError
+from << cookiecutter.__package_name >>.params import load_params
 
 
 @pytest.mark.parametrize("built_before_it_failed", [False, True])

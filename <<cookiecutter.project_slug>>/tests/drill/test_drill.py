@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from << cookiecutter.package_name >>.drill import defects, drill
-from << cookiecutter.package_name >>.drill.drill import REPORT, TABLE
-from << cookiecutter.package_name >>.drill.faults import FAULTS
-from << cookiecutter.package_name >>.drill.load import Answer, shift
-from << cookiecutter.package_name >>.drill.scene import Fault, Scene
-from << cookiecutter.package_name >>.drill.stand import NotHeldError
-from << cookiecutter.package_name >>.errors import UserError
+from << cookiecutter.__package_name >>.drill import defects, drill
+from << cookiecutter.__package_name >>.drill.drill import REPORT, TABLE
+from << cookiecutter.__package_name >>.drill.faults import FAULTS
+from << cookiecutter.__package_name >>.drill.load import Answer, shift
+from << cookiecutter.__package_name >>.drill.scene import Fault, Scene
+from << cookiecutter.__package_name >>.drill.stand import NotHeldError
+from << cookiecutter.__package_name >>.errors import UserError
 
 from support import digests
 

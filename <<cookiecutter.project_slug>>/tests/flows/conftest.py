@@ -18,7 +18,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         patch.setenv("PREFECT_HOME", str(home))
         patch.setenv("DO_NOT_TRACK", "1")
         patch.setenv("PREFECT_API_URL", "")
-        from << cookiecutter.package_name >>.flows import server
+        from << cookiecutter.__package_name >>.flows import server
 
         with chdir(home):
             server.ensure_api()

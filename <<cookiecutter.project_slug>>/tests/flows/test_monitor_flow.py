@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from << cookiecutter.package_name >>.params import PARAMS_FILE
+from << cookiecutter.__package_name >>.params import PARAMS_FILE
 
 from support import Releases
 
@@ -49,7 +49,7 @@ def test_a_breach_is_told_through_a_block_once_and_shows_as_an_artifact(
     from prefect.artifacts import Artifact
     from prefect.blocks.notifications import CustomWebhookNotificationBlock
 
-    from << cookiecutter.package_name >>.flows.monitor import monitor
+    from << cookiecutter.__package_name >>.flows.monitor import monitor
 
     url, messages = received
     body = {"title": "{{subject}}", "text": "{{body}}"}

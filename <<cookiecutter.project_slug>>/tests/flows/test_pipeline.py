@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from << cookiecutter.package_name >>.lifecycle.pipeline import StageError
-from << cookiecutter.package_name >>.lifecycle.tracking import Tracked
+from << cookiecutter.__package_name >>.lifecycle.pipeline import StageError
+from << cookiecutter.__package_name >>.lifecycle.tracking import Tracked
 
 from servers import answers, gone, wait_until
 from support import PACKAGE, cli, digests, edit_params, environment, own_settings
@@ -39,7 +39,7 @@ class Flow:
     def run(self) -> None:
         from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_BATCH_INTERVAL, temporary_settings
 
-        from << cookiecutter.package_name >>.flows import pipeline
+        from << cookiecutter.__package_name >>.flows import pipeline
 
         tracked = Tracked("0" * 64, "sqlite://", "run", "name", 1, "now")
         with pytest.MonkeyPatch.context() as patch:

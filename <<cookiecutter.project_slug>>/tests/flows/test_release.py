@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from << cookiecutter.package_name >>.errors import UserError
-from << cookiecutter.package_name >>.lifecycle import ledger, operations
+from << cookiecutter.__package_name >>.errors import UserError
+from << cookiecutter.__package_name >>.lifecycle import ledger, operations
 
 from servers import free_port
 from support import PACKAGE, Releases, cli_json, environment
@@ -19,7 +19,7 @@ def in_flows(api: str, releases: Releases, monkeypatch: pytest.MonkeyPatch) -> R
 
 
 def test_flows_promote_and_roll_back_and_say_that_it_was_automation(in_flows: Releases) -> None:
-    from << cookiecutter.package_name >>.flows import release as flows
+    from << cookiecutter.__package_name >>.flows import release as flows
 
     assert flows.promote(in_flows.second, "production") == 2
     assert flows.rollback("production", "it drifts") == in_flows.first
@@ -31,7 +31,7 @@ def test_flows_promote_and_roll_back_and_say_that_it_was_automation(in_flows: Re
 
 
 def test_a_flow_never_promotes_what_was_rolled_back_and_a_person_may(in_flows: Releases) -> None:
-    from << cookiecutter.package_name >>.flows import release as flows
+    from << cookiecutter.__package_name >>.flows import release as flows
 
     operations.promote(in_flows.second, "production")
     operations.rollback("production", "it drifts")
@@ -42,7 +42,7 @@ def test_a_flow_never_promotes_what_was_rolled_back_and_a_person_may(in_flows: R
 
 
 def test_a_flow_releases_the_same_content_once(in_flows: Releases) -> None:
-    from << cookiecutter.package_name >>.flows import release as flows
+    from << cookiecutter.__package_name >>.flows import release as flows
 
     before = ledger.load().tip
     assert flows.release("nightly") == in_flows.second

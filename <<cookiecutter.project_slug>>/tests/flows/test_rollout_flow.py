@@ -1,6 +1,6 @@
 """The flow is one pass of the same function, on what staging serves."""
 
-from << cookiecutter.package_name >>.lifecycle import ledger as book
+from << cookiecutter.__package_name >>.lifecycle import ledger as book
 
 from support import Releases
 
@@ -8,7 +8,7 @@ from support import Releases
 def test_a_run_takes_what_staging_serves_and_says_where_it_stands(api: str, releases: Releases) -> None:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from << cookiecutter.package_name >>.flows.rollout import rollout
+    from << cookiecutter.__package_name >>.flows.rollout import rollout
 
     with temporary_settings(updates={PREFECT_API_URL: api}):
         assert rollout() == "waiting"

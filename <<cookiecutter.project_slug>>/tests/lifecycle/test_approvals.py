@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from << cookiecutter.package_name >>.errors import UserError
-from << cookiecutter.package_name >>.lifecycle import approvals, git
-from << cookiecutter.package_name >>.lifecycle import ledger as book
-from << cookiecutter.package_name >>.lifecycle.approvals import Approval, Counted
-from << cookiecutter.package_name >>.lifecycle.verify import verify_ledger
+from << cookiecutter.__package_name >>.errors import UserError
+from << cookiecutter.__package_name >>.lifecycle import approvals, git
+from << cookiecutter.__package_name >>.lifecycle import ledger as book
+from << cookiecutter.__package_name >>.lifecycle.approvals import Approval, Counted
+from << cookiecutter.__package_name >>.lifecycle.verify import verify_ledger
 
 import ledgers
 from support import Releases, cli, cli_json, commit_all, new_repository, with_own_settings

@@ -7,18 +7,18 @@ from typing import Any
 
 import pytest
 
-from << cookiecutter.package_name >>.commands.channels import share
-from << cookiecutter.package_name >>.errors import UserError
-from << cookiecutter.package_name >>.lifecycle import approvals, channels, git, loading, operations, pointers
-from << cookiecutter.package_name >>.lifecycle import ledger as book
-from << cookiecutter.package_name >>.lifecycle import release as releasing
-from << cookiecutter.package_name >>.lifecycle.channels import Move, Policy
-from << cookiecutter.package_name >>.lifecycle.ledger import ChannelName, Entry, MovedError
-from << cookiecutter.package_name >>.lifecycle.pipeline import outputs as locked_outputs
-from << cookiecutter.package_name >>.lifecycle.record import Release
-from << cookiecutter.package_name >>.lifecycle.store import Store
-from << cookiecutter.package_name >>.lifecycle.verify import verify_ledger
-from << cookiecutter.package_name >>.params import ChannelPolicy, Gate, load_params
+from << cookiecutter.__package_name >>.commands.channels import share
+from << cookiecutter.__package_name >>.errors import UserError
+from << cookiecutter.__package_name >>.lifecycle import approvals, channels, git, loading, operations, pointers
+from << cookiecutter.__package_name >>.lifecycle import ledger as book
+from << cookiecutter.__package_name >>.lifecycle import release as releasing
+from << cookiecutter.__package_name >>.lifecycle.channels import Move, Policy
+from << cookiecutter.__package_name >>.lifecycle.ledger import ChannelName, Entry, MovedError
+from << cookiecutter.__package_name >>.lifecycle.pipeline import outputs as locked_outputs
+from << cookiecutter.__package_name >>.lifecycle.record import Release
+from << cookiecutter.__package_name >>.lifecycle.store import Store
+from << cookiecutter.__package_name >>.lifecycle.verify import verify_ledger
+from << cookiecutter.__package_name >>.params import ChannelPolicy, Gate, load_params
 
 from support import Releases, cli, commit_all, digests
 

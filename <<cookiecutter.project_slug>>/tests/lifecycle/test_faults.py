@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from << cookiecutter.package_name >>.errors import UserError
-from << cookiecutter.package_name >>.lifecycle import approvals, git, loading, operations, pointers, reconcile, tracking
-from << cookiecutter.package_name >>.lifecycle import ledger as book
-from << cookiecutter.package_name >>.lifecycle.ledger import Entry, UnreachableError
-from << cookiecutter.package_name >>.lifecycle.record import Release
-from << cookiecutter.package_name >>.lifecycle.store import File, Store
-from << cookiecutter.package_name >>.lifecycle.verify import verify_ledger, verify_release
+from << cookiecutter.__package_name >>.errors import UserError
+from << cookiecutter.__package_name >>.lifecycle import approvals, git, loading, operations, pointers, reconcile, tracking
+from << cookiecutter.__package_name >>.lifecycle import ledger as book
+from << cookiecutter.__package_name >>.lifecycle.ledger import Entry, UnreachableError
+from << cookiecutter.__package_name >>.lifecycle.record import Release
+from << cookiecutter.__package_name >>.lifecycle.store import File, Store
+from << cookiecutter.__package_name >>.lifecycle.verify import verify_ledger, verify_release
 
 from killing import look
 from servers import free_port

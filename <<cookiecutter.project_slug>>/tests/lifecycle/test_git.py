@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from << cookiecutter.package_name >>.lifecycle import git
+from << cookiecutter.__package_name >>.lifecycle import git
 
 from support import commit_all, new_repository, with_own_settings
 

@@ -13,11 +13,11 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from << cookiecutter.package_name >>.errors import UserError
-from << cookiecutter.package_name >>.lifecycle import git
-from << cookiecutter.package_name >>.lifecycle import ledger as book
-from << cookiecutter.package_name >>.lifecycle.ledger import ApartError, ChannelName, Entry, Ledger, MovedError
-from << cookiecutter.package_name >>.lifecycle.verify import verify_ledger
+from << cookiecutter.__package_name >>.errors import UserError
+from << cookiecutter.__package_name >>.lifecycle import git
+from << cookiecutter.__package_name >>.lifecycle import ledger as book
+from << cookiecutter.__package_name >>.lifecycle.ledger import ApartError, ChannelName, Entry, Ledger, MovedError
+from << cookiecutter.__package_name >>.lifecycle.verify import verify_ledger
 
 import ledgers
 from support import commit_all, new_repository, with_own_settings

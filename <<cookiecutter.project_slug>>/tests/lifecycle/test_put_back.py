@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import yaml
 
-from << cookiecutter.package_name >>.errors import UserError
-from << cookiecutter.package_name >>.lifecycle import gc, git, ledger, reproduce, restore, verify
-from << cookiecutter.package_name >>.lifecycle import release as releasing
-from << cookiecutter.package_name >>.lifecycle.pipeline import Pipeline
-from << cookiecutter.package_name >>.lifecycle.reconcile import open_ledger
-from << cookiecutter.package_name >>.lifecycle.record import Release
-from << cookiecutter.package_name >>.lifecycle.store import Store, file_md5
+from << cookiecutter.__package_name >>.errors import UserError
+from << cookiecutter.__package_name >>.lifecycle import gc, git, ledger, reproduce, restore, verify
+from << cookiecutter.__package_name >>.lifecycle import release as releasing
+from << cookiecutter.__package_name >>.lifecycle.pipeline import Pipeline
+from << cookiecutter.__package_name >>.lifecycle.reconcile import open_ledger
+from << cookiecutter.__package_name >>.lifecycle.record import Release
+from << cookiecutter.__package_name >>.lifecycle.store import Store, file_md5
 
 import synthetic
 from support import Releases, cli, cli_json, commit_all, digests, edit_params, repro

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from << cookiecutter.package_name >>.lifecycle import ledger as book
-from << cookiecutter.package_name >>.lifecycle.verify import verify_ledger
+from << cookiecutter.__package_name >>.lifecycle import ledger as book
+from << cookiecutter.__package_name >>.lifecycle.verify import verify_ledger
 
 from support import CLI, Releases, cli_json, copy_project, environment
 from workers import Ended, Worker

@@ -14,12 +14,12 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from << cookiecutter.package_name >> import model
-from << cookiecutter.package_name >>.errors import UserError
-from << cookiecutter.package_name >>.lifecycle import git
-from << cookiecutter.package_name >>.lifecycle import ledger as book
-from << cookiecutter.package_name >>.lifecycle.pipeline import flat
-from << cookiecutter.package_name >>.lifecycle.record import (
+from << cookiecutter.__package_name >> import model
+from << cookiecutter.__package_name >>.errors import UserError
+from << cookiecutter.__package_name >>.lifecycle import git
+from << cookiecutter.__package_name >>.lifecycle import ledger as book
+from << cookiecutter.__package_name >>.lifecycle.pipeline import flat
+from << cookiecutter.__package_name >>.lifecycle.record import (
     GATES_FILE,
     METRICS_FILE,
     Release,
@@ -28,7 +28,7 @@ from << cookiecutter.package_name >>.lifecycle.record import (
     read_release,
     same_predictions,
 )
-from << cookiecutter.package_name >>.lifecycle.store import both_digests
+from << cookiecutter.__package_name >>.lifecycle.store import both_digests
 
 from support import Releases, cli_json, copy_project, digests
 

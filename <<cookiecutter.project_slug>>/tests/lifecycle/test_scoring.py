@@ -10,14 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from << cookiecutter.package_name >>.errors import UserError
-from << cookiecutter.package_name >>.lifecycle import ledger as book
-from << cookiecutter.package_name >>.lifecycle import loading, operations, scoring
-from << cookiecutter.package_name >>.lifecycle.ledger import ChannelName
-from << cookiecutter.package_name >>.lifecycle.scoring import Scored, find_scored
-from << cookiecutter.package_name >>.lifecycle.store import Store
-from << cookiecutter.package_name >>.lineage.trace import Tracer
-from << cookiecutter.package_name >>.params import load_params
+from << cookiecutter.__package_name >>.errors import UserError
+from << cookiecutter.__package_name >>.lifecycle import ledger as book
+from << cookiecutter.__package_name >>.lifecycle import loading, operations, scoring
+from << cookiecutter.__package_name >>.lifecycle.ledger import ChannelName
+from << cookiecutter.__package_name >>.lifecycle.scoring import Scored, find_scored
+from << cookiecutter.__package_name >>.lifecycle.store import Store
+from << cookiecutter.__package_name >>.lineage.trace import Tracer
+from << cookiecutter.__package_name >>.params import load_params
 
 from support import Releases, copy_project, digests
 from workers import Worker

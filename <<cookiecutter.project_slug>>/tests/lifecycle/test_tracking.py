@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from << cookiecutter.package_name >> import model
-from << cookiecutter.package_name >>.errors import UserError
-from << cookiecutter.package_name >>.lifecycle import tracking
-from << cookiecutter.package_name >>.lifecycle.pipeline import locked, result_digest
-from << cookiecutter.package_name >>.params import load_params
-from << cookiecutter.package_name >>.stages.train import split
+from << cookiecutter.__package_name >> import model
+from << cookiecutter.__package_name >>.errors import UserError
+from << cookiecutter.__package_name >>.lifecycle import tracking
+from << cookiecutter.__package_name >>.lifecycle.pipeline import locked, result_digest
+from << cookiecutter.__package_name >>.params import load_params
+from << cookiecutter.__package_name >>.stages.train import split
 
 from servers import free_port, server
 from support import PACKAGE, digests, environment

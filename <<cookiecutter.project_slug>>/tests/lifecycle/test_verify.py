@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from dvc.repo import Repo
 
-from << cookiecutter.package_name >>.lifecycle import git
-from << cookiecutter.package_name >>.lifecycle import ledger as book
-from << cookiecutter.package_name >>.lifecycle.ledger import Ledger
-from << cookiecutter.package_name >>.lifecycle.store import File, Store
-from << cookiecutter.package_name >>.lifecycle.verify import Verified, verify_ledger, verify_release
+from << cookiecutter.__package_name >>.lifecycle import git
+from << cookiecutter.__package_name >>.lifecycle import ledger as book
+from << cookiecutter.__package_name >>.lifecycle.ledger import Ledger
+from << cookiecutter.__package_name >>.lifecycle.store import File, Store
+from << cookiecutter.__package_name >>.lifecycle.verify import Verified, verify_ledger, verify_release
 
 import ledgers
 from support import Releases, cli, cli_json, new_repository, with_own_settings

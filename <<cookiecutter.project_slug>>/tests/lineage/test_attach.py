@@ -4,11 +4,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from << cookiecutter.package_name >>.commands.channels import promote, rollback
-from << cookiecutter.package_name >>.commands.release import approve_release
-from << cookiecutter.package_name >>.lifecycle import ledger, registry, tracking
-from << cookiecutter.package_name >>.lifecycle.store import Store
-from << cookiecutter.package_name >>.lineage import attach, card
+from << cookiecutter.__package_name >>.commands.channels import promote, rollback
+from << cookiecutter.__package_name >>.commands.release import approve_release
+from << cookiecutter.__package_name >>.lifecycle import ledger, registry, tracking
+from << cookiecutter.__package_name >>.lifecycle.store import Store
+from << cookiecutter.__package_name >>.lineage import attach, card
 
 from support import Releases, wait_until
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from << cookiecutter.package_name >>.lifecycle import approvals, channels, ledger
-from << cookiecutter.package_name >>.lifecycle.store import Store
-from << cookiecutter.package_name >>.lineage import card, structure
-from << cookiecutter.package_name >>.lineage.structure import Column
+from << cookiecutter.__package_name >>.lifecycle import approvals, channels, ledger
+from << cookiecutter.__package_name >>.lifecycle.store import Store
+from << cookiecutter.__package_name >>.lineage import card, structure
+from << cookiecutter.__package_name >>.lineage.structure import Column
 
 from support import Releases, cli, commit_all
 

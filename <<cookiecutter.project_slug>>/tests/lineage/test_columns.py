@@ -7,7 +7,7 @@ from typing import Any
 import duckdb
 import pytest
 
-from << cookiecutter.package_name >>.lineage.columns import Origin, QueryLineage, lineage_of
+from << cookiecutter.__package_name >>.lineage.columns import Origin, QueryLineage, lineage_of
 
 TABLES = {
     "a": {

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from << cookiecutter.package_name >>.lifecycle import git
-from << cookiecutter.package_name >>.lifecycle import ledger as book
-from << cookiecutter.package_name >>.lifecycle.record import Release
-from << cookiecutter.package_name >>.lifecycle.store import Store
-from << cookiecutter.package_name >>.lineage import structure
-from << cookiecutter.package_name >>.lineage.graph import KINDS, Graph, of_releases
-from << cookiecutter.package_name >>.lineage.structure import Node
+from << cookiecutter.__package_name >>.lifecycle import git
+from << cookiecutter.__package_name >>.lifecycle import ledger as book
+from << cookiecutter.__package_name >>.lifecycle.record import Release
+from << cookiecutter.__package_name >>.lifecycle.store import Store
+from << cookiecutter.__package_name >>.lineage import structure
+from << cookiecutter.__package_name >>.lineage.graph import KINDS, Graph, of_releases
+from << cookiecutter.__package_name >>.lineage.structure import Node
 
 from graphs import reached
 from support import Releases

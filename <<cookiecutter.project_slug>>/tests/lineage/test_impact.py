@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from << cookiecutter.package_name >>.errors import UserError
-from << cookiecutter.package_name >>.lifecycle import git
-from << cookiecutter.package_name >>.lifecycle import ledger as book
-from << cookiecutter.package_name >>.lifecycle.store import Store
-from << cookiecutter.package_name >>.lineage import structure
-from << cookiecutter.package_name >>.lineage.impact import Reach
-from << cookiecutter.package_name >>.lineage.structure import Column, Structure
-from << cookiecutter.package_name >>.lineage.trace import served
-from << cookiecutter.package_name >>.lineage.tree import Fact
+from << cookiecutter.__package_name >>.errors import UserError
+from << cookiecutter.__package_name >>.lifecycle import git
+from << cookiecutter.__package_name >>.lifecycle import ledger as book
+from << cookiecutter.__package_name >>.lifecycle.store import Store
+from << cookiecutter.__package_name >>.lineage import structure
+from << cookiecutter.__package_name >>.lineage.impact import Reach
+from << cookiecutter.__package_name >>.lineage.structure import Column, Structure
+from << cookiecutter.__package_name >>.lineage.trace import served
+from << cookiecutter.__package_name >>.lineage.tree import Fact
 
 import synthetic
 from support import Releases

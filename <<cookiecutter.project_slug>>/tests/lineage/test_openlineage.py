@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from << cookiecutter.package_name >>.commands import channels as commands
-from << cookiecutter.package_name >>.commands.score import score
-from << cookiecutter.package_name >>.lifecycle import channels, git, ledger
-from << cookiecutter.package_name >>.lifecycle.pipeline import Pipeline, StageError, StageResult, locked
-from << cookiecutter.package_name >>.lifecycle.store import Store
-from << cookiecutter.package_name >>.lineage import openlineage, project, structure
-from << cookiecutter.package_name >>.params import load_params
+from << cookiecutter.__package_name >>.commands import channels as commands
+from << cookiecutter.__package_name >>.commands.score import score
+from << cookiecutter.__package_name >>.lifecycle import channels, git, ledger
+from << cookiecutter.__package_name >>.lifecycle.pipeline import Pipeline, StageError, StageResult, locked
+from << cookiecutter.__package_name >>.lifecycle.store import Store
+from << cookiecutter.__package_name >>.lineage import openlineage, project, structure
+from << cookiecutter.__package_name >>.params import load_params
 
 from support import Releases, environment, wait_until
 
@@ -236,6 +236,7 @@ def test_scored_months_come_from_a_release_and_the_table_once(silent: Releases) 
     [
         ("git@git.example.com:team/project.git", "https://git.example.com/team/project"),
         ("ssh://git@git.example.com:2222/team/project.git", "https://git.example.com/team/project"),
+        # pragma: allowlist nextline secret
         ("https://me:secret@git.example.com:8443/team/project", "https://git.example.com:8443/team/project"),
         ("/srv/git/project.git", None),
         ("../project.git", None),

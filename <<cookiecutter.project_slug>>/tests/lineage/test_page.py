@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from << cookiecutter.package_name >>.commands.lineage import lineage
-from << cookiecutter.package_name >>.errors import UserError
-from << cookiecutter.package_name >>.lifecycle import ledger
-from << cookiecutter.package_name >>.lineage import page
-from << cookiecutter.package_name >>.lineage.graph import KINDS, Graph
+from << cookiecutter.__package_name >>.commands.lineage import lineage
+from << cookiecutter.__package_name >>.errors import UserError
+from << cookiecutter.__package_name >>.lifecycle import ledger
+from << cookiecutter.__package_name >>.lineage import page
+from << cookiecutter.__package_name >>.lineage.graph import KINDS, Graph
 
 from browser import Page, find_chromium, open_browser
 from graphs import A, B, add, many, reached, two_releases

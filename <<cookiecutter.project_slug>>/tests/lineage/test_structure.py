@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from << cookiecutter.package_name >>.errors import UserError
-from << cookiecutter.package_name >>.lineage import structure
-from << cookiecutter.package_name >>.lineage.structure import Column, Structure
+from << cookiecutter.__package_name >>.errors import UserError
+from << cookiecutter.__package_name >>.lineage import structure
+from << cookiecutter.__package_name >>.lineage.structure import Column, Structure
 
 SQL = {
     "stg_trips": "select id, minutes, far / 1000 as km, at from '../data/raw/trips/*.parquet' where id is not null",

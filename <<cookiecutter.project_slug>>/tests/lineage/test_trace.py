@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from << cookiecutter.package_name >>.commands import lineage, upkeep
-from << cookiecutter.package_name >>.commands.status import project_status
-from << cookiecutter.package_name >>.errors import UserError
-from << cookiecutter.package_name >>.lifecycle import ledger as book
-from << cookiecutter.package_name >>.lifecycle import pipeline
-from << cookiecutter.package_name >>.lifecycle.ledger import Ledger
-from << cookiecutter.package_name >>.lifecycle.record import Release
-from << cookiecutter.package_name >>.lifecycle.store import Store, file_md5
-from << cookiecutter.package_name >>.lineage import structure
-from << cookiecutter.package_name >>.lineage.trace import Tracer, served, serving_at
-from << cookiecutter.package_name >>.lineage.tree import Fact
+from << cookiecutter.__package_name >>.commands import lineage, upkeep
+from << cookiecutter.__package_name >>.commands.status import project_status
+from << cookiecutter.__package_name >>.errors import UserError
+from << cookiecutter.__package_name >>.lifecycle import ledger as book
+from << cookiecutter.__package_name >>.lifecycle import pipeline
+from << cookiecutter.__package_name >>.lifecycle.ledger import Ledger
+from << cookiecutter.__package_name >>.lifecycle.record import Release
+from << cookiecutter.__package_name >>.lifecycle.store import Store, file_md5
+from << cookiecutter.__package_name >>.lineage import structure
+from << cookiecutter.__package_name >>.lineage.trace import Tracer, served, serving_at
+from << cookiecutter.__package_name >>.lineage.tree import Fact
 
 import ledgers
 from support import Releases, cli, cli_json, edit_params, new_repository, with_own_settings

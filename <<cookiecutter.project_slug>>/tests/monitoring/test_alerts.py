@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from << cookiecutter.package_name >>.monitoring import alerts
-from << cookiecutter.package_name >>.monitoring.alerts import Alert
-from << cookiecutter.package_name >>.params import Alerts
+from << cookiecutter.__package_name >>.monitoring import alerts
+from << cookiecutter.__package_name >>.monitoring.alerts import Alert
+from << cookiecutter.__package_name >>.params import Alerts
 
 SETTINGS = Alerts(cooldown_hours=24, runbook="docs/monitoring.md")
 AT = datetime(2031, 1, 1)

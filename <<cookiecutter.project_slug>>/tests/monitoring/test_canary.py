@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from << cookiecutter.package_name >>.monitoring.canary import Stay, Watched, judge, read_log, stability, watch
-from << cookiecutter.package_name >>.monitoring.shadow import deciles, parts
-from << cookiecutter.package_name >>.params import Rollout
+from << cookiecutter.__package_name >>.monitoring.canary import Stay, Watched, judge, read_log, stability, watch
+from << cookiecutter.__package_name >>.monitoring.shadow import deciles, parts
+from << cookiecutter.__package_name >>.params import Rollout
 
 from predictions import FOLDER, predictions, write
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from << cookiecutter.package_name >>.monitoring import drift, summary
-from << cookiecutter.package_name >>.monitoring.window import connect
+from << cookiecutter.__package_name >>.monitoring import drift, summary
+from << cookiecutter.__package_name >>.monitoring.window import connect
 
 from rows import compare
 

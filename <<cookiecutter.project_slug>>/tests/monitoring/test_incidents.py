@@ -7,15 +7,15 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from << cookiecutter.package_name >>.errors import UserError
-from << cookiecutter.package_name >>.lifecycle import ledger as book
-from << cookiecutter.package_name >>.lifecycle import operations
-from << cookiecutter.package_name >>.lifecycle.ledger import Entry, Ledger
-from << cookiecutter.package_name >>.monitoring import alerts, history, incidents, operation
-from << cookiecutter.package_name >>.monitoring.history import Measured
-from << cookiecutter.package_name >>.monitoring.incidents import Incident
-from << cookiecutter.package_name >>.monitoring.verdicts import Figure
-from << cookiecutter.package_name >>.params import Monitoring, load_params
+from << cookiecutter.__package_name >>.errors import UserError
+from << cookiecutter.__package_name >>.lifecycle import ledger as book
+from << cookiecutter.__package_name >>.lifecycle import operations
+from << cookiecutter.__package_name >>.lifecycle.ledger import Entry, Ledger
+from << cookiecutter.__package_name >>.monitoring import alerts, history, incidents, operation
+from << cookiecutter.__package_name >>.monitoring.history import Measured
+from << cookiecutter.__package_name >>.monitoring.incidents import Incident
+from << cookiecutter.__package_name >>.monitoring.verdicts import Figure
+from << cookiecutter.__package_name >>.params import Monitoring, load_params
 
 from predictions import predictions, write
 from support import ROOT, Releases
@@ -171,7 +171,7 @@ def test_when_a_rollback_has_held(later: list[Entry], held: bool) -> None:
 
 
 def test_the_log_of_failures_is_what_the_command_reads(releases: Releases) -> None:
-    from << cookiecutter.package_name >>.commands.monitor import incidents as shown
+    from << cookiecutter.__package_name >>.commands.monitor import incidents as shown
 
     assert "0 of 0 rollbacks held" in shown(20).text
     with pytest.raises(UserError):

@@ -11,14 +11,14 @@ import pyarrow.compute
 import pyarrow.parquet as pq
 import pytest
 
-from << cookiecutter.package_name >>.errors import UserError
-from << cookiecutter.package_name >>.files import replacing
-from << cookiecutter.package_name >>.lifecycle import ledger
-from << cookiecutter.package_name >>.lifecycle.record import Release
-from << cookiecutter.package_name >>.lifecycle.store import Store
-from << cookiecutter.package_name >>.monitoring import gauges, history, operation, page, profile
-from << cookiecutter.package_name >>.monitoring.monitor import Monitored
-from << cookiecutter.package_name >>.params import load_params
+from << cookiecutter.__package_name >>.errors import UserError
+from << cookiecutter.__package_name >>.files import replacing
+from << cookiecutter.__package_name >>.lifecycle import ledger
+from << cookiecutter.__package_name >>.lifecycle.record import Release
+from << cookiecutter.__package_name >>.lifecycle.store import Store
+from << cookiecutter.__package_name >>.monitoring import gauges, history, operation, page, profile
+from << cookiecutter.__package_name >>.monitoring.monitor import Monitored
+from << cookiecutter.__package_name >>.params import load_params
 
 from support import Releases
 

@@ -5,10 +5,10 @@ import pyarrow as pa
 import pytest
 from sklearn.metrics import log_loss, r2_score, roc_auc_score
 
-from << cookiecutter.package_name >>.monitoring import measure
-from << cookiecutter.package_name >>.monitoring.quality import quality
-from << cookiecutter.package_name >>.monitoring.window import connect
-from << cookiecutter.package_name >>.params import load_params
+from << cookiecutter.__package_name >>.monitoring import measure
+from << cookiecutter.__package_name >>.monitoring.quality import quality
+from << cookiecutter.__package_name >>.monitoring.window import connect
+from << cookiecutter.__package_name >>.params import load_params
 
 from support import ROOT
 

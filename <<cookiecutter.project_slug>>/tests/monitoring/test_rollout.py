@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from << cookiecutter.package_name >>.lifecycle import ledger as book
-from << cookiecutter.package_name >>.lifecycle import operations
-from << cookiecutter.package_name >>.lifecycle.ledger import ChannelName, Entry
-from << cookiecutter.package_name >>.lifecycle.store import Store
-from << cookiecutter.package_name >>.monitoring import rollout, shadow
-from << cookiecutter.package_name >>.monitoring.rollout import Progress, Stop, advance, decide
-from << cookiecutter.package_name >>.params import load_params
+from << cookiecutter.__package_name >>.lifecycle import ledger as book
+from << cookiecutter.__package_name >>.lifecycle import operations
+from << cookiecutter.__package_name >>.lifecycle.ledger import ChannelName, Entry
+from << cookiecutter.__package_name >>.lifecycle.store import Store
+from << cookiecutter.__package_name >>.monitoring import rollout, shadow
+from << cookiecutter.__package_name >>.monitoring.rollout import Progress, Stop, advance, decide
+from << cookiecutter.__package_name >>.params import load_params
 
 from predictions import predictions, write
 from support import Releases, cli, commit_all, copy_project, edit_params, repro

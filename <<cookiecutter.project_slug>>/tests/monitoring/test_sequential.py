@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from << cookiecutter.package_name >>.monitoring.sequential import compare_losses, log_capital, log_excess, log_rate
+from << cookiecutter.__package_name >>.monitoring.sequential import compare_losses, log_capital, log_excess, log_rate
 
 ALPHA = 0.05
 # Rounding, over a thousand terms.

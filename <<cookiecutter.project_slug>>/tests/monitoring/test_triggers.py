@@ -5,12 +5,12 @@ from datetime import UTC, datetime, timedelta
 import pyarrow.parquet as pq
 import pytest
 
-from << cookiecutter.package_name >>.errors import UserError
-from << cookiecutter.package_name >>.lifecycle import channels, ledger, operations
-from << cookiecutter.package_name >>.lifecycle.ledger import Entry
-from << cookiecutter.package_name >>.lifecycle.verify import verify_ledger
-from << cookiecutter.package_name >>.monitoring import operation
-from << cookiecutter.package_name >>.params import Monitoring, Params, Rule, Triggers, load_params
+from << cookiecutter.__package_name >>.errors import UserError
+from << cookiecutter.__package_name >>.lifecycle import channels, ledger, operations
+from << cookiecutter.__package_name >>.lifecycle.ledger import Entry
+from << cookiecutter.__package_name >>.lifecycle.verify import verify_ledger
+from << cookiecutter.__package_name >>.monitoring import operation
+from << cookiecutter.__package_name >>.params import Monitoring, Params, Rule, Triggers, load_params
 
 from predictions import predictions, write
 from support import Releases

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from << cookiecutter.package_name >>.monitoring.verdicts import State, fold, step
+from << cookiecutter.__package_name >>.monitoring.verdicts import State, fold, step
 
 FIRE, CLEAR = 0.3, 0.2
 levels = st.lists(st.one_of(st.none(), st.floats(0, 1)), max_size=40)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from << cookiecutter.package_name >> import params
+from << cookiecutter.__package_name >> import params
 
 from clients import SABOTAGE, Serve, Served, running
 from support import PACKAGE, Releases, commit_all, copy_project, with_own_settings
@@ -32,7 +32,7 @@ def three_releases(two_releases: Releases, tmp_path_factory: pytest.TempPathFact
     """A copy with a third release in staging, whose model can be told to fail; its id. Never to be changed."""
     from dvc.repo import Repo
 
-    from << cookiecutter.package_name >>.lifecycle import reconcile, release
+    from << cookiecutter.__package_name >>.lifecycle import reconcile, release
 
     folder = tmp_path_factory.mktemp("three") / "project"
     copy_project(two_releases.folder, folder)

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from << cookiecutter.package_name >>.files import write_text
-from << cookiecutter.package_name >>.lifecycle import loading, pointers
-from << cookiecutter.package_name >>.serving.routing import position
+from << cookiecutter.__package_name >>.files import write_text
+from << cookiecutter.__package_name >>.lifecycle import loading, pointers
+from << cookiecutter.__package_name >>.params import load_params
+from << cookiecutter.__package_name >>.serving.routing import position
 
 from clients import SWITCH, Serve, Served, probe
 from servers import wait_until
@@ -87,7 +88,8 @@ def test_the_description_is_that_of_the_release(releases: Releases, serve: Serve
     features = loading.RELEASES / releases.first / "model/features.json"
     row = found["components"]["schemas"]["Row"]
     assert found["info"]["version"] == releases.first
-    assert list(row["properties"]) == [each["name"] for each in json.loads(features.read_text(encoding="utf-8"))]
+    names = [each["name"] for each in json.loads(features.read_text(encoding="utf-8"))]
+    assert list(row["properties"]) == [*names, load_params().monitoring.columns.key]
     assert {"/predict", "/health/live", "/health/ready", "/info", "/metrics"} <= found["paths"].keys()
 
 

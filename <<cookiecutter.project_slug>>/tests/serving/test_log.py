@@ -12,9 +12,9 @@ from typing import Any
 import duckdb
 import pytest
 
-from << cookiecutter.package_name >>.params import PredictionLog
-from << cookiecutter.package_name >>.serving import ids, predictions
-from << cookiecutter.package_name >>.serving.log import COLUMNS, FOLDER, Log, Scored
+from << cookiecutter.__package_name >>.params import PredictionLog
+from << cookiecutter.__package_name >>.serving import ids, predictions
+from << cookiecutter.__package_name >>.serving.log import COLUMNS, FOLDER, Log, Scored
 
 NEXT_DAY = 86_400 + predictions.SETTLED_SECONDS
 
@@ -41,7 +41,7 @@ def scored(rows: int = 1, **changes: Any) -> Scored:
         "release": "r-0123456789ab",
         "channel": "production",
         "generation": 3,
-        "key": "k",
+        "keys": ["k"] * rows,
         "shadow": False,
         "latency_ms": 0.25,
         "error": None,
@@ -64,7 +64,7 @@ def the_file() -> Path:
 
 
 def test_what_is_put_can_be_found_with_all_its_columns(log: Log) -> None:
-    one, many, failed = scored(), scored(rows=3), scored(scores=None, error="error: x", key=None)
+    one, many, failed = scored(), scored(rows=3), scored(scores=None, error="error: x", keys=[None])
     for each in (one, many, failed):
         log.put(each)
     log.flush()
@@ -82,6 +82,24 @@ def test_what_is_put_can_be_found_with_all_its_columns(log: Log) -> None:
     assert (found["score"], found["error"], found["key"]) == (None, "error: x", None)
     assert predictions.find(ids.new()) == []
     assert predictions.counts() == {"r-0123456789ab": 4}
+
+
+def test_a_parquet_file_of_before_a_column_was_there_is_read(log: Log) -> None:
+    import pyarrow.parquet as pq
+
+    one, other = scored(), scored(online="a-b")
+    log.put(one)
+    log.flush()
+    file = the_file().with_name("old.parquet")
+    with duckdb.connect() as connection:
+        rows = predictions.relation(connection).project("* exclude (online), 1 as more").to_arrow_table()
+    log.put(other)
+    log.flush()
+    the_file().write_bytes(the_file().read_bytes().splitlines(keepends=True)[1])
+    pq.write_table(rows, file)
+    found = [predictions.find(each.prediction_id) for each in (one, other)]
+    assert [[row["online"] for row in rows] for rows in found] == [[None], ["a-b"]]
+    assert list(found[0][0]) == list(COLUMNS)
 
 
 def test_no_log_is_an_empty_one() -> None:

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from << cookiecutter.package_name >>.params import Breaker as Bounds
-from << cookiecutter.package_name >>.serving import routing
-from << cookiecutter.package_name >>.serving.routing import Breaker, BusyError, Lane, position
+from << cookiecutter.__package_name >>.params import Breaker as Bounds
+from << cookiecutter.__package_name >>.serving import routing
+from << cookiecutter.__package_name >>.serving.routing import Breaker, BusyError, Lane, position
 
 keys = st.text(min_size=1, max_size=50)
 rollouts = st.from_regex(r"r-[0-9a-f]{12}", fullmatch=True)

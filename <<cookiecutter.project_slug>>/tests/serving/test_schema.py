@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from << cookiecutter.package_name >>.serving.schema import MOST_PROBLEMS, Field, InvalidError, Problem, Schema
+from << cookiecutter.__package_name >>.serving.schema import MOST_PROBLEMS, Field, InvalidError, Problem, Schema
 
 FIELDS = (
     Field("small", "integer", "int8", -128, 127),
@@ -102,6 +102,14 @@ def test_a_category_never_seen_may_count_as_missing() -> None:
     schema = Schema(FIELDS, closed=False)
     assert schema.read([GOOD | {"colour": "green"}])[0][2] is None
     assert schema.read([GOOD])[0][2] == "red"
+
+
+def test_a_category_that_was_filled_in_and_never_seen_counts_as_missing() -> None:
+    row = GOOD | {"colour": "green"}
+    sent = {name: value for name, value in GOOD.items() if name != "colour"}
+    assert SCHEMA.read([row], sent=[sent]) == Schema(FIELDS, closed=False).read([row])
+    with pytest.raises(InvalidError):
+        SCHEMA.read([row], sent=[row])
 
 
 def test_its_json_schema() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from << cookiecutter.package_name >>.serving import predictions
+from << cookiecutter.__package_name >>.serving import predictions
 
 from clients import Client, probe, send
 from servers import free_port, running, wait_until

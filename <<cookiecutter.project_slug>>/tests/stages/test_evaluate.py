@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from << cookiecutter.package_name >>.params import Gate, load_params
-from << cookiecutter.package_name >>.stages import evaluate
-from << cookiecutter.package_name >>.stages.train import LABEL, Parts
+from << cookiecutter.__package_name >>.params import Gate, load_params
+from << cookiecutter.__package_name >>.stages import evaluate
+from << cookiecutter.__package_name >>.stages.train import LABEL, Parts
 
 from support import ROOT, digests
 

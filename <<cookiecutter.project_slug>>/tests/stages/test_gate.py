@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from << cookiecutter.package_name >>.errors import UserError
-from << cookiecutter.package_name >>.params import Data
-from << cookiecutter.package_name >>.stages import gate, ingest
-from << cookiecutter.package_name >>.stages.tables import TABLES
+from << cookiecutter.__package_name >>.errors import UserError
+from << cookiecutter.__package_name >>.params import Data
+from << cookiecutter.__package_name >>.stages import gate, ingest
+from << cookiecutter.__package_name >>.stages.tables import TABLES
 
 import synthetic
 from support import cli, digests

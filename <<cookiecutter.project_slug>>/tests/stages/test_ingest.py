@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from << cookiecutter.package_name >>.errors import UserError
-from << cookiecutter.package_name >>.params import Data, load_params, set_through
-from << cookiecutter.package_name >>.stages import ingest
-from << cookiecutter.package_name >>.stages.source import FORMATS, Source, SourceFile, read_pins
-from << cookiecutter.package_name >>.stages.tables import TABLES
+from << cookiecutter.__package_name >>.errors import UserError
+from << cookiecutter.__package_name >>.params import Data, load_params, set_through
+from << cookiecutter.__package_name >>.stages import ingest
+from << cookiecutter.__package_name >>.stages.source import FORMATS, Source, SourceFile, read_pins
+from << cookiecutter.__package_name >>.stages.tables import TABLES
 
 import synthetic
 from support import ROOT, digests, edit_params

@@ -7,10 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from << cookiecutter.package_name >> import model
-from << cookiecutter.package_name >>.errors import UserError
-from << cookiecutter.package_name >>.params import Split, Train
-from << cookiecutter.package_name >>.stages import train
+from << cookiecutter.__package_name >> import model
+from << cookiecutter.__package_name >>.errors import UserError
+from << cookiecutter.__package_name >>.params import Split, Train
+from << cookiecutter.__package_name >>.stages import train
 
 from support import digests, edit_params
 

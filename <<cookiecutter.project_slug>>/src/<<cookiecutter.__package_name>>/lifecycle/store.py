@@ -1,0 +1,293 @@
+"""DVC's cache and remote, by content: what a release needs, whether it is there and whole, and copies of it."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..errors import UserError, one_line
+from . import pipeline
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
+
+CHUNK = 2**20
+
+
+@dataclass(frozen=True)
+class Output:
+    """An output of the pipeline as dvc.lock names it. The MD5 of a folder ends in `.dir`."""
+
+    path: str
+    md5: str
+    size: int
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of an output: its path in the project, and the MD5 that DVC keeps it under."""
+
+    path: str
+    md5: str
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something a release needs that is not as it should be. `where`: cache or remote."""
+
+    path: str
+    md5: str
+    what: Literal["missing", "altered"]
+    where: str
+
+    def __str__(self) -> str:
+        return f"{self.path} ({self.md5[:8]}) is {self.what} in the {self.where}"
+
+
+class Store:
+    """The DVC cache of this project and its remote."""
+
+    @cached_property
+    def _repo(self) -> "Repo":
+        from dvc.repo import Repo
+
+        return Repo(".")
+
+    @cached_property
+    def cache(self) -> Path:
+        """The folder of the local cache, which several projects may share."""
+        return Path(self._repo.cache.local.path)
+
+    def is_own(self) -> bool:
+        """Whether the cache lies in this project, so that nobody else uses it."""
+        return self.cache.resolve().is_relative_to(Path.cwd().resolve())
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold DVC's lock: no stage writes to the cache meanwhile.
+
+        Raises:
+            UserError: another process holds it.
+        """
+        from dvc.exceptions import DvcException
+
+        try:
+            self._repo.lock.lock()
+        except DvcException as error:
+            raise UserError(one_line(error)) from None
+        try:
+            yield
+        finally:
+            self._repo.lock.unlock()
+
+    def object_path(self, md5: str) -> Path:
+        """Where the cache keeps an object."""
+        return self.cache / md5[:2] / md5[2:]
+
+    def files(self, outputs: Iterable[Output]) -> list[File]:
+        """Every file of these outputs, by the listings in the cache.
+
+        Raises:
+            UserError: a listing is missing or altered.
+        """
+        return [file for output in outputs for file in self._files(output)]
+
+    def _files(self, output: Output) -> Iterator[File]:
+        if not output.md5.endswith(".dir"):
+            yield File(output.path, output.md5)
+            return
+        listing = self.object_path(output.md5)
+        try:
+            content = listing.read_bytes()
+        except FileNotFoundError:
+            raise UserError(f"the listing of {output.path} ({output.md5}) is not in DVC's cache") from None
+        if f"{hashlib.md5(content, usedforsecurity=False).hexdigest()}.dir" != output.md5:
+            raise UserError(f"the listing of {output.path} ({output.md5}) in DVC's cache is altered")
+        for entry in json.loads(content):
+            yield File(f"{output.path}/{entry['relpath']}", entry["md5"])
+
+    def fetch(self, outputs: Iterable[Output]) -> list[Problem]:
+        """Bring what the cache lacks, or has altered, from the remote; returns what is still wrong.
+
+        A file that is there is hashed, whatever its date says.
+        """
+        outputs = list(outputs)
+        if not (wrong := self.check(outputs)):
+            return []
+        for problem in wrong:
+            if problem.what == "altered":
+                # DVC trusts what is there: only what is gone is fetched anew.
+                self.object_path(problem.md5).unlink(missing_ok=True)
+        self._pull([output.md5 for output in outputs if output.md5.endswith(".dir")])
+        with suppress(UserError):  # a listing that nobody has: the check that follows names it
+            self._pull([file.md5 for file in self.files(outputs)])
+        return self.check(outputs)
+
+    def push(self, outputs: Iterable[Output]) -> list[Problem]:
+        """Send to the remote what it lacks; returns what is not there afterwards."""
+        outputs = list(outputs)
+        # Files before listings: DVC takes a listing in the remote for a promise that its files are there.
+        self._transfer(self._local(), self._remote(), [file.md5 for file in self.files(outputs)])
+        self._transfer(self._local(), self._remote(), [output.md5 for output in outputs])
+        return self.check(outputs, where="remote", rehash=False)
+
+    def _pull(self, md5s: list[str]) -> None:
+        self._transfer(self._remote(), self._local(), [md5 for md5 in md5s if not self.object_path(md5).exists()])
+
+    def _transfer(self, source: Any, target: Any, md5s: list[str]) -> None:
+        """Copy objects that the target lacks. DVC's own push and pull look into an index that may be out of date."""
+        from dvc.exceptions import DvcException
+        from dvc_data.hashfile.hash_info import HashInfo
+        from dvc_data.hashfile.transfer import transfer
+
+        if not md5s:
+            return
+        try:
+            transfer(source, target, {HashInfo("md5", md5) for md5 in md5s}, shallow=True)
+        except FileNotFoundError:
+            return  # the check that follows says which
+        except (DvcException, OSError) as error:
+            raise UserError(f"the DVC remote cannot be used: {one_line(error)}") from None
+
+    def _local(self) -> Any:
+        return self._repo.cache.local
+
+    def check(self, outputs: Iterable[Output], where: str = "cache", rehash: bool = True) -> list[Problem]:
+        """What of these outputs is missing or altered. Without `rehash`, a file of the right name and size is right."""
+        found: list[Problem] = []
+        digest = self._digest_in(where, rehash)
+        for output in outputs:
+            listing = digest(output.md5)
+            if listing != output.md5.removesuffix(".dir"):
+                found.append(Problem(output.path, output.md5, "altered" if listing else "missing", where))
+                continue
+            if not output.md5.endswith(".dir"):
+                continue
+            if where != "cache" and not self.object_path(output.md5).exists():
+                continue  # its files cannot be named without the listing
+            for file in self._files(output):
+                actual = digest(file.md5)
+                if actual != file.md5:
+                    found.append(Problem(file.path, file.md5, "altered" if actual else "missing", where))
+        return found
+
+    def check_one(self, md5: str) -> Literal["missing", "altered"] | None:
+        """What is wrong with one object of the remote; None when it is there and whole."""
+        actual = self._digest_in("remote", rehash=True)(md5)
+        if actual is None:
+            return "missing"
+        return None if actual == md5.removesuffix(".dir") else "altered"
+
+    def fetch_listing(self, output: Output) -> str:
+        """Bring the listing of a folder from the remote; returns what is wrong with it, or nothing."""
+        if wrong := self.check_one(output.md5):
+            return f"it is {wrong} in the remote"
+        self._pull([output.md5])
+        return "" if self.object_path(output.md5).exists() else "it could not be fetched"
+
+    def _digest_in(self, where: str, rehash: bool) -> Callable[[str], str | None]:
+        if where == "cache":
+
+            def local(md5: str) -> str | None:
+                path = self.object_path(md5)
+                try:
+                    return file_md5(path) if rehash else md5.removesuffix(".dir")
+                except FileNotFoundError:
+                    return None
+
+            return local
+        remote = self._remote()
+
+        def far(md5: str) -> str | None:
+            path = remote.oid_to_path(md5)
+            try:
+                if not rehash:
+                    right = remote.fs.size(path) == self.object_path(md5).stat().st_size
+                    return md5.removesuffix(".dir") if right else "of another size"
+                digest = _md5()
+                with remote.fs.open(path, "rb") as file:  # not every remote's is one that hashlib takes
+                    while chunk := file.read(CHUNK):
+                        digest.update(chunk)
+                return digest.hexdigest()
+            except FileNotFoundError:
+                return None
+            except Exception as error:  # every remote has its own
+                raise UserError(f"the DVC remote cannot be read: {one_line(error)}") from None
+
+        return far
+
+    def _remote(self) -> Any:
+        from dvc.exceptions import DvcException
+
+        try:
+            return self._repo.cloud.get_remote_odb()
+        except DvcException as error:
+            raise UserError(f"there is no DVC remote to use: {one_line(error)}") from None
+
+    def copy(self, outputs: Iterable[Output], folder: Path) -> None:
+        """Write these outputs below `folder`, each file hashed on its way.
+
+        Raises:
+            UserError: a file is missing or altered; names it.
+        """
+        for file in self.files(outputs):
+            target = folder / file.path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                shutil.copyfile(self.object_path(file.md5), target)
+            except FileNotFoundError:
+                raise UserError(f"{file.path} ({file.md5}) is not in DVC's cache") from None
+            if file_md5(target) != file.md5:
+                raise UserError(f"{file.path} ({file.md5}) is altered in DVC's cache")
+            with target.open("rb") as written:
+                os.fsync(written.fileno())
+
+    def checkout(self, outputs: Iterable[Output]) -> None:
+        """Put these outputs into the work tree, where dvc.lock names them.
+
+        Raises:
+            UserError: DVC cannot.
+        """
+        from dvc.exceptions import DvcException
+        from dvc.repo import Repo
+
+        try:
+            # A repository of its own: dvc.yaml and dvc.lock may have changed since the other one was opened.
+            repo = Repo(".")
+            paths = sorted(output.path for output in outputs)
+            # For each target, DVC reads its files anew: name none where all are meant.
+            everything = paths == sorted(out["path"] for out in pipeline.outputs())
+            repo.checkout(targets=None if everything else paths, force=True)
+        except DvcException as error:
+            raise UserError(f"`dvc checkout` failed: {one_line(error)}") from None
+
+    def objects(self) -> Iterator[tuple[str, int]]:
+        """Every object in the cache: its MD5, and its size in bytes."""
+        for path in sorted(self.cache.glob("??/*")):
+            yield path.parent.name + path.name, path.stat().st_size
+
+
+def file_md5(path: Path) -> str:
+    """MD5 of a file, as DVC takes it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, _md5).hexdigest()
+
+
+def _md5() -> "hashlib._Hash":
+    return hashlib.md5(usedforsecurity=False)
+
+
+def both_digests(path: Path) -> tuple[str, str]:
+    """MD5 and SHA-256 of a file, read once."""
+    md5, sha256 = _md5(), hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            md5.update(chunk)
+            sha256.update(chunk)
+    return md5.hexdigest(), sha256.hexdigest()

@@ -1,0 +1,247 @@
+"""The log of predictions: who asked what is not known, what was answered is.
+
+JSON lines, one a row, in `logs/predictions/DAY/`: a file for each process and day (UTC), locked for as long as the
+process lives. A prediction is put into a queue of bounded length, and a thread writes what is there at every interval
+and has it on the disk (fsync) before it goes on: a killed process loses what came since then, and no more. Files of
+days that are over become Parquet files.
+
+The columns: see `COLUMNS`. A prediction that a canary failed at has two lines with its id: the canary's with `error`,
+and production's. So does one that a shadow was asked for too; its line says `shadow`.
+"""
+
+import fcntl
+import logging
+import math
+import os
+import secrets
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import orjson
+
+from ..errors import one_line
+from ..params import PredictionLog
+from . import ids
+
+FOLDER = Path("logs/predictions")
+COLUMNS = {
+    "prediction_id": "VARCHAR",  # of the row; sorts by time
+    "at": "TIMESTAMP",  # UTC, when the request came
+    "release": "VARCHAR",
+    "channel": "VARCHAR",  # production or canary
+    "generation": "BIGINT",  # of the channel
+    "key": "VARCHAR",  # of the request, where it had one; else the row's own
+    "shadow": "BOOLEAN",  # the answer came from elsewhere
+    "score": "DOUBLE",  # null where there is an error
+    "latency_ms": "DOUBLE",  # the model's, for all rows of the request
+    "error": "VARCHAR",
+    "request": "VARCHAR",  # SHA-256 of the body
+    "features": "JSON",  # as the model got them: as they were sent, with what was filled in
+    "online": "VARCHAR",  # the online table that it was filled in from
+}
+# How many rows are written at once, and how long the end of the process waits for the disk.
+MANY = 5000
+STOP_SECONDS = 30
+ROTATE_SECONDS = 600
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What became of one request on one channel: a line for each of its rows."""
+
+    prediction_id: str
+    many: bool
+    rows: list[dict[str, Any]]
+    scores: list[float] | None
+    release: str
+    channel: str
+    generation: int
+    keys: list[str | None]
+    shadow: bool
+    latency_ms: float
+    error: str | None
+    request: str
+    online: str | None = None
+
+    def lines(self) -> Iterator[bytes]:
+        """As they stand in the file."""
+        at = ids.moment(self.prediction_id).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+        for position, row in enumerate(self.rows):
+            yield orjson.dumps(
+                {
+                    "prediction_id": ids.of_row(self.prediction_id, position, self.many),
+                    "at": at,
+                    "release": self.release,
+                    "channel": self.channel,
+                    "generation": self.generation,
+                    "key": self.keys[position],
+                    "shadow": self.shadow,
+                    "score": self.scores[position] if self.scores else None,
+                    "latency_ms": round(self.latency_ms, 3),
+                    "error": self.error,
+                    "request": self.request,
+                    "features": row,
+                    "online": self.online,
+                },
+                option=orjson.OPT_APPEND_NEWLINE,
+            )
+
+
+@dataclass
+class _File:
+    """The file of one day. `rest` is what the disk has not taken yet, of so many rows."""
+
+    path: Path
+    open: BinaryIO | None = None
+    rest: bytes = b""
+    rows: int = 0
+
+    def write(self) -> int:
+        """Write the rest and wait until the disk has it; returns how many rows that were.
+
+        Raises:
+            OSError: the disk has not taken all of it; `rest` is what is left.
+        """
+        if self.open is None or not _is_at(self.open, self.path):
+            self.close()
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.open = self.path.open("ab", buffering=0)
+            fcntl.flock(self.open, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        while self.rest:
+            self.rest = self.rest[os.write(self.open.fileno(), self.rest) :]
+        os.fsync(self.open.fileno())
+        rows, self.rows = self.rows, 0
+        return rows
+
+    def close(self) -> None:
+        if self.open:
+            self.open.close()
+            self.open = None
+
+
+def _is_at(file: BinaryIO, path: Path) -> bool:
+    """Whether the file is still there under its name."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except OSError:
+        return False
+
+
+@dataclass
+class Log:
+    """The log of this process. `dropped` counts rows that found the queue full."""
+
+    settings: PredictionLog
+    folder: Path = FOLDER
+    dropped: int = 0
+    problem: str = ""
+    _name: str = field(default_factory=lambda: f"{os.getpid()}-{secrets.token_hex(3)}.jsonl")
+    _queue: deque[Scored] = field(default_factory=deque)
+    _rows_in: int = 0
+    _rows_out: int = 0
+    _files: dict[str, _File] = field(default_factory=dict)
+    _wake: threading.Event = field(default_factory=threading.Event)
+    _stopping: bool = False
+    _thread: threading.Thread | None = None
+    _rotation: "subprocess.Popen[bytes] | None" = None
+
+    def start(self) -> None:
+        """Write from now on."""
+        self._thread = threading.Thread(target=self._run, name="prediction-log", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Write what is there, and end."""
+        self._stopping = True
+        self._wake.set()
+        if self._thread:
+            self._thread.join(timeout=STOP_SECONDS)
+
+    def put(self, scored: Scored) -> None:
+        """Take note of it; never waits. To be called from one thread."""
+        rows = len(scored.rows)
+        if self.waiting + rows > self.settings.queue:
+            self.dropped += rows
+            return
+        self._rows_in += rows
+        self._queue.append(scored)
+        if self.waiting > self.settings.queue // 2:
+            self._wake.set()
+
+    @property
+    def waiting(self) -> int:
+        """Rows that the disk does not have yet."""
+        return self._rows_in - self._rows_out
+
+    @property
+    def promise(self) -> str:
+        """What a crash can lose."""
+        return (
+            f"the rows of the last {self.settings.flush_seconds:g} s and of the time that one write to the disk "
+            f"takes, {self.settings.queue:,} at most"
+        )
+
+    def _run(self) -> None:
+        rotated = -math.inf
+        while not self._stopping:
+            self._wake.wait(self.settings.flush_seconds)
+            self._wake.clear()
+            self.flush()
+            if time.monotonic() - rotated > ROTATE_SECONDS:
+                rotated = time.monotonic()
+                self._rotate()
+        self.flush()
+        for file in self._files.values():
+            file.close()
+
+    def flush(self) -> None:
+        """Write what has come. What the disk does not take waits for the next time."""
+        try:
+            while self._queue or any(file.rows for file in self._files.values()):
+                if not any(file.rows for file in self._files.values()):
+                    self._take()
+                for file in self._files.values():
+                    if file.rows:
+                        self._rows_out += file.write()
+        except OSError as error:
+            if not self.problem:
+                logger.error("predictions cannot be logged: %s", one_line(error))
+            self.problem = one_line(error)
+        else:
+            if self.problem:
+                logger.warning("predictions are logged again")
+            self.problem = ""
+
+    def _rotate(self) -> None:
+        """Let go of days that are over; complete ones become Parquet files, in a process that is in nobody's way."""
+        from . import predictions
+
+        today = datetime.now(UTC).date().isoformat()
+        for day in [day for day, file in self._files.items() if day < today and not file.rows]:
+            self._files.pop(day).close()
+        if (self._rotation is None or self._rotation.poll() is not None) and predictions.complete(self.folder):
+            command = [sys.executable, "-m", predictions.__name__, str(self.folder)]
+            self._rotation = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+
+    def _take(self) -> None:
+        """Move the first of the queue to the files that they belong to."""
+        taken: dict[str, list[bytes]] = {}
+        rows = 0
+        while self._queue and rows < MANY:
+            scored = self._queue.popleft()
+            taken.setdefault(ids.day(scored.prediction_id), []).extend(scored.lines())
+            rows += len(scored.rows)
+        for day, lines in taken.items():
+            file = self._files.setdefault(day, _File(self.folder / day / self._name))
+            file.rest = b"".join(lines)
+            file.rows = len(lines)

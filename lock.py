@@ -1,0 +1,102 @@
+"""Resolve the project's dependencies, with every option, into one requirements.lock.
+
+`make lock` runs it; needs uv. What only some answers need stands there under their condition, and
+every answer gets the same version of what it shares with the others.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import tomllib
+from cookiecutter.main import cookiecutter
+
+TEMPLATE = Path(__file__).resolve().parent
+LOCK = TEMPLATE / ("<" + "<cookiecutter.project_slug>" + ">") / "requirements.lock"
+# The answers that need the least, and for each option those that need more.
+LEAST = {"dvc_remote": "local", "fan_out": "threads"}
+MORE = [("dvc_remote", remote) for remote in ("s3", "gs", "azure", "ssh")]
+MORE += [("fan_out", runner) for runner in ("dask", "ray")]
+COMPILE = [
+    *("uv", "pip", "compile", "--universal", "--python-version", "3.11", "--quiet"),
+    *("--no-emit-index-url", "--no-emit-find-links", "--no-header", "--no-annotate"),
+]
+
+
+def bake(folder, answers):
+    """Bake with some answers; returns what pyproject.toml asks for, tools included."""
+    config = folder / "config.yml"
+    config.write_text(f'replay_dir: "{folder}"\ncookiecutters_dir: "{folder}"\n')
+    project = cookiecutter(
+        str(TEMPLATE),
+        no_input=True,
+        extra_context=answers,
+        output_dir=str(folder / "-".join(answers.values())),
+        config_file=str(config),
+        accept_hooks=False,
+    )
+    asked = tomllib.loads((Path(project) / "pyproject.toml").read_text())["project"]
+    return [*asked["dependencies"], *asked["optional-dependencies"]["dev"]]
+
+
+def resolve(folder, requirements, output, *options):
+    """What uv makes of some requirements, on the systems that the lock is for."""
+    project = {"name": "all", "version": "0", "dependencies": requirements}
+    lines = [f"{key} = {json.dumps(value)}" for key, value in project.items()]
+    systems = ["sys_platform == 'linux'", "sys_platform == 'darwin'"]
+    text = "\n".join(["[project]", *lines, "[tool.uv]", f"environments = {json.dumps(systems)}"])
+    (folder / "pyproject.toml").write_text(text)
+    command = [*COMPILE, "--output-file", str(output), *options, "pyproject.toml"]
+    subprocess.run(command, cwd=folder, check=True)
+    return blocks(output.read_text())
+
+
+def blocks(text):
+    """The packages of a lock, each with its lines; versions may depend on Python."""
+    found = {}
+    for block in re.split(r"(?m)^(?=[A-Za-z0-9])", text):
+        if block.strip():
+            name = re.match(r"[\w.-]+", block)[0]
+            found[name] = found.get(name, "") + block
+    return found
+
+
+def pins(block):
+    """A package's versions as constraints. One version is for every Python there is."""
+    lines = [line.removesuffix("\\").strip() for line in block.splitlines() if line[0] != " "]
+    return lines if len(lines) > 1 else [lines[0].split(";")[0]]
+
+
+def main():
+    upgrade = ["--upgrade"] if sys.argv[1:] == ["--upgrade"] else []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        least = bake(folder, LEAST)
+        asked = {(key, answer): bake(folder, LEAST | {key: answer}) for key, answer in MORE}
+        everything = sorted({*least, *(each for needs in asked.values() for each in needs)})
+        merged = folder / "all.lock"
+        merged.write_text(re.sub(r"<%.*%>\n", "", LOCK.read_text()))
+        locked = resolve(folder, everything, merged, "--generate-hashes", *upgrade)
+        versions = folder / "versions.txt"
+        versions.write_text("\n".join(pin for block in locked.values() for pin in pins(block)))
+        pinned = ("--constraint", str(versions))
+        always = resolve(folder, least, folder / "least.lock", *pinned)
+        only = {
+            choice: resolve(folder, needs, folder / "more.lock", *pinned).keys() - always.keys()
+            for choice, needs in asked.items()
+        }
+    written = []
+    for package, block in locked.items():
+        if package not in always:
+            needing = [choice for choice, more in only.items() if package in more]
+            tests = [f"cookiecutter.{key} == '{answer}'" for key, answer in needing]
+            block = f"<% if {' or '.join(tests)} -%>\n{block}<% endif -%>\n"
+        written.append(block)
+    LOCK.write_text("".join(written))
+
+
+if __name__ == "__main__":
+    main()

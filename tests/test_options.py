@@ -1,0 +1,254 @@
+"""What the options switch, for real: their packages, and what runs on them."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import pytest
+import tomllib
+from running import run
+
+from baking import bake, files_of
+
+pytestmark = pytest.mark.xdist_group("run")
+
+REMOTES = {"s3": "dvc-s3", "gs": "dvc-gs", "azure": "dvc-azure", "ssh": "dvc-ssh"}
+RUNNERS = {"dask": "prefect-dask", "ray": "prefect-ray"}
+OPTIONS = [("dvc_remote", *each) for each in REMOTES.items()]
+OPTIONS += [("fan_out", *each) for each in RUNNERS.items()]
+
+
+def locked(project):
+    """The packages of requirements.lock: name -> its lines."""
+    text = (project / "requirements.lock").read_text()
+    found = {}
+    for block in re.split(r"(?m)^(?=[a-z0-9])", text):
+        if block:
+            name = block.split("==")[0]
+            found[name] = found.get(name, "") + block
+    return found
+
+
+def asked(project):
+    """The packages that pyproject.toml asks for."""
+    needs = tomllib.loads((project / "pyproject.toml").read_text())["project"]["dependencies"]
+    return {re.split(r"[<>=\[]", need)[0] for need in needs}
+
+
+@pytest.mark.parametrize(("option", "answer", "package"), OPTIONS)
+def test_an_option_brings_its_package_and_nothing_of_the_others(option, answer, package, tmp_path):
+    plain, chosen = bake(tmp_path / "plain"), bake(tmp_path / "chosen", {option: answer})
+    assert asked(chosen) - asked(plain) == {package}
+    assert package in locked(chosen).keys() - locked(plain).keys()
+    assert asked(chosen) <= locked(chosen).keys()
+    assert {name: locked(chosen)[name] for name in locked(plain)} == locked(plain)
+    words = re.compile(r"\b(dask|ray)\b|dvc[-_](s3|gs|azure|ssh)\b", re.IGNORECASE)
+    for name in files_of(plain):
+        if name != ".template.json" and not name.startswith("requirements"):
+            text = (plain / name).read_text(encoding="utf-8")
+            assert not words.search(text), f"{name}: {words.search(text)}"
+
+
+@pytest.fixture(scope="session")
+def with_packages(ready, tmp_path_factory):
+    """A function that installs what an option adds, and returns the environment to run in."""
+
+    def install(project):
+        plain = locked(ready[0])
+        extra = tmp_path_factory.mktemp("extra")
+        lines = [block for name, block in locked(project).items() if name not in plain]
+        (extra / "extra.lock").write_text("".join(lines))
+        uv = next(
+            path
+            for path in (f"{ready[0]}/.venv/bin/uv", "uv")
+            if path == "uv" or os.path.exists(path)
+        )
+        python = str(ready[0] / ".venv/bin/python")
+        command = [
+            uv,
+            "pip",
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--require-hashes",
+            "--python",
+            python,
+        ]
+        subprocess.run(
+            [*command, "--target", str(extra), "-r", str(extra / "extra.lock")], check=True
+        )
+        path = f"{python.removesuffix('python')}{os.pathsep}{os.environ['PATH']}"
+        return {"PYTHONPATH": f"{project / 'src'}{os.pathsep}{extra}", "PATH": path}
+
+    return install
+
+
+@pytest.fixture
+def made(ready, with_packages, tmp_path):
+    """A function that bakes with an option, and builds out of the ready project's cache."""
+
+    def make(**answers):
+        project = bake(tmp_path / "out", answers)
+        environment = with_packages(project)
+
+        def command(*arguments, check=True, **more):
+            full = environment | more
+            return run(
+                project, "env", *(f"{k}={v}" for k, v in full.items()), *arguments, check=check
+            )
+
+        def cli(*arguments, **options):
+            return command("python", "-m", "flight_delays.cli", *arguments, **options)
+
+        command("dvc", "cache", "dir", "--local", str(ready[0] / ".dvc/cache"))
+        for key in ("user.name", "user.email"):
+            run(project, "git", "config", key, "tests@example.com")
+        cli("run")
+        run(project, "git", "commit", "--quiet", "--all", "--allow-empty", "-m", "Result")
+        return project, command, cli
+
+    return make
+
+
+def free_port():
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]
+
+
+@contextmanager
+def server(port, *command, **options):
+    """A server that takes connections, for as long as this lasts."""
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options
+    )
+    try:
+        for _ in range(300):
+            with socket.socket() as trying:
+                if trying.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            assert process.poll() is None, command
+            time.sleep(0.1)
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def check_remote(cli, objects):
+    """A release is pushed whole; what is damaged in the remote is named, and what is gone too."""
+    release = json.loads(cli("release", "--json"))["release"]
+    assert "whole" in cli("verify", release, "--remote")
+    stored = objects()
+    assert len(stored) > 10
+    model = max(stored, key=lambda each: stored[each][0])
+    stored[model][1](b"damaged")
+    assert "altered in the remote" in cli("verify", release, "--remote", check=False)
+    stored[model][1](None)
+    assert "missing in the remote" in cli("verify", release, "--remote", check=False)
+
+
+def test_releases_go_to_s3(made):
+    boto3 = pytest.importorskip("boto3")
+    keys = {
+        "AWS_ACCESS_KEY_ID": "tests",
+        "AWS_SECRET_ACCESS_KEY": "tests",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    port = free_port()
+    _, command, cli = made(dvc_remote="s3")
+    url = f"http://127.0.0.1:{port}"
+    command("dvc", "remote", "modify", "--local", "storage", "endpointurl", url)
+    with server(port, sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)):
+        s3 = boto3.client("s3", endpoint_url=url, region_name="us-east-1",
+                          aws_access_key_id="tests", aws_secret_access_key="tests")  # fmt: skip
+        s3.create_bucket(Bucket="flight-delays")
+
+        def put(key, content):
+            if content is None:
+                s3.delete_object(Bucket="flight-delays", Key=key)
+            else:
+                s3.put_object(Bucket="flight-delays", Key=key, Body=content)
+
+        def objects():
+            found = s3.list_objects_v2(Bucket="flight-delays")["Contents"]
+            return {
+                each["Key"]: (each["Size"], lambda content, key=each["Key"]: put(key, content))
+                for each in found
+            }
+
+        check_remote(lambda *arguments, **options: cli(*arguments, **keys, **options), objects)
+
+
+SFTP = """
+import asyncio, sys, asyncssh
+folder, port = sys.argv[1:]
+class Anyone(asyncssh.SSHServer):
+    def begin_auth(self, username):
+        return False
+async def main():
+    await asyncssh.create_server(
+        Anyone, "127.0.0.1", int(port),
+        server_host_keys=[asyncssh.generate_private_key("ssh-ed25519")],
+        sftp_factory=lambda channel: asyncssh.SFTPServer(channel, chroot=folder.encode()),
+        process_factory=None, allow_scp=False)
+    await asyncio.Event().wait()
+asyncio.run(main())
+"""
+
+
+def test_releases_go_to_a_server_by_sftp(made, ready, tmp_path):
+    port = free_port()
+    _, command, cli = made(dvc_remote="ssh")
+    for key, value in (("url", "ssh://tests@127.0.0.1/srv/dvc"), ("port", str(port))):
+        command("dvc", "remote", "modify", "--local", "storage", key, value)
+    folder = tmp_path / "served"
+    (folder / "srv").mkdir(parents=True)
+
+    def put(path, content):
+        path.unlink() if content is None else path.write_bytes(content)
+
+    def objects():
+        found = [path for path in folder.rglob("*") if path.is_file()]
+        return {
+            path: (path.stat().st_size, lambda content, path=path: put(path, content))
+            for path in found
+        }
+
+    environment = command("python", "-c", "import os; print(os.environ['PYTHONPATH'])").strip()
+    python = str(ready[0] / ".venv/bin/python")
+    with server(port, python, "-c", SFTP, str(folder), str(port),
+                env={**os.environ, "PYTHONPATH": environment}):  # fmt: skip
+        check_remote(cli, objects)
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_months_are_scored_on_a_cluster(made, runner):
+    """In processes of their own: the files that threads write."""
+    project, _, cli = made(fan_out=runner)
+    release = json.loads(cli("release", "--json"))["release"]
+    for step in (
+        ["promote", release, "--to", "staging"],
+        ["approve", release],
+        ["promote", release, "--to", "production"],
+    ):
+        cli(*step)
+    months = ["2013-01", "2013-02"]
+    params = project / "params.yaml"
+    chosen = params.read_text()
+    params.write_text(chosen.replace(f"runner: {runner}", "runner: threads"))
+    cli("score", "--months", ",".join(months))
+    params.write_text(chosen)
+    files = sorted((project / "data/scores").rglob("2013-*.parquet"))
+    before = [file.read_bytes() for file in files]
+    assert len(before) == 2
+    for file in files:
+        file.unlink()
+    printed = cli("score", "--months", ",".join(months), RAY_ENABLE_UV_RUN_RUNTIME_ENV="0")
+    assert "scored" in printed
+    assert [file.read_bytes() for file in files] == before

@@ -1,0 +1,48 @@
+"""A project works where people have it: in a larger repository, on an odd path."""
+
+import json
+import os
+
+import pytest
+from running import run
+
+from baking import bake
+
+pytestmark = pytest.mark.xdist_group("run")
+
+# Nothing can be written there, whoever runs this.
+HOME = "/proc/nohome"
+
+
+def test_in_a_larger_repository_on_a_path_with_spaces_and_letters(ready, tmp_path):
+    top = tmp_path / "all our räpos"
+    top.mkdir()
+    run(top, "git", "init", "--quiet", "--initial-branch", "main")
+    (top / "params.yaml").write_text("somebody: else's\n")
+    project = bake(top / "flüge & co")
+    for key in ("user.name", "user.email"):
+        run(top, "git", "config", key, "tests@example.com")
+    run(top, "git", "add", "--all")
+    run(top, "git", "commit", "--quiet", "-m", "Baked")
+    path = f"PATH={ready[0] / '.venv/bin'}{os.pathsep}{os.environ['PATH']}"
+
+    def cli(*arguments):
+        return run(
+            project, "env", path, f"HOME={HOME}", "python", "-m", "flight_delays.cli", *arguments
+        )
+
+    run(project, "env", path, "dvc", "cache", "dir", "--local", str(ready[0] / ".dvc/cache"))
+    assert "version 1" in cli("run")
+    release = json.loads(cli("release", "--json"))["release"]
+    cli("promote", release, "--to", "staging")
+    assert "data/raw/flights/2013-01.parquet" in cli("trace", "staging", "--verify")
+    assert "whole" in cli("verify", "--all")
+    assert "All gates pass." in cli("report", "--base", "HEAD~1")
+    edited = project / "params.yaml"
+    edited.write_text(edited.read_text().replace("rounds: 400", "rounds: 3"))
+    run(top, "git", "commit", "--quiet", "--all", "-m", "Worse")
+    cli("restore", release)
+    assert "rounds: 400" in edited.read_text()
+    assert run(top, "git", "status", "--porcelain") == ""
+    changed = run(top, "git", "diff", "--name-only", "HEAD~3", "HEAD").split("\n")
+    assert all("flight-delays/" in name for name in changed if name)
