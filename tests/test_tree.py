@@ -18,6 +18,7 @@ EXPECTED = """
 .github/ISSUE_TEMPLATE/incident.yml
 .github/dependabot.yml
 .github/workflows/ci.yml
+.github/workflows/drill.yml
 .github/workflows/promote.yml
 .github/workflows/scheduled.yml
 .gitignore
@@ -46,6 +47,7 @@ src/flight_delays/__init__.py
 src/flight_delays/cli.py
 src/flight_delays/commands/__init__.py
 src/flight_delays/commands/channels.py
+src/flight_delays/commands/drill.py
 src/flight_delays/commands/lineage.py
 src/flight_delays/commands/monitor.py
 src/flight_delays/commands/refresh.py
@@ -58,6 +60,16 @@ src/flight_delays/commands/shown.py
 src/flight_delays/commands/status.py
 src/flight_delays/commands/ui.py
 src/flight_delays/commands/upkeep.py
+src/flight_delays/drill/__init__.py
+src/flight_delays/drill/batches.py
+src/flight_delays/drill/defects.py
+src/flight_delays/drill/drill.py
+src/flight_delays/drill/faults.py
+src/flight_delays/drill/load.py
+src/flight_delays/drill/models.py
+src/flight_delays/drill/scene.py
+src/flight_delays/drill/stand.py
+src/flight_delays/drill/state.py
 src/flight_delays/errors.py
 src/flight_delays/files.py
 src/flight_delays/flows/__init__.py
@@ -118,6 +130,7 @@ src/flight_delays/monitoring/canary.py
 src/flight_delays/monitoring/drift.py
 src/flight_delays/monitoring/gauges.py
 src/flight_delays/monitoring/history.py
+src/flight_delays/monitoring/incidents.py
 src/flight_delays/monitoring/measure.py
 src/flight_delays/monitoring/monitor.py
 src/flight_delays/monitoring/operation.py
@@ -162,6 +175,7 @@ tests/clients.py
 tests/commands/test_monitor_command.py
 tests/commands/test_run.py
 tests/conftest.py
+tests/drill/test_drill.py
 tests/flows/conftest.py
 tests/flows/test_monitor_flow.py
 tests/flows/test_pipeline.py
@@ -198,6 +212,7 @@ tests/lineage/test_trace.py
 tests/monitoring/test_alerts.py
 tests/monitoring/test_canary.py
 tests/monitoring/test_drift.py
+tests/monitoring/test_incidents.py
 tests/monitoring/test_monitor.py
 tests/monitoring/test_quality.py
 tests/monitoring/test_rollout.py

@@ -407,6 +407,35 @@ def monitor(
     show(look(release, month or [], at, act), as_json)
 
 
+@app.command(epilog="Example:  << cookiecutter.project_slug >> incidents --limit 5")
+@in_project
+def incidents(
+    limit: Annotated[int, typer.Option(help="How many, the newest first.")] = 20, as_json: AsJson = False
+) -> None:
+    """Show what went wrong: how soon it was found, told and over, and how many rollbacks held.
+
+    Out of the ledger, the monitor's history and the log of alerts.
+    """
+    from .commands.monitor import incidents as show_incidents
+
+    show(show_incidents(limit), as_json)
+
+
+@app.command(epilog="Example:  << cookiecutter.project_slug >> drill --only worse-model --only killed-process")
+@in_project
+def drill(
+    only: Annotated[list[str] | None, typer.Option(metavar="FAULT", help="May be repeated. Default: all.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Inject faults for real, into a throw-away copy of the project under load, and see that each is dealt with.
+
+    Writes .lifecycle/drill.json and drill.md. Exit code 1 where something that is promised does not hold.
+    """
+    from .commands.drill import hold as hold_drill
+
+    show(hold_drill(only or []), as_json)
+
+
 @app.command(epilog="Example:  << cookiecutter.project_slug >> refresh")
 @in_project
 def refresh(as_json: AsJson = False) -> None:

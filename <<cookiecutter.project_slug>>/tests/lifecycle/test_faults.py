@@ -21,7 +21,7 @@ from << cookiecutter.__package_name >>.lifecycle.verify import verify_ledger, ve
 
 from killing import look
 from servers import free_port
-from support import CLI, Releases, cli, copy_project, environment
+from support import CLI, PACKAGE, Releases, cli, commit_all, copy_project, environment
 
 REMOTE = Path(".dvc-remote")
 
@@ -314,6 +314,21 @@ def test_mlflow_lost_entirely_is_made_again_and_its_models_predict_as_before(rel
         loaded = mlflow.pyfunc.load_model(f"models:/{release.model['name']}@{channel}")
         probe = release.model["probe"]
         np.testing.assert_allclose(loaded.predict(pd.DataFrame(probe["rows"])), probe["predictions"], rtol=1e-9)
+
+
+def test_releases_that_differ_in_code_alone_have_a_version_each(releases: Releases) -> None:
+    from dvc.repo import Repo
+
+    with (releases.folder / "src" / PACKAGE / "model.py").open("a", encoding="utf-8") as file:
+        file.write("# The same outputs come of this.\n")
+    commit_all(releases.folder, "A comment")
+    with Repo(".") as repo:
+        repo.commit(force=True)
+    third = operations.release().result.release.id
+    assert look().versions == sorted([releases.first, releases.second, third])
+    operations.promote(third, "staging")
+    assert look().aliases["staging"] == third
+    assert reconcile.doctor().done == []
 
 
 def test_with_mlflow_down_a_promotion_is_done_and_told_later(releases: Releases) -> None:

@@ -1,13 +1,18 @@
-"""`monitor`: what serves, watched."""
+"""`monitor`: what serves, watched; `incidents`: what came of that."""
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
 from ..errors import UserError
 from ..lifecycle import operations
+from ..lifecycle.reconcile import open_ledger
+from ..monitoring import incidents as log_of
 from ..monitoring import operation
 from ..monitoring.history import Series
+from ..monitoring.incidents import Incident
 from ..monitoring.monitor import Monitored, now
+from ..params import load_params
 from .run import run_pipeline
 from .shown import Shown, table, with_repairs
 
@@ -98,3 +103,58 @@ def _text(found: Monitored, done: operation.Done) -> str:
 
 def _since(series: Series) -> str:
     return f"since {series.now.state.since}" if series.source != "freshness" else ""
+
+
+def incidents(limit: int) -> Shown:
+    """What went wrong, and how it ended."""
+    opened = open_ledger()
+    found = log_of.find(opened.ledger, load_params().monitoring)
+    total = log_of.summary(found, opened.ledger)
+    rows: list[tuple[str, ...]] = [
+        ("began", "release", "what", "found after", "told after", "over after", "how it ended")
+    ]
+    rows += [
+        (
+            f"{each.began:%Y-%m-%dT%H:%M:%SZ}",
+            each.release,
+            each.title if len(each.title) <= MOST else f"{each.title[:MOST]}...",
+            *map(_span, (each.to_detect, each.to_alert, each.to_restore)),
+            each.how,
+        )
+        for each in found[:limit]
+    ]
+    medians = ", ".join(
+        f"{name} after {_span(value)}"
+        for name, value in (("found", total.to_detect), ("told", total.to_alert), ("over", total.to_restore))
+    )
+    success = f", {total.success:.0%}" if total.success is not None else ""
+    lines = [table(rows)] if found else []
+    if len(found) > limit:
+        lines.append(f"... and {len(found) - limit} earlier (--limit)")
+    lines.append(f"{total.count} incidents, {total.open} open" + (f"; in the median {medians}" if found else ""))
+    lines.append(f"{total.held} of {total.tried} rollbacks held{success}")
+    data = {"incidents": [_incident(each) for each in found[:limit]], **asdict(total), "notes": opened.done}
+    return Shown(data, with_repairs(opened.done, "\n".join(lines)))
+
+
+MOST = 60
+
+
+def _incident(each: Incident) -> dict[str, Any]:
+    times = {
+        name: value.isoformat() if value else None
+        for name in ("began", "detected", "alerted", "ended")
+        for value in [getattr(each, name)]
+    }
+    spans = {name: getattr(each, name) for name in ("to_detect", "to_alert", "to_restore")}
+    return {"release": each.release, "what": list(each.what), "how": each.how, **times, **spans}
+
+
+def _span(seconds: float | None) -> str:
+    """Seconds as a person says it."""
+    if seconds is None:
+        return "-"
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"

@@ -1,17 +1,24 @@
 """Release, promote and rollback from beginning to end, for the command line and for flows alike."""
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from ..errors import UserError
 from ..params import load_params
-from . import channels, registry
+from . import channels, git, registry
+from . import ledger as book
 from . import release as releases
 from .channels import Move, Policy
-from .ledger import ChannelName
+from .ledger import ChannelName, MovedError
 from .reconcile import open_ledger
 from .release import Released
 
 T = TypeVar("T")
+
+# Rollbacks that did not come about. The ledger holds what did.
+FAILED = Path(".lifecycle/failed-rollbacks.jsonl")
 
 
 @dataclass(frozen=True)
@@ -68,15 +75,41 @@ def rollback(
 ) -> Done[Move]:
     """Let a channel serve what it served before; see channels.py. MLflow is told in a process of its own."""
     opened = open_ledger(network=True, offline=True)
-    move = channels.rollback(
-        opened.ledger,
-        channel,
-        opened.store,
-        reason=reason,
-        to=to,
-        generation=generation,
-        automation=automation,
-        evidence=evidence,
-    )
+    if to:
+        opened.ledger.resolve(to)  # a slip of the pen is no attempt
+    try:
+        move = channels.rollback(
+            opened.ledger,
+            channel,
+            opened.store,
+            reason=reason,
+            to=to,
+            generation=generation,
+            automation=automation,
+            evidence=evidence,
+        )
+    except MovedError:
+        raise  # somebody else was first: there was nothing left to do
+    except UserError as error:
+        _note_failure(channel, automation, str(error))
+        raise
     registry.project_later()
     return Done(move, opened.done)
+
+
+def _note_failure(channel: ChannelName, automation: bool, error: str) -> None:
+    line = {"at": book.now(), "channel": channel, "by": git.identity(), "automation": automation, "error": error}
+    FAILED.parent.mkdir(exist_ok=True)
+    with FAILED.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def failed_rollbacks() -> list[dict[str, Any]]:
+    """Rollbacks that were tried on this machine, and after which the channel served what it had before."""
+    found = []
+    for line in FAILED.read_text(encoding="utf-8").splitlines() if FAILED.exists() else []:
+        try:
+            found.append(json.loads(line))
+        except ValueError:  # torn by a crash
+            continue
+    return found

@@ -95,7 +95,8 @@ def doctor() -> Opened:
                 done.append(
                     f"{channel.release}, which {name} serves, is whole again on this machine ({wrong[0]} was not)"
                 )
-    done += registry.project(ledger, store)
+    with registry.alone():
+        done += registry.project(ledger, store)
     done += _abandoned()
     return Opened(ledger, store, done)
 

@@ -10,9 +10,9 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError, one_line
 from ..files import write_json
@@ -75,28 +75,31 @@ def _project(ledger: Ledger, store: Store) -> list[str]:
     order = {entry.release: entry.number for _, entry in ledger.entries() if entry.kind == "release"}
     for release in sorted(releases, key=lambda each: order.get(each.id, 0)):
         name = release.model["name"]
-        fitting = [each for each in known[name] if each.tags.get(tracking.RESULT_TAG) == release.result_digest]
+        fitting = _of(release, known[name])
         if not fitting:
             what = "registered" if tracking.register_again(client, name, release.result_digest) else "logged to MLflow"
             if what != "registered":
                 _log_again(release, store)
-            fitting = [
-                each
-                for each in client.search_model_versions(f"name = '{name}'")
-                if each.tags.get(tracking.RESULT_TAG) == release.result_digest
-            ]
+            fitting = _of(release, client.search_model_versions(f"name = '{name}'"))
             if not fitting:
                 raise UserError(f"{release.id} was logged to MLflow again, and still has no version of {name} there")
             tracking.TRACKED_FILE.unlink(missing_ok=True)  # whatever else MLflow had may be gone too
             done.append(f"{release.id} is {what} again, as {name} version {fitting[0].version}")
-        version = max(fitting, key=lambda each: int(each.version))
+        version = max(fitting, key=lambda each: (each.tags.get(RELEASE_TAG) == release.id, int(each.version)))
         versions[release.id] = str(version.version)
         for tag, value in ((RELEASE_TAG, release.id), (DIGEST_TAG, release.digest)):
             if version.tags.get(tag) != value:
                 client.set_model_version_tag(name, str(version.version), tag, value)
+                version.tags[tag] = value
                 done.append(f"{name} version {version.version} is tagged {tag}={value[:14]}")
     done += _aliases(client, ledger, {release.id: release.model["name"] for release in releases}, versions)
     return done
+
+
+def _of(release: Release, versions: Iterable[Any]) -> list[Any]:
+    """Versions that are a release's, or may become it. Of releases that differ in code alone, each has its own."""
+    same = [each for each in versions if each.tags.get(tracking.RESULT_TAG) == release.result_digest]
+    return [each for each in same if each.tags.get(RELEASE_TAG, release.id) == release.id]
 
 
 def _aliases(client: "MlflowClient", ledger: Ledger, names: dict[str, str], versions: dict[str, str]) -> list[str]:
@@ -139,7 +142,7 @@ def _log_again(release: Release, store: Store) -> None:
 
 def try_project(store: Store) -> list[str]:
     """Tell MLflow of the ledger as it is now, if it was not told; one that cannot be reached is told later."""
-    with _alone():
+    with alone():
         ledger = book.load()
         if in_step(ledger):
             return []
@@ -151,7 +154,7 @@ def try_project(store: Store) -> list[str]:
 
 
 @contextlib.contextmanager
-def _alone() -> Iterator[None]:
+def alone() -> Iterator[None]:
     """Two that tell MLflow at once might log a lost run twice, or leave the aliases of the older ledger."""
     PROJECTED.parent.mkdir(exist_ok=True)
     with PROJECTED.with_suffix(".lock").open("w") as lock:
@@ -173,6 +176,6 @@ def project_later() -> None:
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(KeyboardInterrupt), _alone():
+    with contextlib.suppress(KeyboardInterrupt), alone():
         for line in project(book.load(), Store()):
             print(line)

@@ -60,7 +60,12 @@ def _alert(release: str, series: Series, settings: Alerts) -> Alert:
 
 def breach_of(release: str, series: Series) -> str:
     """The name of an open breach. Freshness has no windows: its breach opens at a moment, which is in `since` too."""
-    return "/".join((release, series.source, series.check, series.subject, str(series.now.state.since)))
+    return name_of(release, series, series.now.state.since)
+
+
+def name_of(release: str, series: Series, since: str | None) -> str:
+    """The name of a breach that opened with the window `since`."""
+    return "/".join((release, series.source, series.check, series.subject, str(since)))
 
 
 def body(alert: Alert) -> str:

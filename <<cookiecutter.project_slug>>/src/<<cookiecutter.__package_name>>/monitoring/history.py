@@ -135,6 +135,34 @@ def read(release: str, consecutive: dict[str, int], folder: Path = FOLDER) -> li
     return [Series(*name, _points(figures, consecutive.get(name[1], 1))) for name, figures in found.items()]
 
 
+@dataclass(frozen=True)
+class Sighting:
+    """When runs first found a window above its bound, and below the lower one; `end`: its newest row at the former."""
+
+    above: datetime | None
+    end: datetime | None
+    below: datetime | None
+
+
+def sightings(folder: Path = FOLDER) -> dict[tuple[str, str, str, str, str], Sighting]:
+    """By release, source, check, subject and window; every run counts, and not the newest of a window alone."""
+    from .window import connect
+
+    files = sorted(folder.glob("*.parquet"))
+    if not files:
+        return {}
+    rows = connect().execute(
+        f"""
+        select release, source, "check", subject, "window",
+            min("at") filter (value > fire), arg_min("end", "at") filter (value > fire),
+            min("at") filter (value < clear)
+        from read_parquet([{", ".join(text(str(file)) for file in files)}])
+        group by all
+        """
+    )
+    return {(row[0], row[1], row[2], row[3], row[4]): Sighting(*row[5:]) for row in rows.fetchall()}
+
+
 def _points(figures: list[tuple[Any, ...]], needed: int) -> list[Point]:
     states = fold(((window, value, fire, clear) for window, _, value, _, fire, clear, _ in figures), needed)
     return [

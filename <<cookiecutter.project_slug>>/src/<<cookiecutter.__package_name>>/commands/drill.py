@@ -1,0 +1,30 @@
+"""`drill`: what is promised of faults, tried out."""
+
+import sys
+
+from ..drill.drill import REPORT, TABLE, drill, span
+from .shown import Shown, table
+
+
+def hold(names: list[str]) -> Shown:
+    """Hold a drill, telling how it goes on the standard error."""
+    done = drill(names, lambda line: print(f"  {line}", file=sys.stderr, flush=True))
+    rows: list[tuple[str, ...]] = [("fault", "", "found", "told", "over", "requests", "failed", "wrong", "expected")]
+    rows += [
+        (
+            row.fault,
+            "held" if row.held else "FAILED",
+            span(row.to_detect),
+            span(row.to_alert),
+            span(row.to_restore),
+            f"{row.requests}",
+            f"{row.failed}",
+            f"{row.wrong}",
+            row.expected,
+        )
+        for row in done.rows
+    ]
+    failed = [f"{row.fault} FAILED: {row.happened}" for row in done.rows if not row.held]
+    held = f"{sum(row.held for row in done.rows)} of {len(done.rows)} faults as expected, {done.rollbacks}"
+    end = f"{held}, {done.seconds:.0f} s; {REPORT}, {TABLE}"
+    return Shown(done.as_dict(), "\n".join([table(rows), *failed, end]), ok=done.held)

@@ -1,0 +1,1 @@
+"""Faults injected for real into a throw-away copy of the project, under load."""
