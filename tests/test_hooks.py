@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -80,7 +81,8 @@ def test_nothing_in_hostile_answers_runs_or_reaches_a_file_that_is_a_template(ho
     assert git(project, "status", "--porcelain", "--ignored") == ""
     assert list(home.rglob("*pwned*")) == []
     for name in files_of(project):
-        if name not in ("LICENSE", "README.md", "pyproject.toml") and not name.endswith(".py"):
+        told = ("LICENSE", "README.md", "pyproject.toml", ".template.json")
+        if name not in told and not name.endswith(".py"):
             assert "touch pwned" not in (project / name).read_text(), name
 
 
@@ -235,7 +237,7 @@ def test_no_dependency_of_the_project_can_be_its_name():
     names = {}
     exec((TEMPLATE / "hooks/pre_gen_project.py").read_text().split("\nclass ")[0], names)
     [lock] = TEMPLATE.glob("*project_slug*/requirements.lock")
-    locked = {line.split("==")[0].lower() for line in lock.read_text().splitlines() if "==" in line}
+    locked = {name.lower() for name in re.findall(r"(?m)^([\w.-]+)==", lock.read_text())}
     modules = {name.replace("-", "_").replace(".", "_") for name in locked}
     free = modules - {*names["TAKEN"]} - sys.stdlib_module_names
     assert {name for name in free if len(name) <= names["LONGEST_NAME"]} == set()

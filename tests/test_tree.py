@@ -305,7 +305,10 @@ def test_no_mark_is_left(answers, tmp_path, no_git):
         f"{name}:{number}: {line}"
         for name, text in texts_of(baked)
         for number, line in enumerate(text.splitlines(), 1)
-        if LEFTOVER.search(line)
+        # The tool for updates is about cookiecutter.
+        if LEFTOVER.search(
+            line.replace("cookiecutter", "") if name == "tools/template.py" else line
+        )
     ]
     assert found == []
 
