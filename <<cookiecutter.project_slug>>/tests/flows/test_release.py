@@ -9,7 +9,7 @@ from << cookiecutter.__package_name >>.errors import UserError
 from << cookiecutter.__package_name >>.lifecycle import ledger, operations
 
 from servers import free_port
-from support import PACKAGE, Releases, cli_json, environment
+from support import PACKAGE, Releases, cli_json, commit_all, environment
 
 
 @pytest.fixture
@@ -46,6 +46,27 @@ def test_a_flow_releases_the_same_content_once(in_flows: Releases) -> None:
 
     before = ledger.load().tip
     assert flows.release("nightly") == in_flows.second
+    assert ledger.load().tip == before
+
+
+def test_what_has_been_dealt_with_is_not_rolled_back_again(in_flows: Releases) -> None:
+    from << cookiecutter.__package_name >>.flows import release as flows
+
+    operations.promote(in_flows.second, "production")
+    before = ledger.load().tip
+    assert flows.rollback("production", "an old event", generation=1) is None
+    assert ledger.load().tip == before
+    assert flows.rollback("production", "it drifts", generation=2) == in_flows.first
+
+
+def test_where_approvals_are_signed_the_page_is_no_way_around(in_flows: Releases) -> None:
+    from << cookiecutter.__package_name >>.flows import release as flows
+
+    (in_flows.folder / "allowed_signers").write_text("ada@example.org ssh-ed25519 AAAA\n", encoding="utf-8")
+    commit_all(in_flows.folder, "Approvals are signed")
+    before = ledger.load().tip
+    with pytest.raises(UserError, match="approvals are signed in this project"):
+        flows.approve(in_flows.second)
     assert ledger.load().tip == before
 
 

@@ -3,6 +3,9 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
@@ -10,70 +13,132 @@ from urllib.request import Request, urlopen
 import yaml
 
 from servers import free_port, running, server, wait_until
-from support import ROOT, cli_json, environment
+from support import ROOT, Releases, cli_json, environment
 
 POOL = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))["deployments"][0]["work_pool"]["name"]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 PREFECT = [str(Path(sys.executable).with_name("prefect")), "--no-prompt"]
+ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 
-def post(url: str, body: dict[str, Any]) -> Any:
-    headers = {"Content-Type": "application/json"}
-    with urlopen(Request(url, json.dumps(body).encode(), headers), timeout=60) as answer:
-        return json.load(answer)
+@dataclass(frozen=True)
+class Prefect:
+    """A server that has the project's deployments, and a worker that runs them."""
+
+    api: str
+    deployed: dict[str, dict[str, Any]]
+    log: Path
+    is_alive: Callable[[], bool]
+
+    def post(self, path: str, body: Any) -> Any:
+        headers = {"Content-Type": "application/json"}
+        with urlopen(Request(f"{self.api}/{path}", json.dumps(body).encode(), headers), timeout=60) as answer:
+            return json.loads(answer.read() or b"null")
+
+    def start(self, name: str, **parameters: Any) -> str:
+        """Run a deployment; returns the flow run's id."""
+        asked = {"parameters": parameters}
+        found: str = self.post(f"deployments/{self.deployed[name]['id']}/create_flow_run", asked)["id"]
+        return found
+
+    def state(self, run: str) -> str:
+        assert self.is_alive(), self.log.read_text(encoding="utf-8")
+        (found,) = self.post("flow_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})
+        return str(found["state_type"])
+
+    def end(self, run: str) -> None:
+        """Wait until it has completed."""
+        wait_until(lambda: self.state(run) in ENDED, "the deployed flow has not ended")
+        assert self.state(run) == "COMPLETED", self.log.read_text(encoding="utf-8")
+
+    def runs_of(self, name: str) -> list[str]:
+        chosen = {"deployments": {"id": {"any_": [self.deployed[name]["id"]]}}}
+        return [each["id"] for each in self.post("flow_runs/filter", chosen)]
 
 
-def test_a_worker_runs_what_prefect_yaml_deploys(built: Path, tmp_path: Path) -> None:
+@contextmanager
+def deployed(folder: Path, home: Path) -> Iterator[Prefect]:
+    """What prefect.yaml deploys, on a server of the test's own."""
     port = free_port()
     api = f"http://127.0.0.1:{port}/api"
-    home = tmp_path / "home"
     home.mkdir()
     # PWD is what a shell in the project's folder says; the worker is started elsewhere.
-    settings = environment(built, PREFECT_HOME=str(home), PREFECT_API_URL=api, PWD=str(built))
+    settings = environment(folder, PREFECT_HOME=str(home), PREFECT_API_URL=api, PWD=str(folder))
 
     def prefect(*arguments: str) -> None:
         done = subprocess.run(
-            [*PREFECT, *arguments], cwd=built, env=settings, capture_output=True, text=True, timeout=120
+            [*PREFECT, *arguments], cwd=folder, env=settings, capture_output=True, text=True, timeout=120
         )
         assert done.returncode == 0, done.stdout + done.stderr
 
     start = [*PREFECT, "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    log = home / "worker.log"
     with server(start, f"{api}/health", home, home / "server.log", settings):
         prefect("work-pool", "create", "--type", "process", "--overwrite", POOL)
         prefect("deploy", "--all")
-        deployed = {each["name"]: each for each in post(f"{api}/deployments/filter", {})}
-        assert [schedule["active"] for schedule in deployed["daily"]["schedules"]] == [True]
-        for deployment in deployed.values():
+        with running([*PREFECT, "worker", "start", "--pool", POOL], home, log, settings) as worker:
+            made = Prefect(api, {}, log, lambda: worker.poll() is None)
+            made.deployed.update({each["name"]: each for each in made.post("deployments/filter", {})})
+            yield made
+
+
+def test_a_worker_runs_what_prefect_yaml_deploys(built: Path, tmp_path: Path) -> None:
+    with deployed(built, tmp_path / "home") as prefect:
+        for deployment in prefect.deployed.values():
             ((_, step),) = deployment["pull_steps"][0].items()
             assert step == {"directory": str(built)}
+        scheduled = {name for name, each in prefect.deployed.items() if each["schedules"]}
+        assert {"daily", "monitor", "rollout", "score"} <= scheduled
 
-        log = home / "worker.log"
-        with running([*PREFECT, "worker", "start", "--pool", POOL], home, log, settings) as worker:
+        daily = prefect.start("daily")
+        prefect.end(daily)
 
-            def run(name: str) -> dict[str, Any]:
-                """Run a deployment to its end; returns what chooses its flow run."""
-                asked = post(f"{api}/deployments/{deployed[name]['id']}/create_flow_run", {})["id"]
-                chosen = {"flow_runs": {"id": {"any_": [asked]}}}
+        def states() -> dict[str, str]:
+            tasks = prefect.post("task_runs/filter", {"flow_runs": {"id": {"any_": [daily]}}})
+            return {task["name"].rsplit("-", 1)[0]: task["state_name"] for task in tasks}
 
-                def ended() -> bool:
-                    assert worker.poll() is None, log.read_text(encoding="utf-8")
-                    (run,) = post(f"{api}/flow_runs/filter", chosen)
-                    return run["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+        everything = {"admit": "Completed", **dict.fromkeys(STAGES, "Cached"), "track": "Completed"}
+        wait_until(lambda: states() == everything, "task runs are not all there")
 
-                wait_until(ended, "the deployed flow has not ended")
-                (run,) = post(f"{api}/flow_runs/filter", chosen)
-                assert run["state_name"] == "Completed", log.read_text(encoding="utf-8")
-                return chosen
+        prefect.end(prefect.start("release"))
+        (entry,) = cli_json("history", folder=built)["entries"]
+        assert (entry["kind"], entry["automation"]) == ("release", True)
 
-            chosen = run("daily")
 
-            def states() -> dict[str, str]:
-                tasks = post(f"{api}/task_runs/filter", chosen)
-                return {task["name"].rsplit("-", 1)[0]: task["state_name"] for task in tasks}
+def test_a_breach_starts_the_rollback_and_a_person_approves_on_the_page(releases: Releases, tmp_path: Path) -> None:
+    cli_json("promote", releases.second, "--to", "production")
 
-            everything = {"admit": "Completed", **dict.fromkeys(STAGES, "Cached"), "track": "Completed"}
-            wait_until(lambda: states() == everything, "task runs are not all there")
+    def last() -> dict[str, Any]:
+        entries: list[dict[str, Any]] = cli_json("history", "--limit", "1")["entries"]
+        return entries[0]
 
-            run("release")
-            (entry,) = cli_json("history", folder=built)["entries"]
-            assert (entry["kind"], entry["automation"]) == ("release", True)
+    with deployed(releases.folder, tmp_path / "home") as prefect:
+
+        def breach(generation: int) -> None:
+            resource = {"prefect.resource.id": f"{POOL}.production"}
+            payload = {"reason": "it is worse", "generation": generation, "release": releases.second}
+            event = {"event": "lifecycle.breach", "resource": resource, "payload": payload}
+            moment = "2026-01-01T00:00:00Z"
+            prefect.post("events", [event | {"occurred": moment, "id": f"{generation:032x}"}])
+
+        breach(2)
+        wait_until(lambda: len(prefect.runs_of("rollback")) == 1, "the event starts nothing")
+        prefect.end(prefect.runs_of("rollback")[0])
+        entry = last()
+        assert (entry["kind"], entry["automation"], entry["reason"]) == ("rollback", True, "it is worse")
+        assert entry["release"] == releases.first
+
+        breach(1)  # of a time that is over
+        wait_until(lambda: len(prefect.runs_of("rollback")) == 2, "the event starts nothing")
+        for run in prefect.runs_of("rollback"):
+            prefect.end(run)
+        assert last() == entry
+
+        asked = prefect.start("approve", release=releases.first)
+        wait_until(lambda: prefect.state(asked) == "PAUSED", "nobody is asked")
+        answer = {"approved": True, "name": "Ada Lovelace", "mail": "ada@example.org", "comment": "looks right"}
+        prefect.post(f"flow_runs/{asked}/resume", {"run_input": answer})
+        prefect.end(asked)
+        entry = last()
+        assert (entry["kind"], entry["release"]) == ("approve", releases.first)
+        assert (entry["by"], entry["reason"]) == ("Ada Lovelace <ada@example.org>", "through Prefect: looks right")

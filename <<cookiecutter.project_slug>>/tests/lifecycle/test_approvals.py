@@ -295,3 +295,20 @@ def test_signed_approvals_open_production_and_nothing_else_does(releases: Releas
     assert json.loads(cli("verify", releases.second, "--json").stdout)["verified"][0]["problems"] == [
         "approval of Somebody <tests@example.org>: allowed_signers does not allow this signature for tests@example.org"
     ]
+
+
+@pytest.mark.parametrize(
+    "by", ["Ada", "<ada@example.org>", " <a@b.c>", "Ada <ada>", "Ada <a@b.c>\nx <y@z.w>", "A <a@b c>"]
+)
+def test_an_approval_is_somebodys(release_id: str, by: str) -> None:
+    ledger = book.load()
+    with pytest.raises(UserError, match="an approval is somebody's"):
+        approvals.approve(ledger, ledger.release(release_id), by=by)
+    assert book.load().tip == ledger.tip
+
+
+def test_an_approval_in_another_name_counts_as_that_persons(release_id: str) -> None:
+    ledger = book.load()
+    approvals.approve(ledger, ledger.release(release_id), by="Ada Lovelace <ada@example.org>")
+    (found,) = counted(release_id)
+    assert (found.approval.by, found.problem) == ("Ada Lovelace <ada@example.org>", "")

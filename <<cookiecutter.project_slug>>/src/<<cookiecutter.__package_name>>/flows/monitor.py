@@ -6,6 +6,7 @@ from typing import Any
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_link_artifact, create_table_artifact
 from prefect.blocks.core import Block
+from prefect.events import emit_event
 
 from ..lifecycle import operations
 from ..monitoring import alerts, operation
@@ -13,17 +14,27 @@ from ..monitoring.monitor import now
 from ..params import load_params
 from .pipeline import pipeline
 
+# What prefect.yaml waits for.
+BREACH, RESOURCE = "lifecycle.breach", "<< cookiecutter.project_slug >>"
+
 
 @flow(name="monitor")
 def monitor(release: str = "production", months: list[str] | None = None, act: bool = False) -> list[str]:
     """Look for breaches, and tell the blocks of params.yaml (monitoring.alerts.blocks); returns what is in breach.
 
-    With `act`, do what the triggers of params.yaml say, too.
+    With `act`, do what the triggers of params.yaml say, too. A breach that asks for a rollback is an event in any case.
     """
     blocks = load_params().monitoring.alerts.blocks
     done = operation.run(
         release, months or [], now(), {slug: partial(_notify, slug) for slug in blocks}, _retrain if act else None
     )
+    if done.due and done.due.action == "rollback":
+        # Prefect's automation starts the rollback with it; whoever comes second finds the generation moved.
+        emit_event(
+            BREACH,
+            {"prefect.resource.id": f"{RESOURCE}.production", "prefect.resource.name": "production"},
+            payload={"release": done.found.release, "reason": done.due.reason, "generation": done.generation},
+        )
     for note in [*done.notes, *done.acted]:
         get_run_logger().warning(note)
     create_table_artifact(

@@ -3,11 +3,15 @@
 What a flow decides is decided without a person: a release in quarantine is never promoted.
 """
 
-from prefect import flow, get_run_logger
+from prefect import flow, get_run_logger, pause_flow_run
 from prefect.artifacts import create_markdown_artifact
+from prefect.input import RunInput
+from pydantic import Field
 
-from ..lifecycle import operations
-from ..lifecycle.ledger import ChannelName
+from ..errors import UserError
+from ..lifecycle import approvals, operations
+from ..lifecycle.ledger import ChannelName, MovedError
+from ..lifecycle.reconcile import open_ledger
 from ..lifecycle.store import Store
 from ..lineage import openlineage
 from ..lineage.attach import attach, attach_later
@@ -36,12 +40,51 @@ def promote(release: str, to: ChannelName, reason: str = "") -> int:
 
 
 @flow(name="rollback")
-def rollback(channel: ChannelName, reason: str, to: str = "") -> str | None:
-    """Let a channel serve what it served before; returns what that is."""
-    done = operations.rollback(channel, reason, to, automation=True)
+def rollback(channel: ChannelName, reason: str, to: str = "", generation: int | None = None) -> str | None:
+    """Let a channel serve what it served before; returns what that is.
+
+    With `generation`, only if the channel is still at that one: what has been dealt with is left alone.
+    """
+    try:
+        done = operations.rollback(channel, reason, to, generation=generation, automation=True)
+    except MovedError as moved:
+        _log([f"nothing to do: {moved}"])
+        return None
     attach_later(done.result.release, done.result.previous)
     _log(done.notes)
     return done.result.release
+
+
+class Answer(RunInput):
+    """What the person who is asked fills in on the flow run's page."""
+
+    approved: bool
+    name: str = Field(description="Yours, as git knows it: Ada Lovelace")
+    mail: str = Field(description="Yours, as git knows it: ada@example.org")
+    comment: str = ""
+
+
+@flow(name="approve")
+def approve(release: str, wait_hours: float = 72) -> bool:
+    """Ask a person, on Prefect's page, whether a release may serve; a yes becomes an approval in the ledger.
+
+    Prefect does not know who answers. Where the project has a file allowed_signers, only the command line can sign, and
+    this flow refuses to ask.
+    """
+    if approvals.allowed_signers() is not None:
+        raise UserError(f"approvals are signed in this project: `approve {release}` on the command line")
+    opened = open_ledger(network=True)
+    asked = opened.ledger.release(release)
+    text = f"May **{asked.id}** serve? `card {asked.id}`, `diff production {asked.id}` say more."
+    answer = pause_flow_run(Answer.with_initial_data(description=text), timeout=int(wait_hours * 3600))
+    if not answer.approved:
+        _log([f"{asked.id} was not approved by {answer.name}: {answer.comment}"])
+        return False
+    by = f"{answer.name.strip()} <{answer.mail.strip()}>"
+    # What was asked stands: the ledger may have moved while somebody thought about it.
+    approvals.approve(open_ledger(network=True).ledger, asked, f"through Prefect: {answer.comment}".rstrip(": "), by=by)
+    attach_later(asked.id)
+    return True
 
 
 def _log(notes: list[str]) -> None:

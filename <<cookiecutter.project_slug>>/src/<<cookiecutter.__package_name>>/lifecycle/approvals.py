@@ -19,6 +19,7 @@ from .record import Release
 
 SIGNERS_FILE = "allowed_signers"
 NAMESPACE = "ml-lifecycle-approval"
+PERSON = re.compile(r"[^<>\n]*[^<>\s][^<>\n]* <[^<>\s@]+@[^<>\s@]+>")
 
 
 class Approval(Stored):
@@ -51,19 +52,24 @@ def is_own(person: str, release: Release) -> bool:
     return mail_of(person).lower() == mail_of(release.observed["by"]).lower()
 
 
-def approve(ledger: Ledger, release: Release, comment: str = "", key: str = "") -> tuple[Approval, Ledger]:
-    """Write an approval of this release by the person at the keyboard.
+def approve(
+    ledger: Ledger, release: Release, comment: str = "", key: str = "", by: str = ""
+) -> tuple[Approval, Ledger]:
+    """Write an approval of this release.
 
     Args:
         ledger: as it is now.
         release: what is approved.
         comment: kept with it.
         key: an SSH key to sign with; by default git's `user.signingKey`.
+        by: `Name <mail>`; by default the person at the keyboard.
 
     Raises:
-        UserError: a signature is wanted and cannot be made, or does not hold.
+        UserError: `by` is nobody's name, or a signature is wanted and cannot be made, or does not hold.
     """
-    by = git.identity()
+    by = by or git.identity()
+    if not PERSON.fullmatch(by):
+        raise UserError(f"an approval is somebody's, like Ada Lovelace <ada@example.org>, and not {by!r}'s")
     approval = Approval(
         release=release.id, digest=release.digest, by=by, at=now(), own=is_own(by, release), comment=comment
     )

@@ -10,13 +10,19 @@ from ..params import load_params
 from . import alerts, gauges, page, triggers
 from .alerts import Alert
 from .monitor import Monitored, monitor
+from .triggers import Decision
 
 
 @dataclass(frozen=True)
 class Done:
-    """What a run saw, the alerts that were new, what it did about them, and what else there is to say."""
+    """What a run saw, the alerts that were new, what it did about them, and what else there is to say.
+
+    `due`: what the triggers ask for, done or not; `generation`: production's, when that was decided.
+    """
 
     found: Monitored
+    due: Decision | None
+    generation: int
     alerts: list[Alert]
     acted: list[str]
     page: Path
@@ -44,5 +50,8 @@ def run(
     page.write(found)
     settings = params.monitoring.alerts
     new, problems = alerts.tell(alerts.of(found, settings), targets or {}, at, settings)
+    due = triggers.decide(found, params.monitoring.triggers, opened.ledger)
+    production = opened.ledger.channel("production")
     acted = triggers.act(found, params.monitoring.triggers, retrain) if retrain else []
-    return Done(found, new, acted, page.FILE, [*opened.done, *found.notes, *problems])
+    notes = [*opened.done, *found.notes, *problems]
+    return Done(found, due, production.generation if production else 0, new, acted, page.FILE, notes)
