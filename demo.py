@@ -11,8 +11,51 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
+from contextlib import contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
+
+
+class Load:
+    """Two clients that ask for predictions by key, twenty times a second each, until told to stop."""
+
+    def __init__(self, port, keys):
+        self.port, self.keys, self.answers, self._stop = port, keys, [], threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=(n,)) for n in range(2)]
+
+    def _ask(self, number):
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=30)
+        while not self._stop.wait(0.05):
+            key = self.keys[number % len(self.keys)]
+            number += 2
+            try:
+                connection.request("POST", "/predict", json.dumps({"row": {"flight_id": key}}))
+                reply = connection.getresponse()
+                self.answers.append((reply.status, json.loads(reply.read())))
+            except OSError as error:
+                connection.close()
+                self.answers.append((0, {"release": None, "error": str(error)}))
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    @property
+    def failed(self):
+        """Answers that were none."""
+        return [each for each in self.answers if each[0] != 200]
+
+    def by(self, release):
+        """How many answers are a release's."""
+        return sum(answer["release"] == release for _, answer in self.answers)
 
 
 class Demo:
@@ -113,6 +156,71 @@ class Demo:
         status = json.loads(self.run(self.cli, "status", "--json").stdout)
         assert all(stage["fresh"] for stage in status["stages"])
 
+    @contextmanager
+    def served(self):
+        """A server that follows production, under load by the keys of the newest rows."""
+        self.run(self.cli, "refresh")
+        keys = json.loads(self.run(self.project / ".venv/bin/python", "-c", NEWEST_KEYS).stdout)
+        log = self.project / "logs/serve.log"
+        with log.open("w") as output:
+            server = subprocess.Popen(
+                [self.cli, "serve", "--port", "0"], cwd=self.project, stdout=output, stderr=output
+            )
+        try:
+            while not (found := re.search(r"http://127.0.0.1:(\d+)", log.read_text())):
+                assert server.poll() is None, log.read_text()
+                time.sleep(0.1)
+            with Load(int(found[1]), keys) as load:
+                yield load
+        finally:
+            server.terminate()
+            server.wait()
+
+    def serves(self):
+        """What production serves by the ledger."""
+        return json.loads(self.run(self.cli, "status", "--json").stdout)["channels"]["production"][
+            "release"
+        ]
+
+    def spoil(self):
+        """A model that is sound in every test, and answers for the row before once it serves."""
+        code = "from flight_delays.drill import defects; print(defects.code('worse'))"
+        defect = self.run(self.project / ".venv/bin/python", "-c", code).stdout
+        model = self.project / "src/flight_delays/model.py"
+        model.write_text(model.read_text(encoding="utf-8") + defect, encoding="utf-8")
+        # Minutes of evidence are enough for a demonstration.
+        self.set_params(r"log_window: day", "log_window: hour")
+        self.set_params(r"day: 2, hour: 3", "day: 2, hour: 1")
+        self.commit("A faster model, with a mistake that no test sees")
+        # The stages' outputs are those of this code too.
+        self.run(self.project / ".venv/bin/dvc", "commit", "--quiet", "--force")
+        return self.release("a mistake that only shows in service")
+
+    def by_itself(self, load, worse):
+        """The monitor, again and again as a schedule runs it, until it has rolled production back."""
+        start = time.monotonic()
+        while load.by(worse) < 450:
+            assert time.monotonic() < start + 120
+            time.sleep(0.1)
+        while self.serves() == worse:
+            assert time.monotonic() < start + 120
+            subprocess.run([self.cli, "monitor", "--act"], cwd=self.project, capture_output=True)
+        last = json.loads(self.run(self.cli, "history", "production", "--json").stdout)["entries"][
+            0
+        ]
+        self.line(
+            time.monotonic() - start,
+            f"monitor: production serves {last['release']} again, by itself: "
+            f"{last['reason'].removeprefix('monitor: ').split(' (')[0]}",
+        )
+        followed = load.by(last["release"])
+        while load.by(last["release"]) < followed + 40:
+            time.sleep(0.1)
+        self.line(
+            time.monotonic() - start,
+            f"the server followed: {len(load.answers):,} requests, {len(load.failed)} failed",
+        )
+
     def tell(self):
         """The whole story."""
         print("\nA release's life, on the same project:\n", flush=True)
@@ -128,6 +236,10 @@ class Demo:
         self.promote(worse)
         reason = "misses late flights that the one before found"
         self.step(back_again, "rollback", "production", "--reason", reason)
+        with self.served() as load:
+            mistaken = self.spoil()
+            self.promote(mistaken)
+            self.by_itself(load, mistaken)
         self.step(rebuilt, "reproduce", "production")
         self.step(whole, "verify", "--all")
         print(
@@ -151,6 +263,16 @@ def whole(found):
     """One line on a verification."""
     return f"verify --all: {len(found['verified']) - 1} releases and the ledger are whole"
 
+
+NEWEST_KEYS = """
+import json
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+columns = ["flight_id", "asked_at", "is_late"]
+rows = pq.read_table("data/features/flights.parquet", columns=columns)
+rows = rows.filter(pc.is_valid(rows["is_late"])).sort_by("asked_at")
+print(json.dumps(rows["flight_id"].to_pylist()[-2000:]))
+"""
 
 BAD_DELIVERY = """
 import importlib.util, pathlib, shutil

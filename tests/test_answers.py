@@ -27,6 +27,8 @@ DEFAULTS = {
     "author_email": "you@example.com",
     "license": "MIT",
 }
+# Enter, for the options that follow the license.
+CHOICES = [""] * 3
 MARKS = ["<<", ">>", "<%", "%>", "<#", "#>"]
 
 # One line per reason; the table also is the list of what hostile answers look like.
@@ -209,14 +211,14 @@ def test_marks_that_cookiecutter_itself_stumbles_over_leave_nothing(text, tmp_pa
 
 def test_hostile_answers_typed_at_the_prompt(tmp_path, expected_files):
     """Prompts are another way in: cookiecutter does not render what is typed."""
-    typed = "\n".join([*(HOSTILE[key] for key in list(DEFAULTS)[:-1]), "3", ""])
+    typed = "\n".join([*(HOSTILE[key] for key in list(DEFAULTS)[:-1]), "3", *CHOICES, ""])
     done = run_cookiecutter(tmp_path, typed=typed)
     assert done.returncode == 0, done.stderr
     check_baked(tmp_path / "out/a-1", HOSTILE, expected_files)
 
 
 def test_a_typed_mark_is_refused_too(tmp_path):
-    typed = "\n".join(["A << b", *[""] * 5, ""])
+    typed = "\n".join(["A << b", *[""] * 5, *CHOICES, ""])
     done = run_cookiecutter(tmp_path, typed=typed)
     assert done.returncode == 1
     assert "Refused: project_name must not hold any of" in done.stderr

@@ -200,14 +200,6 @@ def test_what_a_page_names_exists(page, project):
         assert target in targets, target
 
 
-@pytest.mark.xdist_group("run")
-def test_the_tutorial_prints_what_the_commands_print(lived):
-    project, _ = lived
-    page = (DOCS / "tutorial.md").read_text(encoding="utf-8")
-    shown, now = masked(page), masked(with_output(page, project))
-    assert shown == now
-
-
 def main():
     with tempfile.TemporaryDirectory() as folder:
         baked = bake(Path(folder) / "out")

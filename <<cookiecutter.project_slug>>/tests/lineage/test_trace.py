@@ -231,7 +231,7 @@ def test_a_model_is_traced_to_its_files(releases: Releases) -> None:
         ("productoin", "the nearest is production"),
         ("data/raw/nothing.parquet", "the nearest is data/raw/"),
         ("r-000000000000", "there is no release r-000000000000; the nearest is r-"),
-        ("zzzzzzzz", "a channel, a release, a file, a model or a column is"),
+        ("zzzzzzzz", "2 releases, the channels, predictions, files, SQL models and columns are"),
     ],
 )
 def test_what_is_not_known_is_one_line_with_the_nearest(releases: Releases, what: str, said: str) -> None:
