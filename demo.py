@@ -19,7 +19,7 @@ from pathlib import Path
 
 
 class Load:
-    """Two clients that ask for predictions by key, twenty times a second each, until told to stop."""
+    """Two clients that ask for predictions by key, twenty times a second each."""
 
     def __init__(self, port, keys):
         self.port, self.keys, self.answers, self._stop = port, keys, [], threading.Event()
@@ -197,7 +197,7 @@ class Demo:
         return self.release("a mistake that only shows in service")
 
     def by_itself(self, load, worse):
-        """The monitor, again and again as a schedule runs it, until it has rolled production back."""
+        """The monitor, as a schedule runs it, until it has rolled production back."""
         start = time.monotonic()
         while load.by(worse) < 450:
             assert time.monotonic() < start + 120
