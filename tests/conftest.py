@@ -45,4 +45,7 @@ def lived(ready):
     project, _ = ready
     run(project, "git", "add", "--all")
     run(project, "git", "-c", "user.name=T", "-c", "user.email=t@e", "commit", "-qm", "Result")
-    return project, run(TEMPLATE, sys.executable, "demo.py", str(project))
+    told = {f"GIT_{role}_{what}" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    who = {name: "ada@example.org" if name.endswith("EMAIL") else "Ada Lovelace" for name in told}
+    settings = [f"{name}={value}" for name, value in sorted(who.items())]
+    return project, run(TEMPLATE, "env", *settings, sys.executable, "demo.py", str(project))

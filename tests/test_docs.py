@@ -28,7 +28,8 @@ VOLATILE = [
     (r"\br-[0-9a-f]{4,12}\b", "RELEASE"),
     (r"\b[0-9a-f]{8,64}\b", "DIGEST"),
     (r"\b\d+\.\d s\b", "SECONDS"),
-    (r"by [A-Z][\w ]+ <[^>]+>|(Ada Lovelace|T|Tests)(?=  | <|$)", "PERSON"),
+    (r"\b[\d,]+ predictions|predictions [\d,]+", "PREDICTIONS"),
+    (r"\bversion \d+", "VERSION"),
     (r" +", " "),
 ]
 

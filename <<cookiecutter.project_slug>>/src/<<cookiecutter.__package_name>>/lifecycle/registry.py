@@ -83,8 +83,11 @@ def _project(ledger: Ledger, store: Store) -> list[str]:
             fitting = _of(release, client.search_model_versions(f"name = '{name}'"))
             if not fitting:
                 raise UserError(f"{release.id} was logged to MLflow again, and still has no version of {name} there")
-            tracking.TRACKED_FILE.unlink(missing_ok=True)  # whatever else MLflow had may be gone too
-            done.append(f"{release.id} is {what} again, as {name} version {fitting[0].version}")
+            again = ""
+            if not any(each.tags.get(tracking.RESULT_TAG) == release.result_digest for each in known[name]):
+                again = " again"
+                tracking.TRACKED_FILE.unlink(missing_ok=True)  # whatever else MLflow had may be gone too
+            done.append(f"{release.id} is {what}{again}, as {name} version {fitting[0].version}")
         version = max(fitting, key=lambda each: (each.tags.get(RELEASE_TAG) == release.id, int(each.version)))
         versions[release.id] = str(version.version)
         for tag, value in ((RELEASE_TAG, release.id), (DIGEST_TAG, release.digest)):
