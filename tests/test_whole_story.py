@@ -41,6 +41,8 @@ def test_a_healthy_release_arrives_and_a_worse_one_goes_without_a_person(lived):
         r"production: \{after: staging, approvals: 1", "production: {after: staging, approvals: 0"
     )
     demo.set_params(r"shares: \[0.05, 0.25, 0.5\]", "shares: [0.5]")
+    # The demo's own rollback was less than an hour ago.
+    demo.set_params(r"cooldown_hours: \{rollback: 1,", "cooldown_hours: {rollback: 0,")
     demo.commit("Evidence decides")
     demo.pipeline("December arrives", "--through", "2013-12")
     healthy = demo.release("with December")
