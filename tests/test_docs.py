@@ -30,6 +30,7 @@ VOLATILE = [
     (r"\b\d+\.\d s\b", "SECONDS"),
     (r"\b[\d,]+ predictions|predictions [\d,]+", "PREDICTIONS"),
     (r"\bversion \d+", "VERSION"),
+    (r"monitor: .*", "monitor: WHY"),
     (r" +", " "),
 ]
 

@@ -106,8 +106,8 @@ def test_a_remote_that_cannot_be_written_is_one_line_and_no_release(releases: Re
     edit_params(releases.folder, {"train": {"num_leaves": 5}})
     commit_all(releases.folder, "Even smaller trees")
     repro(releases.folder)
-    with Path(".dvc/config.local").open("a", encoding="utf-8") as file:
-        file.write("['remote \"nowhere\"']\n    url = /proc/nowhere\n['core']\n    remote = nowhere\n")
+    nowhere = "[core]\n    remote = nowhere\n['remote \"nowhere\"']\n    url = /proc/nowhere\n"
+    Path(".dvc/config.local").write_text(nowhere, encoding="utf-8")
     before = ledger.load()
     done = cli("release")
     assert done.returncode == 1
