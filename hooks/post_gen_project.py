@@ -116,7 +116,7 @@ def remove_unchosen():
 
 
 def lay_over(folder):
-    """Move the files of a folder to where they belong, in place of what is there; the folder goes."""
+    """Move a folder's files to where they belong, in place of what is there."""
     for file in [each for each in folder.rglob("*") if each.is_file()]:
         target = file.relative_to(folder)
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -276,8 +276,8 @@ def test_months_are_scored_on_a_cluster(made, runner):
     assert [file.read_bytes() for file in files] == before
 
 
-def test_a_blank_start_runs_and_is_released(made, tmp_path):
-    project, command, cli = made(**BLANK)
+def test_a_blank_start_runs_and_is_released(made):
+    project, _, cli = made(**BLANK)
     assert json.loads((project / ".lifecycle/tracked.json").read_text())["version"] == 1
     release = json.loads(cli("release", "--json"))["release"]
     cli("promote", release, "--to", "staging")
