@@ -281,7 +281,7 @@ def test_a_blank_start_runs_and_is_released(made):
     assert json.loads((project / ".lifecycle/tracked.json").read_text())["version"] == 1
     release = json.loads(cli("release", "--json"))["release"]
     cli("promote", release, "--to", "staging")
-    assert "example" not in cli("trace", release)
+    assert "source raw.events" in cli("trace", release)
     assert "raw.events" in cli("trace", "features.events.kind_rate_30d")
     assert "whole" in cli("verify", release)
     assert json.loads(cli("run", "--through", "2013-11", "--json"))
