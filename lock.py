@@ -17,8 +17,9 @@ from cookiecutter.main import cookiecutter
 TEMPLATE = Path(__file__).resolve().parent
 LOCK = TEMPLATE / ("<" + "<cookiecutter.project_slug>" + ">") / "requirements.lock"
 # The answers that need the least, and for each option those that need more.
-LEAST = {"dvc_remote": "local", "fan_out": "threads"}
-MORE = [("dvc_remote", remote) for remote in ("s3", "gs", "azure", "ssh")]
+LEAST = {"example": "blank", "dvc_remote": "local", "fan_out": "threads"}
+MORE = [("example", "flights")]
+MORE += [("dvc_remote", remote) for remote in ("s3", "gs", "azure", "ssh")]
 MORE += [("fan_out", runner) for runner in ("dask", "ray")]
 COMPILE = [
     *("uv", "pip", "compile", "--universal", "--python-version", "3.11", "--quiet"),

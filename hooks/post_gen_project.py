@@ -21,6 +21,25 @@ BY_HAND = "git init && git add --all && git commit -m 'Bake the project'"
 KEPT = ("GIT_AUTHOR_", "GIT_COMMITTER_", "GIT_CONFIG", "GIT_CEILING_", "GIT_EXEC_PATH")
 # What belongs to one answer of a question, and goes with the others.
 ONLY_FOR = {
+    "example": {
+        "flights": {
+            "transform/macros/late_history.sql",
+            "transform/macros/next_reading_of_clock.sql",
+            "transform/models/features/flights.sql",
+            "transform/models/features/late_history.sql",
+            "transform/models/staging/stg_airlines.sql",
+            "transform/models/staging/stg_airports.sql",
+            "transform/models/staging/stg_flights.sql",
+            "transform/models/staging/stg_planes.sql",
+            "transform/models/staging/stg_weather.sql",
+            "transform/models/staging/unit_tests.yml",
+            "transform/seeds",
+            "transform/tests/clocks_agree.sql",
+            "transform/tests/features_cover_every_flight.sql",
+            "transform/tests/landings_leave_time_to_fly.sql",
+        },
+        "blank": {".blank"},
+    },
     "ci": {
         "github": {".github", "docs/ci.md"},
         "gitlab": {".gitlab-ci.yml", ".gitlab", "docs/ci.md"},
@@ -96,6 +115,15 @@ def remove_unchosen():
             shutil.rmtree(name) if Path(name).is_dir() else Path(name).unlink()
 
 
+def lay_over(folder):
+    """Move a folder's files to where they belong, in place of what is there."""
+    for file in [each for each in folder.rglob("*") if each.is_file()]:
+        target = file.relative_to(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        file.replace(target)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def template():
     """Return where the whole team finds the template later, and its commit.
 
@@ -147,6 +175,7 @@ def start_repository():
 
 def main():
     remove_unchosen()
+    lay_over(Path(".blank"))  # there is one for `example: blank`
     note_template()
     done = start_repository()
     here = Path.cwd()

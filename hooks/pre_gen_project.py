@@ -38,7 +38,7 @@ dbt_adapters dbt_common dbt_core dbt_duckdb dbt_extractor dbt_protos dbt_semanti
 decorator deepdiff dictdiffer diff_cover diskcache dist distlib distributed distro docker docket
 docs docstring_parser docutils dotenv dpath drill dsi_pydantic_shim duckdb dulwich dvc dvc_azure
 dvc_data dvc_gs dvc_http dvc_objects dvc_render dvc_s3 dvc_ssh dvc_studio_client dvc_task editables
-entrypoints env evidently exceptiongroup execnet false fastapi feature_engine filelock flask
+entrypoints env evidently example exceptiongroup execnet false fastapi feature_engine filelock flask
 flask_cors flatten_dict flufl flufl_lock fonttools frozenlist fsspec funcy gcsfs git gitdb gitpython
 google google_api_core google_auth google_auth_oauthlib google_cloud_core google_cloud_storage
 google_cloud_storage_control google_crc32c google_resumable_media googleapis_common_protos grandalf

@@ -41,6 +41,11 @@ LONG = {
     "author_email": "w" * 60 + "@example.com",
     "license": "Apache-2.0",
 }
+BLANK = {
+    "project_name": "Things That End",
+    "description": "How does it end?",
+    "example": "blank",
+}
 
 
 @dataclass

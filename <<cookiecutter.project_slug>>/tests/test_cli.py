@@ -59,7 +59,8 @@ def test_the_watermark_goes_down_and_up_again(built: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert outcomes(done.stderr) == dict.fromkeys([*STAGES, "track"], "ran")
     assert status_json()["data"]["through"] == BEFORE_LAST
-    assert not Path(f"data/raw/flights/{LAST}.parquet").exists()
+    assert list(Path("data/raw").rglob(f"{BEFORE_LAST}.parquet"))
+    assert not list(Path("data/raw").rglob(f"{LAST}.parquet"))
     low = status_json()["last_run"]
     assert low["version"] == high["version"] + 1
 

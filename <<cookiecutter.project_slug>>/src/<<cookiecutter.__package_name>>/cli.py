@@ -165,7 +165,7 @@ def promote(
     show(promote_release(release, to.value, traffic, reason, generation), as_json)
 
 
-@app.command(epilog="Example:  << cookiecutter.project_slug >> rollback production --reason 'misses late flights'")
+@app.command(epilog="Example:  << cookiecutter.project_slug >> rollback production --reason 'misses late << cookiecutter.__table >>'")
 @in_project
 def rollback(
     channel: Channel,

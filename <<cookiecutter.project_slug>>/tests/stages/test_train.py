@@ -25,23 +25,23 @@ SETTINGS = Train(
     feature_fraction=0.7,
     lambda_l2=1.0,
 )
-NAMES = ["carrier", "hour", "wind"]
+NAMES = ["<< cookiecutter.__category >>", "hour", "wind"]
 
 
 def table(rows: int, seed: int) -> pa.Table:
     """Made-up rows whose label depends on all three features; a tenth of the cells is null."""
     random = np.random.default_rng(seed)
-    carrier = random.choice(["AA", "B6", "DL", "EV"], rows)
+    << cookiecutter.__category >> = random.choice(["AA", "B6", "DL", "EV"], rows)
     hour = random.integers(5, 23, rows)
     wind = random.normal(10, 4, rows)
-    chance = 1 / (1 + np.exp(-(0.2 * (hour - 14) + 0.2 * (wind - 10) + np.where(carrier == "EV", 1.5, -0.5))))
+    chance = 1 / (1 + np.exp(-(0.2 * (hour - 14) + 0.2 * (wind - 10) + np.where(<< cookiecutter.__category >> == "EV", 1.5, -0.5))))
 
     def holed(values: np.ndarray, kind: pa.DataType) -> pa.Array:
         return pa.array(values, kind, mask=random.random(rows) < 0.1)
 
     return pa.table(
         {
-            "carrier": holed(carrier, pa.string()),
+            "<< cookiecutter.__category >>": holed(<< cookiecutter.__category >>, pa.string()),
             "hour": holed(hour, pa.int32()),
             "wind": holed(wind, pa.float64()),
             "late": pa.array(random.random(rows) < chance),
@@ -121,16 +121,16 @@ def test_a_saved_model_predicts_the_same_and_saves_the_same(tmp_path: Path) -> N
 
 def test_a_category_never_seen_counts_as_missing() -> None:
     fitted, rows = fit(), table(200, 3)
-    at = rows.column_names.index("carrier")
-    strange = rows.set_column(at, "carrier", pa.array(["??"] * 200))
-    missing = rows.set_column(at, "carrier", pa.array([None] * 200, pa.string()))
+    at = rows.column_names.index("<< cookiecutter.__category >>")
+    strange = rows.set_column(at, "<< cookiecutter.__category >>", pa.array(["??"] * 200))
+    missing = rows.set_column(at, "<< cookiecutter.__category >>", pa.array([None] * 200, pa.string()))
     assert np.array_equal(fitted.predict(strange), fitted.predict(missing))
     assert not np.array_equal(fitted.predict(strange), fitted.predict(rows))
 
 
 def test_columns_are_found_by_name_whatever_their_order_and_company() -> None:
     fitted, rows = fit(), table(200, 3)
-    shuffled = rows.select(["wind", "late", "carrier", "hour"]).append_column("more", pa.array(range(200)))
+    shuffled = rows.select(["wind", "late", "<< cookiecutter.__category >>", "hour"]).append_column("more", pa.array(range(200)))
     assert np.array_equal(fitted.predict(shuffled), fitted.predict(rows))
     with pytest.raises(KeyError, match="wind"):
         fitted.predict(rows.drop_columns(["wind"]))
@@ -176,4 +176,4 @@ def test_no_feature_says_which_row_it_is_or_how_it_ended(built: Path) -> None:
     features = {feature.name for feature in model.load(train.MODEL).features}
     columns = set(pq.read_schema(train.FEATURES).names)
     assert features == columns - set(train.NOT_FEATURES)
-    assert not features & {"arr_delay", "dep_delay", "air_time", "dep_time", "arr_time", "is_late", "month"}
+    assert not features & {<% if cookiecutter.example == 'blank' %>"known_at", "outcome"<% else %>"arr_delay", "dep_delay", "air_time", "dep_time", "arr_time", "is_late"<% endif %>, "month"}

@@ -298,7 +298,7 @@ def _signature(folder: Path) -> "ModelSignature":
         ColSpec("string" if each.type == "string" else AnyType(), each.name, required=False)
         for each in load(folder).features
     ]
-    return ModelSignature(Schema(inputs), Schema([ColSpec("double", "probability")]))
+    return ModelSignature(Schema(inputs), Schema([ColSpec("double", "prediction")]))
 
 
 def register_again(client: "MlflowClient", name: str, digest: str) -> bool:

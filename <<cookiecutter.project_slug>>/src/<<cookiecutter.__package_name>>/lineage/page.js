@@ -28,7 +28,7 @@
   nodes.sort((a, b) => names.compare(a.label, b.label) || (a.id < b.id ? -1 : 1));
   const allEdges = data.edges.map(([from, to]) => ({ from: byId.get(from), to: byId.get(to) }));
 
-  /** Two lines, the first with what tells a node from its neighbours: `data/raw/flights/2013-06.parquet` is 2013-06. */
+  /** Two lines, the first with what tells a node from its neighbours: `data/raw/<< cookiecutter.__table >>/2013-06.parquet` is 2013-06. */
   function twoLines({ kind, label, facts }) {
     const split = {
       file: /^(?<second>.+)\/(?<first>[^/]+?)(\.[a-z0-9]+)?$/, features: /^(?<second>.+)\/(?<first>[^/]+?)(\.[a-z0-9]+)?$/, source: /^(?<second>.+)\.(?<first>.+)$/,

@@ -174,7 +174,7 @@ class Structure:
         return found
 
     def find(self, name: str) -> Node | None:
-        """The node of a dbt id, a name like `features.flights`, or a table's name that is the only one of its kind."""
+        """The node of a dbt id, a name like `features.<< cookiecutter.__table >>`, or a table's name that is the only one of its kind."""
         for node in self.nodes.values():
             if name in (node.id, node.name):
                 return node

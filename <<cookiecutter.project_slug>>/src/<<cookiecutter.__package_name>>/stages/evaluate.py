@@ -1,4 +1,4 @@
-"""evaluate: measure the model on the held-out months, against two baselines, and hold it to the gates."""
+"""evaluate: measure the model on the held-out months, against <% if cookiecutter.example == 'blank' %>a baseline<% else %>two baselines<% endif %>, and hold it to the gates."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -24,9 +24,9 @@ GATES = Path("reports/gates.json")
 PLOTS = Path("reports/plots")
 REPORT = Path("reports/report.html")
 
-SLICES = ("carrier", "origin")
-# A slice with fewer flights than this says more about chance than about the model.
-SMALLEST_SLICE = 200
+SLICES = <% if cookiecutter.example == 'blank' %>("kind",)<% else %>("carrier", "origin")<% endif %>
+# A slice with fewer << cookiecutter.__table >> than this says more about chance than about the model.
+SMALLEST_SLICE = <% if cookiecutter.example == 'blank' %>30<% else %>200<% endif %>
 
 Array = np.ndarray[Any, np.dtype[Any]]
 # column -> value -> metric -> number
@@ -78,8 +78,9 @@ def truth_of(table: pa.Table) -> Array:
 
 
 def base_rate(parts: Parts) -> Array:
-    """Baseline one: everybody gets the share of late flights in the training months."""
+    <% if cookiecutter.example == 'blank' %>"""The baseline: every row gets the share of positive ones in<% else %>"""Baseline one: everybody gets the share of late flights in<% endif %> the training months."""
     return np.full(parts.holdout.num_rows, truth_of(parts.train).mean())
+<%- if cookiecutter.example == 'flights' %>
 
 
 def carrier_hour_history(parts: Parts) -> Array:
@@ -96,6 +97,7 @@ def carrier_hour_history(parts: Parts) -> Array:
     otherwise = truth_of(parts.train).mean()
     keys = zip(parts.holdout["carrier"].to_pylist(), parts.holdout["departure_hour_local"].to_pylist(), strict=True)
     return np.array([rates.get(key, otherwise) for key in keys])
+<%- endif %>
 
 
 def by_slice(holdout: pa.Table, truth: Array, probability: Array) -> Slices:
@@ -110,24 +112,26 @@ def by_slice(holdout: pa.Table, truth: Array, probability: Array) -> Slices:
                 scores = score(truth[chosen], probability[chosen]).as_dict()
                 slices[column][value] = {
                     "rows": int(chosen.sum()),
-                    "late": round(float(truth[chosen].mean()), 6),
+                    "<< cookiecutter.__positive >>": round(float(truth[chosen].mean()), 6),
                     **scores,
                 }
     return slices
 
 
 def measure(parts: Parts, probability: Array, slices: Slices) -> dict[str, Any]:
-    """Everything that goes into metrics.json. `*_skill` is the share of the better baseline's loss taken away."""
+    """Everything that goes into metrics.json. `*_skill` is the share of the <% if cookiecutter.example == 'blank' %><% else %>better <% endif %>baseline's loss taken away."""
     truth = truth_of(parts.holdout)
     scores = score(truth, probability).as_dict()
     baselines = {
         "base_rate": score(truth, base_rate(parts)).as_dict(),
+<%- if cookiecutter.example == 'flights' %>
         "carrier_hour": score(truth, carrier_hour_history(parts)).as_dict(),
+<%- endif %>
     }
     worst = [each["roc_auc"] for values in slices.values() for each in values.values()]
     return {
         "rows": parts.holdout.num_rows,
-        "late": round(float(truth.mean()), 6),
+        "<< cookiecutter.__positive >>": round(float(truth.mean()), 6),
         **scores,
         **{f"{name}_skill": _skill(scores[name], baselines.values(), name) for name in ("brier", "log_loss")},
         "worst_slice_roc_auc": min(worst, default=scores["roc_auc"]),

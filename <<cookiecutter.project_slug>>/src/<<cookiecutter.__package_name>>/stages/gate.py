@@ -50,10 +50,15 @@ def check(frame: pd.DataFrame, table: Table, month: str | None) -> tuple[pd.Data
         return frame, problems + _schema_problems(frame, errors.failure_cases)
     problems += _duplicates(frame, table)
     problems += _null_shares(frame, table)
+<%- if cookiecutter.example == 'blank' %>
+    if month and table.time:
+        problems += _other_months(frame, month, table.time)
+<%- else %>
     if month:
         problems += _other_months(frame, month)
     if table.clock:
         problems += _other_clocks(frame, table.clock)
+<%- endif %>
     columns = list(CONTRACTS[table.name].to_schema().columns)
     return frame[columns].sort_values(list(table.key), ignore_index=True), problems
 
@@ -123,6 +128,16 @@ def _null_shares(frame: pd.DataFrame, table: Table) -> list[Problem]:
             rows = tuple(int(index) + 1 for index in nulls)
             problems.append(Problem("null share", column, rows, f"{share:.1%}, at most {most:.1%} allowed"))
     return problems
+<%- if cookiecutter.example == 'blank' %>
+
+
+def _other_months(frame: pd.DataFrame, month: str, time: str) -> list[Problem]:
+    strangers = frame.index[frame[time].dt.strftime("%Y-%m") != month]
+    if strangers.empty:
+        return []
+    rows = tuple(int(index) + 1 for index in strangers)
+    return [Problem("month", time, rows, f"{len(rows):,} rows are not of {month}")]
+<%- else %>
 
 
 def _other_months(frame: pd.DataFrame, month: str) -> list[Problem]:
@@ -144,3 +159,4 @@ def _other_clocks(frame: pd.DataFrame, clock: str) -> list[Problem]:
     rows = tuple(int(index) + 1 for index in strangers)
     detail = f"in UTC, it is not the {', '.join(parts)} of {clock} in {len(rows):,} rows"
     return [Problem("clock", "time_hour", rows, detail)]
+<%- endif %>

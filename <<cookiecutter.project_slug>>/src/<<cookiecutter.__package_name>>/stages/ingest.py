@@ -154,7 +154,7 @@ def _gated(
     table = TABLES[file.table]
     try:
         rows = source.read(file, text_columns(table.name))
-        months = _months(rows) if file.month is None and table.monthly else None
+        months = _months(rows<% if cookiecutter.example == 'blank' %>, table.time<% else %><% endif %>) if file.month is None and table.<% if cookiecutter.example == 'blank' %>time<% else %>monthly<% endif %> else None
     except (ValueError, KeyError) as error:
         if isinstance(error, KeyError):
             problem = Problem("missing column", str(error.args[0]), (), "the file does not have it")
@@ -174,6 +174,23 @@ def _gated(
                     "change the data window (data.since, data.through) in params.yaml"
                 )
         yield (part, *check(of_part, table, part.month))
+<%- if cookiecutter.example == 'blank' %>
+
+
+def _months(rows: "pd.DataFrame", time: str) -> "pd.Series[int]":
+    """The month of each row of a whole table, as a number like 201301.
+
+    Raises:
+        KeyError: there is no such column. ValueError: a row has no time, and would be in no part.
+    """
+    import pandas as pd
+
+    at = pd.to_datetime(rows[time], utc=True, errors="coerce")
+    nowhere = rows.index[at.isna()]
+    if len(nowhere):
+        raise ValueError(f"{len(nowhere):,} rows have no {time} (the first is row {nowhere[0] + 1})")
+    return at.dt.year * 100 + at.dt.month
+<%- else %>
 
 
 def _months(rows: "pd.DataFrame") -> "pd.Series[int]":
@@ -189,6 +206,7 @@ def _months(rows: "pd.DataFrame") -> "pd.Series[int]":
     if len(nowhere):
         raise ValueError(f"{len(nowhere):,} rows have no year or month (the first is row {nowhere[0] + 1})")
     return year * 100 + month
+<%- endif %>
 
 
 def _store(part: Part, rows: "pd.DataFrame") -> None:

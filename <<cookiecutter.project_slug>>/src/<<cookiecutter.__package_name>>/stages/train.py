@@ -14,13 +14,13 @@ from ..files import replacing
 from ..params import Split, load_params
 from . import run_stage
 
-FEATURES = Path("data/features/flights.parquet")
+FEATURES = Path("data/features/<< cookiecutter.__table >>.parquet")
 MODEL = Path("model")
 LEARNING_CURVE = Path("reports/learning_curve.csv")
 
-LABEL = "is_late"
+LABEL = "<< cookiecutter.__label >>"
 # Columns that say which row it is; everything else in the feature table but the label is a feature.
-NOT_FEATURES = ("flight_id", "month", "scheduled_departure_at", "asked_at", LABEL)
+NOT_FEATURES = ("<< cookiecutter.__key >>", "month", <% if cookiecutter.example == 'blank' %><% else %>"scheduled_departure_at", <% endif %>"asked_at", LABEL)
 
 
 @dataclass(frozen=True)
