@@ -28,7 +28,7 @@ DEFAULTS = {
     "license": "MIT",
 }
 # Enter, for the options that follow the license.
-CHOICES = [""] * 3
+CHOICES = [""] * 4
 MARKS = ["<<", ">>", "<%", "%>", "<#", "#>"]
 
 # One line per reason; the table also is the list of what hostile answers look like.
