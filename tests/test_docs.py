@@ -1,7 +1,7 @@
 """The docs build strictly, name only what exists, and print what the commands print.
 
 `python tests/test_docs.py` writes docs/reference.md anew; `python tests/test_docs.py PROJECT` also
-the tutorial's output, in a project that `make demo` has made.
+what the commands of the README and the tutorial print, in a project that `make demo` has made.
 """
 
 import ast
@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import tomllib
 import yaml
 
 from baking import TEMPLATE, bake, files_of
@@ -21,6 +22,10 @@ from running import run
 
 DOCS = TEMPLATE / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
+# Pages with commands and what they print after `make demo`.
+TOLD = [TEMPLATE / "README.md", DOCS / "tutorial.md"]
+# Stands above a block of commands that no test executes, and says why.
+MARK = re.compile(r"<!-- not executed: [^>]+ -->\n\Z")
 LONGEST = 32  # lines of output that the tutorial shows
 # What differs from one time to the next.
 VOLATILE = [
@@ -158,6 +163,15 @@ def with_output(page, project):
     return re.sub(r"```console\n\$ (.*)\n(?:.*\n)*?```", block, page)
 
 
+def blocks(text):
+    """The blocks of shell commands on a page that are not marked as never executed."""
+    return [
+        found[1]
+        for found in re.finditer(r"(?ms)^```sh\n(.*?)^```", text)
+        if not MARK.search(text[: found.start()])
+    ]
+
+
 def first_release(project):
     entries = json.loads(
         run(project, ".venv/bin/flight-delays", "history", "--limit", "99", "--json")
@@ -181,6 +195,25 @@ def test_the_site_builds_strictly(tmp_path):
         assert (tmp_path / "site" / page.stem).exists() or page.stem == "index"
 
 
+def test_every_block_of_commands_is_executed_or_marked(project):
+    """Those left over are executed by tests/test_tutorial.py and tests/test_own_data.py."""
+    pages = [*PAGES, TEMPLATE / "README.md", *project.glob("*.md"), *project.glob("*/*.md")]
+    found = {
+        page.name: (len(blocks(text)), text.count("```console"))
+        for page in pages
+        if blocks(text := page.read_text(encoding="utf-8")) or "```console" in text
+    }
+    assert found == {
+        "README.md": (0, 1),
+        "own-data.md": (3, 0),
+        "quickstart.md": (1, 0),
+        "tutorial.md": (0, 8),
+    }
+    for page in pages:
+        info = re.findall(r"(?m)^ *```(\S*)$", page.read_text(encoding="utf-8"))[::2]
+        assert set(info) <= {"console", "json", "python", "sh", "sql", "text", "yaml"}, page
+
+
 @pytest.mark.parametrize("page", [*PAGES, TEMPLATE / "README.md"], ids=lambda page: page.name)
 def test_what_a_page_names_exists(page, project):
     text = page.read_text(encoding="utf-8")
@@ -202,14 +235,26 @@ def test_what_a_page_names_exists(page, project):
         assert target in targets, target
 
 
+def test_the_changelog_has_each_release_with_what_to_do_by_hand():
+    text = (TEMPLATE / "CHANGELOG.md").read_text(encoding="utf-8")
+    version = tomllib.loads((TEMPLATE / "pyproject.toml").read_text())["project"]["version"]
+    releases = re.split(r"(?m)^## (?=\[\d)", text)[1:]
+    headed = [re.match(r"\[(\d+\.\d+\.\d+)\] - 20\d\d-\d\d-\d\d\n", each) for each in releases]
+    assert all(headed)
+    assert headed[0][1] == version
+    ordered = [tuple(map(int, each[1].split("."))) for each in headed]
+    assert ordered == sorted(set(ordered), reverse=True)
+    assert all("\n### Migration\n" in each for each in releases)
+
+
 def main():
     with tempfile.TemporaryDirectory() as folder:
         baked = bake(Path(folder) / "out")
         (DOCS / "reference.md").write_text(reference(baked), encoding="utf-8")
     if sys.argv[1:]:
-        tutorial = DOCS / "tutorial.md"
-        page = with_output(tutorial.read_text(encoding="utf-8"), Path(sys.argv[1]).resolve())
-        tutorial.write_text(page, encoding="utf-8")
+        for path in TOLD:
+            page = with_output(path.read_text(encoding="utf-8"), Path(sys.argv[1]).resolve())
+            path.write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":

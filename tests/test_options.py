@@ -3,12 +3,14 @@
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
 import time
 from contextlib import contextmanager
 
+import boto3
 import pytest
 import tomllib
 
@@ -162,21 +164,40 @@ def server(port, *command, **options):
         process.wait()
 
 
-def check_remote(cli, objects):
+# What is stored, by DVC's own file system: lists it, or changes one object.
+REMOTE = """
+import json, sys
+from dvc.repo import Repo
+store = Repo(".").cloud.get_remote_odb("storage")
+done, path = sys.argv[1:]
+if done == "list":
+    print(json.dumps({each: store.fs.size(each) for each in store.fs.find(store.path)}))
+elif done == "damage":
+    store.fs.pipe_file(path, b"damaged")
+else:
+    store.fs.remove(path)
+"""
+
+
+def check_remote(cli, command):
     """A release is pushed whole; what is damaged in the remote is named, and what is gone too."""
     release = json.loads(cli("release", "--json"))["release"]
     assert "whole" in cli("verify", release, "--remote")
-    stored = objects()
+    stored = json.loads(command("python", "-c", REMOTE, "list", "").splitlines()[-1])
     assert len(stored) > 10
-    model = max(stored, key=lambda each: stored[each][0])
-    stored[model][1](b"damaged")
+    model = max(stored, key=stored.get)
+    command("python", "-c", REMOTE, "damage", model)
     assert "altered in the remote" in cli("verify", release, "--remote", check=False)
-    stored[model][1](None)
+    command("python", "-c", REMOTE, "remove", model)
     assert "missing in the remote" in cli("verify", release, "--remote", check=False)
 
 
+def with_settings(run, settings):
+    """The same function, with more environment variables."""
+    return lambda *arguments, **options: run(*arguments, **settings, **options)
+
+
 def test_releases_go_to_s3(made):
-    boto3 = pytest.importorskip("boto3")
     keys = {
         "AWS_ACCESS_KEY_ID": "tests",
         "AWS_SECRET_ACCESS_KEY": "tests",
@@ -190,21 +211,40 @@ def test_releases_go_to_s3(made):
         s3 = boto3.client("s3", endpoint_url=url, region_name="us-east-1",
                           aws_access_key_id="tests", aws_secret_access_key="tests")  # fmt: skip
         s3.create_bucket(Bucket="flight-delays")
+        check_remote(with_settings(cli, keys), with_settings(command, keys))
 
-        def put(key, content):
-            if content is None:
-                s3.delete_object(Bucket="flight-delays", Key=key)
-            else:
-                s3.put_object(Bucket="flight-delays", Key=key, Body=content)
 
-        def objects():
-            found = s3.list_objects_v2(Bucket="flight-delays")["Contents"]
-            return {
-                each["Key"]: (each["Size"], lambda content, key=each["Key"]: put(key, content))
-                for each in found
-            }
+def test_releases_go_to_google_cloud_storage(made, tmp_path):
+    port = free_port()
+    _, command, cli = made(dvc_remote="gs")
+    for key, value in (
+        ("endpointurl", f"http://127.0.0.1:{port}"),
+        ("allow_anonymous_login", "true"),
+    ):
+        command("dvc", "remote", "modify", "--local", "storage", key, value)
+    emulator = [sys.executable, "-m", "gcp_storage_emulator", "start", "--in-memory", "--quiet"]
+    emulator += ["--host", "127.0.0.1", "--port", str(port), "--default-bucket", "flight-delays"]
+    with server(port, *emulator, cwd=tmp_path):
+        # Else it asks for the kind of the bucket by gRPC, which the emulator does not speak.
+        plain = {"GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}
+        check_remote(with_settings(cli, plain), with_settings(command, plain))
 
-        check_remote(lambda *arguments, **options: cli(*arguments, **keys, **options), objects)
+
+@pytest.mark.skipif(not shutil.which("azurite-blob"), reason="no azurite here: npm install azurite")
+def test_releases_go_to_azure(made, tmp_path):
+    port = free_port()
+    _, command, cli = made(dvc_remote="azure")
+    # The account that every Azurite has.
+    key = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+    connection = f"DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;AccountKey={key};"
+    connection += f"BlobEndpoint=http://127.0.0.1:{port}/devstoreaccount1;"
+    command("dvc", "remote", "modify", "--local", "storage", "connection_string", connection)
+    emulator = ["azurite-blob", "--silent", "--skipApiVersionCheck", "--inMemoryPersistence"]
+    with server(port, *emulator, "--blobPort", str(port), cwd=tmp_path):
+        create = "import sys; from azure.storage.blob import BlobServiceClient as Client\n"
+        create += "Client.from_connection_string(sys.argv[1]).create_container('flight-delays')"
+        command("python", "-c", create, connection)
+        check_remote(cli, command)
 
 
 SFTP = """
@@ -229,24 +269,12 @@ def test_releases_go_to_a_server_by_sftp(made, ready, tmp_path):
     _, command, cli = made(dvc_remote="ssh")
     for key, value in (("url", "ssh://tests@127.0.0.1/srv/dvc"), ("port", str(port))):
         command("dvc", "remote", "modify", "--local", "storage", key, value)
-    folder = tmp_path / "served"
-    (folder / "srv").mkdir(parents=True)
-
-    def put(path, content):
-        path.unlink() if content is None else path.write_bytes(content)
-
-    def objects():
-        found = [path for path in folder.rglob("*") if path.is_file()]
-        return {
-            path: (path.stat().st_size, lambda content, path=path: put(path, content))
-            for path in found
-        }
-
+    (tmp_path / "served/srv").mkdir(parents=True)
     environment = command("python", "-c", "import os; print(os.environ['PYTHONPATH'])").strip()
     python = str(ready[0] / ".venv/bin/python")
-    with server(port, python, "-c", SFTP, str(folder), str(port),
+    with server(port, python, "-c", SFTP, str(tmp_path / "served"), str(port),
                 env={**os.environ, "PYTHONPATH": environment}):  # fmt: skip
-        check_remote(cli, objects)
+        check_remote(cli, command)
 
 
 @pytest.mark.parametrize("runner", RUNNERS)

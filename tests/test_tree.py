@@ -246,6 +246,7 @@ tests/test_params.py
 tests/transform/test_point_in_time.py
 tests/transform/test_sql.py
 tests/workers.py
+tools/setup.py
 tools/template.py
 transform/dbt_project.yml
 transform/macros/age_at_watermark.sql

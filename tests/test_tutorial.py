@@ -1,13 +1,31 @@
-"""What the tutorial shows is what its commands print, in the project that `make demo` leaves."""
+"""What the docs show is what their commands print, after `make demo` or in a fresh project."""
 
 import pytest
 
-from test_docs import DOCS, masked, with_output
+from baking import bake
+from running import run
+from test_docs import DOCS, TOLD, blocks, masked, with_output
+
+pytestmark = pytest.mark.xdist_group("run")
 
 
-@pytest.mark.xdist_group("run")
-def test_the_tutorial_prints_what_the_commands_print(lived):
+@pytest.mark.parametrize("page", TOLD, ids=lambda page: page.name)
+def test_a_page_prints_what_its_commands_print(page, lived):
     project, _ = lived
-    page = (DOCS / "tutorial.md").read_text(encoding="utf-8")
-    shown, now = masked(page), masked(with_output(page, project))
+    text = page.read_text(encoding="utf-8")
+    shown, now = masked(text), masked(with_output(text, project))
     assert shown == now
+
+
+def test_the_quick_start_goes_as_it_says(ready, tmp_path):
+    """After a first run, here out of another project's environment and cache."""
+    project = bake(tmp_path / "out")
+    (ready[0] / ".venv/.installed").touch()
+    (project / ".venv").symlink_to(ready[0] / ".venv")
+    run(project, ".venv/bin/dvc", "cache", "dir", "--local", str(ready[0] / ".dvc/cache"))
+    for key in ("user.name", "user.email"):
+        run(project, "git", "config", key, "tests@example.com")
+    run(project, "make", "run")
+    [commands] = blocks((DOCS / "quickstart.md").read_text(encoding="utf-8"))
+    printed = run(project, "sh", "-ec", commands)
+    assert "everything is fresh" in printed

@@ -66,6 +66,8 @@ def own_settings(folder: Path) -> dict[str, str]:
     name, mail = "Tests", "tests@example.org"
     return {
         "DO_NOT_TRACK": "1",
+        # The stages call `python`: the one that runs the tests.
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
         "DVC_SITE_CACHE_DIR": str(folder / ".dvc/tmp/site"),
         "GIT_AUTHOR_EMAIL": mail,
         "GIT_AUTHOR_NAME": name,
@@ -89,6 +91,8 @@ def make_project(folder: Path) -> None:
     remote = "[core]\n    remote = tests\n['remote \"tests\"']\n    url = ../.dvc-remote\n"
     (folder / ".dvc/config.local").write_text(remote, encoding="utf-8")
     edit_params(folder, synthetic.PARAMS)
+    # Few rows, whatever a team's loss is like: a release that is as good must be told within these.
+    edit_params(folder, {"rollout": {"shadow": {"margin": 0.02, "min_rows": 100, "wait_days": 14}}})
     synthetic.write_source(folder / "extracts", synthetic.MONTHS)
     with (folder / ".gitignore").open("a", encoding="utf-8") as file:
         file.write("/extracts\n")

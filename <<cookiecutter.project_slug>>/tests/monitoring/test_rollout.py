@@ -50,7 +50,7 @@ def serve(requests: int = REQUESTS, errors: int = 0, latency_ms: float = 5.0, mo
     )
     edges = [known["edges"][0] - 0.01, *known["edges"]]
     scores = np.random.default_rng(1).choice(edges, requests, p=known["parts"])
-    scores = np.full(requests, 0.999) if moved else np.nextafter(scores, 1)
+    scores = np.full(requests, 0.999) if moved else np.nextafter(scores, np.inf)
     write(
         predictions(canary.release, "canary", canary.generation, scores.tolist(), errors=errors, latency_ms=latency_ms)
     )
