@@ -1,4 +1,4 @@
-"""Make .venv hold what requirements.lock says: `make setup`. An old Python gets far enough to be told what is needed."""
+"""Make .venv hold what requirements.lock says: `make setup`. An old Python gets as far as being told what is needed."""
 
 from __future__ import annotations
 
