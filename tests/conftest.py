@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from baking import TEMPLATE, bake
 from running import make, run
@@ -33,10 +34,19 @@ def no_git():
 
 @pytest.fixture(scope="session")
 def ready(tmp_path_factory):
-    """A baked project, set up and run once on the real data, with what that printed."""
-    project = bake(tmp_path_factory.mktemp("run") / "out")
-    printed = make(project, "run")
-    return project, printed
+    """A baked project, set up and run once on the real data, with what that printed.
+
+    All workers share it: only the group "run" may change what is not its environment or cache.
+    """
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    out, printed = shared / "ready", shared / "ready.log"
+    with FileLock(shared / "ready.lock"):
+        if not printed.exists():
+            shutil.rmtree(out, ignore_errors=True)
+            told = make(bake(out), "run")
+            printed.write_text(told, encoding="utf-8")
+    return out / "flight-delays", printed.read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="session")

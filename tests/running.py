@@ -1,8 +1,15 @@
 """Run commands in a baked project, as its users would."""
 
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
+
+# What one run must leave as another one did, byte for byte.
+RESULTS = ["dvc.lock", "data/raw", "data/features", "model", "reports"]
 
 
 def run(project, *command, check=True, **options):
@@ -25,3 +32,22 @@ def run(project, *command, check=True, **options):
 def make(project, target):
     """Run a make target with the Python that runs these tests."""
     return run(project, "make", "--no-print-directory", target, f"PYTHON={sys.executable}")
+
+
+def contents(project):
+    """Every file of the results, by path."""
+    found = {}
+    for name in RESULTS:
+        path = project / name
+        for file in [path] if path.is_file() else sorted(path.rglob("*")):
+            if file.is_file():
+                found[str(file.relative_to(project))] = file.read_bytes()
+    return found
+
+
+def python_of(version):
+    """A Python of this version, or the test is skipped."""
+    homes = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    # pyenv's own first: its shims are there for versions that are switched off.
+    found = next(homes.glob(f"{version}.*/bin/python"), None) or shutil.which(f"python{version}")
+    return str(found) if found else pytest.skip(f"no Python {version} here")

@@ -17,7 +17,7 @@ import tomllib
 from baking import BLANK, bake, files_of
 from running import run
 
-pytestmark = pytest.mark.xdist_group("run")
+pytestmark = pytest.mark.xdist_group("options")
 
 REMOTES = {"s3": "dvc-s3", "gs": "dvc-gs", "azure": "dvc-azure", "ssh": "dvc-ssh"}
 RUNNERS = {"dask": "prefect-dask", "ray": "prefect-ray"}
@@ -304,8 +304,8 @@ def test_months_are_scored_on_a_cluster(made, runner):
     assert [file.read_bytes() for file in files] == before
 
 
-def test_a_blank_start_runs_and_is_released(made):
-    project, _, cli = made(**BLANK)
+def test_a_blank_start_runs_passes_its_checks_and_is_released(made, tmp_path):
+    project, command, cli = made(**BLANK)
     assert json.loads((project / ".lifecycle/tracked.json").read_text())["version"] == 1
     release = json.loads(cli("release", "--json"))["release"]
     cli("promote", release, "--to", "staging")
@@ -314,17 +314,15 @@ def test_a_blank_start_runs_and_is_released(made):
     assert "whole" in cli("verify", release)
     assert "1 new files passed the gate" in cli("run", "--through", "2013-11")
 
-
-def test_the_table_of_a_blank_start_is_what_its_tests_write(made, tmp_path):
-    project, command, _ = made(**BLANK)
+    # The table that it starts with is what its tests write.
     command("python", "tests/synthetic.py", str(tmp_path / "again"))
-    assert files_of(tmp_path / "again") == files_of(project / "example")
-    for name in files_of(project / "example"):
-        assert (tmp_path / "again" / name).read_bytes() == (project / "example" / name).read_bytes()
+    written = {
+        name: (project / "example" / name).read_bytes() for name in files_of(project / "example")
+    }
+    assert {
+        n: (tmp_path / "again" / n).read_bytes() for n in files_of(tmp_path / "again")
+    } == written
 
-
-def test_a_blank_start_passes_its_own_checks(made):
-    _, command, _ = made(**BLANK)
     command("ruff", "check", ".")
     command("mypy")
     command("sqlfluff", "lint", "transform/models", "transform/tests")

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from baking import bake
-from running import run
+from running import contents, python_of, run
 
 pytestmark = pytest.mark.xdist_group("run")
 
@@ -46,3 +46,16 @@ def test_in_a_larger_repository_on_a_path_with_spaces_and_letters(ready, tmp_pat
     assert run(top, "git", "status", "--porcelain") == ""
     changed = run(top, "git", "diff", "--name-only", "HEAD~3", "HEAD").split("\n")
     assert all("flight-delays/" in name for name in changed if name)
+
+
+@pytest.mark.parametrize("version", ["3.12", "3.13"])
+def test_another_python_gives_the_same_bytes(version, ready, tmp_path):
+    python = python_of(version)
+    project = bake(tmp_path / "out")
+    assert "flight-delays version 1" in run(project, "make", "run", f"PYTHON={python}")
+    assert f"Python {version}." in run(project, ".venv/bin/python", "--version")
+    ours, theirs = contents(ready[0]), contents(project)
+    assert sorted(ours) == sorted(theirs)
+    assert [name for name in ours if ours[name] != theirs[name]] == []
+    serving = ["tests/serving/test_app.py", "tests/lifecycle/test_put_back.py"]
+    run(project, ".venv/bin/python", "-m", "pytest", "-p", "no:cacheprovider", "-x", *serving)

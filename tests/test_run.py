@@ -13,25 +13,12 @@ from pathlib import Path
 import pytest
 
 from baking import TEMPLATE, bake
-from running import make, run
+from running import contents, make, run
 
 pytestmark = pytest.mark.xdist_group("run")
 
 # Tests of what needs an extra that is not installed: scoring on Dask and on Ray.
 EXTRAS = 2
-# What one run must leave as another one did, byte for byte.
-RESULTS = ["dvc.lock", "data/raw", "data/features", "model", "reports"]
-
-
-def contents(project):
-    """Every file of the results, by path."""
-    found = {}
-    for name in RESULTS:
-        path = project / name
-        for file in [path] if path.is_file() else sorted(path.rglob("*")):
-            if file.is_file():
-                found[str(file.relative_to(project))] = file.read_bytes()
-    return found
 
 
 def test_the_pipeline_runs_on_real_data(ready):

@@ -8,11 +8,11 @@ import sys
 import threading
 from contextlib import contextmanager
 from http.server import HTTPServer
-from pathlib import Path
 
 import pytest
 
 from baking import bake
+from running import python_of
 
 # Nothing to fall back on: what is fetched is fetched from the index.
 ALONE = {"PIP_FIND_LINKS": "", "UV_FIND_LINKS": "", "UV_HTTP_RETRIES": "0"}
@@ -39,14 +39,6 @@ def setup(project, *command, python=sys.executable, **variables):
     assert not (project / ".venv/.installed").exists()
     lines = (done.stdout + done.stderr).splitlines()
     return [line for line in lines if not line.startswith(("make: ***", "Installing"))]
-
-
-def python_of(version):
-    """A Python of this version, or the test is skipped."""
-    homes = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-    # pyenv's own first: its shims are there for versions that are switched off.
-    found = next(homes.glob(f"{version}.*/bin/python"), None) or shutil.which(f"python{version}")
-    return str(found) if found else pytest.skip(f"no Python {version} here")
 
 
 def test_no_python(project):

@@ -206,7 +206,7 @@ def test_the_ledger_the_registry_and_the_cache_may_be_gone(releases: Releases, s
 
 
 def test_a_canary_gets_its_share_and_a_key_stays_with_its_channel(releases: Releases, serve: Serve) -> None:
-    server = serve()
+    server = serve(breaker={"slow_ms": 20_000})
     (row, *_), _ = probe(releases.first)
     move(releases.second, "canary", traffic=0.5)
     server.wait_for("canary", releases.second)
