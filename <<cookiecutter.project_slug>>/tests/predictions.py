@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
+
+from << cookiecutter.__package_name >>.lifecycle import ledger
 
 FOLDER = Path("logs/predictions")
 
@@ -49,3 +52,15 @@ def write(rows: list[dict[str, Any]], name: str = "today.jsonl") -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     with (FOLDER / name).open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def failing(release_id: str, share: float, days: int = 2, rows: int = 400) -> None:
+    """Write the log of a server in which this share of the requests failed, on the last days."""
+    release = ledger.load().release(release_id)
+    table = pq.read_table(release.model["feature_table"], columns=list(release.model["features"])).slice(0, rows)
+    for day in range(days):
+        start = datetime.now(UTC) - timedelta(days=day)
+        made = predictions(
+            release_id, "production", 2, [0.2] * rows, start=start, errors=int(share * rows), name=f"d{day}"
+        )
+        write([row | {"features": features} for row, features in zip(made, table.to_pylist(), strict=True)])

@@ -12,6 +12,7 @@ from urllib.request import Request, urlopen
 
 import yaml
 
+from predictions import failing
 from servers import free_port, running, server, wait_until
 from support import ROOT, Releases, cli_json, environment
 
@@ -116,17 +117,20 @@ def test_a_breach_starts_the_rollback_and_a_person_approves_on_the_page(releases
 
         def breach(generation: int) -> None:
             resource = {"prefect.resource.id": f"{POOL}.production"}
-            payload = {"reason": "it is worse", "generation": generation, "release": releases.second}
+            payload = {"reason": "it is worse", "generation": generation, "evidence": {}, "release": releases.second}
             event = {"event": "lifecycle.breach", "resource": resource, "payload": payload}
             moment = "2026-01-01T00:00:00Z"
             prefect.post("events", [event | {"occurred": moment, "id": f"{generation:032x}"}])
 
-        breach(2)
-        wait_until(lambda: len(prefect.runs_of("rollback")) == 1, "the event starts nothing")
+        failing(releases.second, 0.2)
+        prefect.end(prefect.start("monitor", act=False))
+        wait_until(lambda: len(prefect.runs_of("rollback")) == 1, "the monitor's event starts nothing")
         prefect.end(prefect.runs_of("rollback")[0])
         entry = last()
-        assert (entry["kind"], entry["automation"], entry["reason"]) == ("rollback", True, "it is worse")
-        assert entry["release"] == releases.first
+        assert (entry["kind"], entry["automation"], entry["release"]) == ("rollback", True, releases.first)
+        assert entry["reason"].startswith("monitor: errors of predictions is 0.2")
+        (figure,) = entry["evidence"]["trigger"]["figures"]
+        assert (figure["check"], figure["value"]) == ("errors", 0.2)
 
         breach(1)  # of a time that is over
         wait_until(lambda: len(prefect.runs_of("rollback")) == 2, "the event starts nothing")

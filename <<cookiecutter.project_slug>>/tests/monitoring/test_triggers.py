@@ -1,8 +1,7 @@
 """What breaches lead to: rollback, hold or retraining, once, with a limit, and in the ledger with the figures."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
-import pyarrow.parquet as pq
 import pytest
 
 from << cookiecutter.__package_name >>.errors import UserError
@@ -12,11 +11,8 @@ from << cookiecutter.__package_name >>.lifecycle.verify import verify_ledger
 from << cookiecutter.__package_name >>.monitoring import operation
 from << cookiecutter.__package_name >>.params import Monitoring, Params, Rule, Triggers, load_params
 
-from predictions import predictions, write
+from predictions import failing
 from support import Releases
-
-ROWS = 400
-
 
 def now() -> datetime:
     return datetime.now(UTC)
@@ -27,17 +23,6 @@ def serving(releases: Releases) -> Releases:
     """The second release serves production, after the first."""
     operations.promote(releases.second, "production")
     return releases
-
-
-def failing(release_id: str, share: float, days: int = 2) -> None:
-    """The log of a server in which this share of the requests failed, on the last days."""
-    release = ledger.load().release(release_id)
-    table = pq.read_table(release.model["feature_table"], columns=list(release.model["features"])).slice(0, ROWS)
-    scores = [0.2] * ROWS
-    for day in range(days):
-        start = now() - timedelta(days=day)
-        rows = predictions(release_id, "production", 2, scores, start=start, errors=int(share * ROWS), name=f"d{day}")
-        write([row | {"features": features} for row, features in zip(rows, table.to_pylist(), strict=True)])
 
 
 def act(rules: Triggers | None = None, monkeypatch: pytest.MonkeyPatch | None = None) -> list[str]:

@@ -33,7 +33,12 @@ def monitor(release: str = "production", months: list[str] | None = None, act: b
         emit_event(
             BREACH,
             {"prefect.resource.id": f"{RESOURCE}.production", "prefect.resource.name": "production"},
-            payload={"release": done.found.release, "reason": done.due.reason, "generation": done.generation},
+            payload={
+                "release": done.found.release,
+                "reason": done.due.reason,
+                "generation": done.generation,
+                "evidence": done.due.evidence,
+            },
         )
     for note in [*done.notes, *done.acted]:
         get_run_logger().warning(note)

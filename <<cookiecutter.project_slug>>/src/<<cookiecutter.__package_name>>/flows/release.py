@@ -3,6 +3,8 @@
 What a flow decides is decided without a person: a release in quarantine is never promoted.
 """
 
+from typing import Any
+
 from prefect import flow, get_run_logger, pause_flow_run
 from prefect.artifacts import create_markdown_artifact
 from prefect.input import RunInput
@@ -40,13 +42,20 @@ def promote(release: str, to: ChannelName, reason: str = "") -> int:
 
 
 @flow(name="rollback")
-def rollback(channel: ChannelName, reason: str, to: str = "", generation: int | None = None) -> str | None:
+def rollback(
+    channel: ChannelName,
+    reason: str,
+    to: str = "",
+    generation: int | None = None,
+    evidence: dict[str, Any] | None = None,
+) -> str | None:
     """Let a channel serve what it served before; returns what that is.
 
-    With `generation`, only if the channel is still at that one: what has been dealt with is left alone.
+    With `generation`, only if the channel is still at that one: what has been dealt with is left alone. `evidence`: what
+    was measured, for the ledger.
     """
     try:
-        done = operations.rollback(channel, reason, to, generation=generation, automation=True)
+        done = operations.rollback(channel, reason, to, generation=generation, automation=True, evidence=evidence)
     except MovedError as moved:
         _log([f"nothing to do: {moved}"])
         return None

@@ -24,8 +24,9 @@ STRENGTH: tuple[Action, ...] = ("rollback", "hold", "retrain")
 
 @dataclass(frozen=True)
 class Decision:
-    """An action, the breaches that led to it, and why it is not what the table says, if it is not."""
+    """An action, the breaches of a release that led to it, and why it is not what the table says, if it is not."""
 
+    release: str
     action: Action
     breaches: tuple[Series, ...]
     why: str = ""
@@ -37,6 +38,16 @@ class Decision:
         value = f"{first.check} of {first.subject} is {first.now.value:.3g}, bound {first.now.fire:.3g}"
         more = f" and {len(self.breaches) - 1} more" if len(self.breaches) > 1 else ""
         return f"monitor: {value} ({first.source}){more}" + (f"; {self.why}" if self.why else "")
+
+    @property
+    def evidence(self) -> dict[str, Any]:
+        """For the ledger: what was measured, and by which names it is known again."""
+        names = [breach_of(self.release, each) for each in self.breaches]
+        figures = [
+            {"check": each.check, "subject": each.subject, "value": each.now.value, "bound": each.now.fire}
+            for each in self.breaches
+        ]
+        return {"trigger": {"breaches": names, "figures": figures, "why": self.why}}
 
 
 def decide(found: Monitored, rules: Triggers, ledger: Ledger) -> Decision | None:
@@ -52,8 +63,8 @@ def decide(found: Monitored, rules: Triggers, ledger: Ledger) -> Decision | None
             continue
         if action == "rollback" and len(_automatic(entries, action, found.at, 24)) >= rules.rollbacks_a_day:
             limit = f"production was rolled back {rules.rollbacks_a_day} times in a day: a person decides"
-            return None if ledger.held("production") else Decision("hold", new, limit)
-        return Decision(action, new)
+            return None if ledger.held("production") else Decision(found.release, "hold", new, limit)
+        return Decision(found.release, action, new)
     return None
 
 
@@ -97,12 +108,7 @@ def act(found: Monitored, rules: Triggers, retrain: Callable[[], str]) -> list[s
     decision = decide(found, rules, opened.ledger)
     if decision is None:
         return []
-    names = [breach_of(found.release, each) for each in decision.breaches]
-    figures = [
-        {"check": each.check, "subject": each.subject, "value": each.now.value, "bound": each.now.fire}
-        for each in decision.breaches
-    ]
-    evidence = {"trigger": {"breaches": names, "figures": figures, "why": decision.why}}
+    evidence = decision.evidence
     if decision.action == "rollback":
         generation = opened.ledger.channels()["production"].generation
         try:
