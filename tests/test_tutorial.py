@@ -1,5 +1,7 @@
 """What the docs show is what their commands print, after `make demo` or in a fresh project."""
 
+import re
+
 import pytest
 
 from baking import bake
@@ -28,4 +30,7 @@ def test_the_quick_start_goes_as_it_says(ready, tmp_path):
     run(project, "make", "run")
     [commands] = blocks((DOCS / "quickstart.md").read_text(encoding="utf-8"))
     printed = run(project, "sh", "-ec", commands)
-    assert "everything is fresh" in printed
+    for stage in ("ingest", "transform", "train", "evaluate"):
+        assert re.search(rf"(?m)^{stage} +fresh$", printed)
+    assert re.search(r"\br-[0-9a-f]{12}\b", printed)
+    assert run(project, "git", "status", "--porcelain") == ""
