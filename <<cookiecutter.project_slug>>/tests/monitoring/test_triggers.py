@@ -14,6 +14,7 @@ from << cookiecutter.__package_name >>.params import Monitoring, Params, Rule, T
 from predictions import failing
 from support import Releases
 
+
 def now() -> datetime:
     return datetime.now(UTC)
 

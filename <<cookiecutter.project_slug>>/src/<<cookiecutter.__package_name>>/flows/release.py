@@ -51,8 +51,8 @@ def rollback(
 ) -> str | None:
     """Let a channel serve what it served before; returns what that is.
 
-    With `generation`, only if the channel is still at that one: what has been dealt with is left alone. `evidence`: what
-    was measured, for the ledger.
+    With `generation`, only if the channel is still at that one: what has been dealt with is left alone. The
+    ledger keeps the evidence.
     """
     try:
         done = operations.rollback(channel, reason, to, generation=generation, automation=True, evidence=evidence)
