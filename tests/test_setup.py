@@ -81,7 +81,7 @@ def signed_by_itself(folder):
     server = HTTPServer(("127.0.0.1", 0), None)
     server.socket = context.wrap_socket(server.socket, server_side=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"https://localhost:{server.server_port}/simple"
+    yield f"https://localhost:{server.server_port}"
     server.shutdown()
 
 

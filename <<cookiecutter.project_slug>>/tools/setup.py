@@ -13,7 +13,7 @@ PYTHON = str(VENV / "bin/python")
 UV = "uv>=0.6"
 NO_INDEX = (
     "the package index cannot be reached. Behind a proxy: HTTPS_PROXY=http://host:port make setup. "
-    "With a mirror: UV_DEFAULT_INDEX=https://mirror/simple make setup"
+    "With a mirror: UV_DEFAULT_INDEX=https://mirror.example.org make setup"
 )
 # What an installer says when it fails -> the way out.
 ADVICE = {
