@@ -1,6 +1,5 @@
 """prefect.yaml, with a real Prefect server and a real worker."""
 
-import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -8,9 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.request import Request, urlopen
 
 import yaml
+from prefect.client.orchestration import SyncPrefectClient
 
 from predictions import failing
 from servers import free_port, running, server, wait_until
@@ -26,15 +25,15 @@ ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 class Prefect:
     """A server that has the project's deployments, and a worker that runs them."""
 
-    api: str
+    client: SyncPrefectClient
     deployed: dict[str, dict[str, Any]]
     log: Path
     is_alive: Callable[[], bool]
 
     def post(self, path: str, body: Any) -> Any:
-        headers = {"Content-Type": "application/json"}
-        with urlopen(Request(f"{self.api}/{path}", json.dumps(body).encode(), headers), timeout=60) as answer:
-            return json.loads(answer.read() or b"null")
+        # Prefect's client asks again where a busy server, on SQLite, answers 503.
+        answer = self.client.request("POST", path, json=body)
+        return answer.json() if answer.content else None
 
     def start(self, name: str, **parameters: Any) -> str:
         """Run a deployment; returns the flow run's id."""
@@ -78,7 +77,7 @@ def deployed(folder: Path, home: Path) -> Iterator[Prefect]:
         prefect("work-pool", "create", "--type", "process", "--overwrite", POOL)
         prefect("deploy", "--all")
         with running([*PREFECT, "worker", "start", "--pool", POOL], home, log, settings) as worker:
-            made = Prefect(api, {}, log, lambda: worker.poll() is None)
+            made = Prefect(SyncPrefectClient(api), {}, log, lambda: worker.poll() is None)
             made.deployed.update({each["name"]: each for each in made.post("deployments/filter", {})})
             yield made
 
