@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 import sys
@@ -7,7 +8,7 @@ import pytest
 from filelock import FileLock
 
 from baking import TEMPLATE, bake
-from running import make, run
+from running import contents, make, run
 
 
 def pytest_configure(config):
@@ -44,9 +45,17 @@ def ready(tmp_path_factory):
     with FileLock(shared / "ready.lock"):
         if not printed.exists():
             shutil.rmtree(out, ignore_errors=True)
-            told = make(bake(out), "run")
+            project = bake(out)
+            told = make(project, "run")
+            (shared / "ready.json").write_text(json.dumps(contents(project)), encoding="utf-8")
             printed.write_text(told, encoding="utf-8")
     return out / "flight-delays", printed.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def ready_contents(ready):
+    """What the first run left in the ready project, by path, whatever has been done there since."""
+    return json.loads((ready[0].parents[1] / "ready.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """Run commands in a baked project, as its users would."""
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -40,13 +41,14 @@ def make(project, target):
 
 
 def contents(project):
-    """Every file of the results, by path."""
+    """SHA-256 of every file of the results, by path."""
     found = {}
     for name in RESULTS:
         path = project / name
         for file in [path] if path.is_file() else sorted(path.rglob("*")):
             if file.is_file():
-                found[str(file.relative_to(project))] = file.read_bytes()
+                digest = hashlib.sha256(file.read_bytes()).hexdigest()
+                found[str(file.relative_to(project))] = digest
     return found
 
 
