@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +164,36 @@ def test_what_is_nowhere_refuses_before_anything_changes(releases: Releases) -> 
     with pytest.raises(UserError, match=r"cannot be restored: model/.* is missing"):
         restore.restore(release, Store())
     assert (git.resolve("HEAD"), digests(*OUTPUTS), restore.unfinished()) == (head, before, False)
+
+
+# DVC, killed while it writes what dvc.lock holds into its index.
+KILLED_DVC = """
+import os
+import signal
+from dvc.repo import Repo
+from dvc_data.index import DataIndex
+
+written, write = [], DataIndex.__setitem__
+
+def write_some(index, key, entry):
+    if len(written) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    written.append(key)
+    write(index, key, entry)
+
+DataIndex.__setitem__ = write_some
+Repo(".").checkout(force=True)
+"""
+
+
+def test_an_index_that_a_killed_dvc_has_left_half_written_costs_no_file(releases: Releases) -> None:
+    release = load(releases.first)
+    git.git("checkout", "--quiet", release.commit)
+    killed = subprocess.run([sys.executable, "-c", KILLED_DVC], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    git.git("checkout", "--quiet", "main")
+    restore.restore(release, Store())
+    as_released(release)
 
 
 def test_data_alone_comes_back_and_nothing_seen_before_runs_again(releases: Releases) -> None:

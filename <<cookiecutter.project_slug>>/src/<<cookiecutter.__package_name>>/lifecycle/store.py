@@ -256,10 +256,14 @@ class Store:
         """
         from dvc.exceptions import DvcException
         from dvc.repo import Repo
+        from dvc_data.index import DataIndex
 
         try:
             # A repository of its own: dvc.yaml and dvc.lock may have changed since the other one was opened.
             repo = Repo(".")
+            # An index in memory. A DVC that is killed while it writes the one on the disk leaves it without some
+            # outputs, and a checkout by that deletes them.
+            repo._data_index = DataIndex()
             paths = sorted(output.path for output in outputs)
             # For each target, DVC reads its files anew: name none where all are meant.
             everything = paths == sorted(out["path"] for out in pipeline.outputs())
