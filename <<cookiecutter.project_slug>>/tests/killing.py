@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from << cookiecutter.__package_name >>.errors import UserError
 from << cookiecutter.__package_name >>.lifecycle import git
 from << cookiecutter.__package_name >>.lifecycle import ledger as book
 from << cookiecutter.__package_name >>.lifecycle.ledger import Ledger
@@ -113,11 +114,19 @@ def _work_tree() -> str:
     """One digest of all files under git, and of all that the pipeline has built."""
     files = git.git("ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")
     names = sorted({name for name in files if name})
-    for out in outputs():
+    for out in _outputs():
         path = Path(out["path"])
         names += [str(file) for file in (sorted(path.rglob("*")) if path.is_dir() else [path]) if not file.is_dir()]
     found = [(name, _digest(Path(name)) if Path(name).exists() else None) for name in names]
     return hashlib.sha256(json.dumps(found).encode()).hexdigest()
+
+
+def _outputs() -> list[dict[str, Any]]:
+    """What dvc.lock names; nothing while a git that was killed has left it half written."""
+    try:
+        return outputs()
+    except UserError:
+        return []
 
 
 class Snapshot:

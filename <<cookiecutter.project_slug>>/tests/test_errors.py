@@ -1,13 +1,15 @@
-"""What a person is told when the disk takes nothing more."""
+"""What a person is told when the disk takes nothing more, or holds a file half written."""
 
 import errno
 import resource
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
-from << cookiecutter.__package_name >>.errors import of_disk
+from << cookiecutter.__package_name >>.errors import UserError, of_disk
+from << cookiecutter.__package_name >>.lifecycle.pipeline import locked
 
 from support import CLI, Releases, cli, cli_json, environment
 
@@ -21,6 +23,14 @@ def test_it_names_the_place_and_what_to_do(number: int) -> None:
 
 def test_other_errors_are_not_the_disk_s() -> None:
     assert of_disk(OSError(errno.ENOENT, "no", "/some/where")) is None
+
+
+@pytest.mark.parametrize("content", ["", "[]", "stages: {", "schema: '2.0'"])
+def test_a_damaged_lock_file_has_a_way_back(content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("dvc.lock").write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match="`git restore dvc.lock`"):
+        locked()
 
 
 def test_a_promotion_that_cannot_be_written_changes_nothing_and_goes_on_later(releases: Releases) -> None:

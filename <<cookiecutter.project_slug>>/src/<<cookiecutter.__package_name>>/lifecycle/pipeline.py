@@ -257,12 +257,14 @@ def locked() -> dict[str, Any]:
     """dvc.lock's stages: what was built from what.
 
     Raises:
-        UserError: nothing has been built yet.
+        UserError: nothing has been built yet, or the file is damaged.
     """
     try:
         stages: dict[str, Any] = yaml.safe_load(LOCK_FILE.read_text(encoding="utf-8"))["stages"]
     except FileNotFoundError:
         raise UserError("nothing has been built yet: there is no dvc.lock") from None
+    except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError):
+        raise UserError("dvc.lock is damaged: `git restore dvc.lock` puts the committed one back") from None
     return stages
 
 
