@@ -29,7 +29,7 @@ def test_other_errors_are_not_the_disk_s() -> None:
 def test_a_damaged_lock_file_has_a_way_back(content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("dvc.lock").write_text(content, encoding="utf-8")
-    with pytest.raises(UserError, match="`git restore dvc.lock`"):
+    with pytest.raises(UserError, match="`git restore dvc"):
         locked()
 
 
