@@ -4,12 +4,14 @@ import errno
 import resource
 import shutil
 import subprocess
+from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import pytest
 
 from << cookiecutter.__package_name >>.errors import UserError, of_disk
-from << cookiecutter.__package_name >>.lifecycle.pipeline import locked
+from << cookiecutter.__package_name >>.lifecycle.pipeline import Pipeline, locked
 
 from support import CLI, Releases, cli, cli_json, environment
 
@@ -25,12 +27,14 @@ def test_other_errors_are_not_the_disk_s() -> None:
     assert of_disk(OSError(errno.ENOENT, "no", "/some/where")) is None
 
 
-@pytest.mark.parametrize("content", ["", "[]", "stages: {", "schema: '2.0'"])
-def test_a_damaged_lock_file_has_a_way_back(content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("dvc.lock").write_text(content, encoding="utf-8")
+# Without stages, it is one that DVC takes.
+@pytest.mark.parametrize(
+    ("read", "content"), [(locked, "schema: '2.0'"), *product([locked, Pipeline], ["", "[]", "stages: {"])]
+)
+def test_a_damaged_lock_file_has_a_way_back(read: Callable[[], object], content: str, project: Path) -> None:
+    (project / "dvc.lock").write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match="`git restore dvc"):
-        locked()
+        read()
 
 
 def test_a_promotion_that_cannot_be_written_changes_nothing_and_goes_on_later(releases: Releases) -> None:

@@ -82,6 +82,8 @@ class Pipeline:
         except NotDvcRepoError:
             raise UserError("this is not the project's folder (no .dvc here): change to it and try again") from None
         except DvcException as error:
+            if LOCK_FILE.exists():
+                locked()  # where that is what is wrong, it says so
             raise UserError(f"dvc.yaml cannot be used: {one_line(error)}") from None
 
         # An edge of DVC's graph points from a stage to one it needs.
