@@ -1,6 +1,7 @@
-"""The model, behind one small interface: fit, predict, save, load.
+"""The model: how it is fitted, saved, loaded and asked. To use another kind of model, rewrite this file.
 
-The rest of the project knows nothing else of it. To change the kind of model, rewrite this file.
+vendor/lifecycle/docs/contract.md says which functions others call. Import nothing of `lifecycle` here: each release runs
+with the model.py that it was released with.
 """
 
 import json
@@ -14,17 +15,32 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field
 
-from .files import write_json, write_text
-from .params import Train
 
 if TYPE_CHECKING:
     import lightgbm as lgb
 
 # What a machine needs to load and run a saved model, beside this package's own code.
-REQUIREMENTS = ("lightgbm", "numpy", "pyarrow", "pydantic", "pyyaml")
+REQUIREMENTS = ("lightgbm", "numpy", "pyarrow", "pydantic")
 
 Rows = np.ndarray[Any, np.dtype[np.float64]]
+
+
+class Settings(BaseModel):
+    """`train` in params.yaml. `threads` changes how long training takes, never the result."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int = Field(ge=0)
+    threads: int = Field(ge=1)
+    rounds: int = Field(ge=1)
+    early_stopping_rounds: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    num_leaves: int = Field(ge=2)
+    min_data_in_leaf: int = Field(ge=1)
+    feature_fraction: float = Field(gt=0, le=1)
+    lambda_l2: float = Field(ge=0)
 
 
 @dataclass(frozen=True)
@@ -86,13 +102,14 @@ class Model:
         text = self.booster.model_to_string()
         # The one line that holds how the model was made and not what it is.
         lines = [line for line in text.splitlines(keepends=True) if not line.startswith("[num_threads:")]
-        write_text(folder / "model.txt", "".join(lines))
+        (folder / "model.txt").write_text("".join(lines), encoding="utf-8")
         features = [
             {"name": feature.name, "type": feature.type}
             | ({"categories": feature.categories} if feature.categories else {})
             for feature in self.features
         ]
-        write_json(folder / "features.json", features)
+        text = json.dumps(features, indent=2, sort_keys=True) + "\n"
+        (folder / "features.json").write_text(text, encoding="utf-8")
 
 
 def load(folder: Path) -> Model:
@@ -162,7 +179,7 @@ def fit(
     validation: pa.Table,
     label: str,
     names: list[str],
-    settings: Train,
+    settings: Settings,
     progress: Callable[[int, float, float], None],
 ) -> Model:
     """Fit on `train`, stop when `validation` no longer gets better.

@@ -1,0 +1,507 @@
+"""The project's command line. Thin: every command is a few calls into the other rooms."""
+
+import json
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import project
+from .errors import UserError, of_disk
+
+if TYPE_CHECKING:
+    from .commands.shown import Shown
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+Release = Annotated[
+    str, typer.Argument(metavar="RELEASE", help="An id, the start of one, or a channel: what that serves.")
+]
+Reason = Annotated[str, typer.Option(metavar="TEXT", help="Kept in the ledger, for those who come after.")]
+Generation = Annotated[
+    int | None, typer.Option(metavar="N", help="Only if the channel is at this generation, as `history --json` shows.")
+]
+
+
+def _example(words: str) -> str:
+    return f"Example:  {project.command()} {words}"
+
+
+class Channel(StrEnum):
+    """The channels, from the first that a release goes through to the last."""
+
+    staging = "staging"
+    canary = "canary"
+    production = "production"
+
+
+def in_project(command: Callable[..., None]) -> Callable[..., None]:
+    """Run a command in the project's folder, and turn a user's mistake into one line and exit code 1."""
+
+    @wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        from .releases.pipeline import StageError
+
+        try:
+            enter_project()
+            command(*args, **kwargs)
+        except (UserError, StageError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(1) from None
+        except Exception as error:
+            if (said := of_disk(error)) is None:
+                raise
+            print(f"error: {said}", file=sys.stderr)
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            print("interrupted: nothing is lost, the next run goes on from here", file=sys.stderr)
+            raise typer.Exit(130) from None
+
+    return wrapped
+
+
+def show(shown: "Shown", as_json: bool) -> None:
+    """Print a result; exit code 1 where it is bad news."""
+    print(json.dumps(shown.data, indent=2) if as_json else shown.text)
+    if not shown.ok:
+        raise typer.Exit(1)
+
+
+def enter_project() -> None:
+    """Change to the folder that holds dvc.yaml: this one or one above it.
+
+    Raises:
+        UserError: there is none.
+    """
+    import os
+
+    for folder in (Path.cwd(), *Path.cwd().parents):
+        if (folder / "dvc.yaml").exists():
+            os.chdir(folder)
+            return
+    raise UserError("no dvc.yaml here or in a folder above: change to the project's folder")
+
+
+@app.callback()
+def _app() -> None:
+    """Data, features, model and their history: one command line for the whole lifecycle."""
+
+
+@app.command(epilog=_example("run --through 2013-07"))
+@in_project
+def run(
+    through: Annotated[str, typer.Option(metavar="YYYY-MM", help="Move the watermark first (data.through).")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Bring everything up to date: admit new files, run stale stages, log the result, register the model.
+
+    Exit code 0 when the model passes its gates, 1 when something failed, 3 when a gate did.
+    """
+    from .commands.run import run_pipeline
+
+    outcome = run_pipeline(through)
+    if as_json:
+        print(json.dumps(outcome.as_dict(), indent=2))
+    else:
+        print(outcome.as_text())
+    if outcome.failed_gates:
+        raise typer.Exit(3)
+
+
+@app.command(epilog=_example("status --json | jq .stages"))
+@in_project
+def status(as_json: AsJson = False) -> None:
+    """Show which stages are fresh, which are stale and why, the data window and the registered model."""
+    from .commands.status import project_status
+
+    found = project_status()
+    print(json.dumps(found.as_dict(), indent=2) if as_json else found.as_text())
+
+
+@app.command(epilog=_example("release --reason 'October data'"))
+@in_project
+def release(reason: Reason = "", as_json: AsJson = False) -> None:
+    """Turn the present pipeline result into a release: push its bytes, write its record to the ledger.
+
+    Commits dvc.lock and the other files that `run` writes. Refuses other changes, stale stages and failed gates.
+    """
+    from .commands.release import release_result
+
+    show(release_result(reason), as_json)
+
+
+@app.command(epilog=_example("approve r-3f2a --comment 'slices look right'"))
+@in_project
+def approve(
+    release: Release,
+    comment: Annotated[str, typer.Option(metavar="TEXT", help="Kept with the approval.")] = "",
+    key: Annotated[str, typer.Option(metavar="FILE", help="SSH key to sign with; else git's user.signingKey.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Approve a release, in your name as git knows it. Signed where the project has a file allowed_signers."""
+    from .commands.release import approve_release
+
+    show(approve_release(release, comment, key), as_json)
+
+
+@app.command(epilog=_example("promote r-3f2a --to canary --traffic 10%"))
+@in_project
+def promote(
+    release: Release,
+    to: Annotated[Channel, typer.Option(help="The channel.")],
+    traffic: Annotated[str, typer.Option(metavar="SHARE", help="Share of requests, for a canary.")] = "",
+    reason: Reason = "",
+    generation: Generation = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let a channel serve a release, if the policy in params.yaml allows it (promotion)."""
+    from .commands.channels import promote as promote_release
+
+    show(promote_release(release, to.value, traffic, reason, generation), as_json)
+
+
+@app.command(epilog=_example("rollback production --reason 'misses positives'"))
+@in_project
+def rollback(
+    channel: Channel,
+    reason: Reason,
+    to: Annotated[str, typer.Option(metavar="RELEASE", help="Default: the last good one it served.")] = "",
+    generation: Generation = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let a channel serve what it served before, verified; what it leaves goes to quarantine. Needs no network."""
+    from .commands.channels import rollback as roll_back
+
+    show(roll_back(channel.value, to, reason, generation), as_json)
+
+
+@app.command(epilog=_example("hold production --reason 'holidays'"))
+@in_project
+def hold(
+    channel: Channel,
+    reason: Annotated[str, typer.Option(help="Why, for those who come after.")] = "",
+    end: Annotated[bool, typer.Option("--end", help="End the hold.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Keep automation from promoting to a channel, until a person moves it or ends the hold."""
+    from .commands.channels import hold as hold_channel
+
+    show(hold_channel(channel.value, reason, end), as_json)
+
+
+@app.command(epilog=_example("rollout r-3f2a"))
+@in_project
+def rollout(release: Release, as_json: AsJson = False) -> None:
+    """Take a release towards production: every step that there is evidence for, and then say what it waits for.
+
+    Staging, shadow, canary at growing shares, production; bounds in params.yaml (rollout). To be called again. Exit
+    code 0 when production serves it, 1 when it was rolled back, 3 while it waits or is held for a person.
+    """
+    from .commands.rollout import rollout as roll_out
+
+    shown, code = roll_out(release)
+    show(shown, as_json)
+    raise typer.Exit(code)
+
+
+@app.command(epilog=_example("score --months 2013-09,2013-10"))
+@in_project
+def score(
+    channel: Annotated[Channel, typer.Option(help="Whose release scores.")] = Channel.production,
+    months: Annotated[str, typer.Option(metavar="YYYY-MM,...", help="Some months; else all.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Score the feature table with what a channel serves, a file a month, in data/scores.
+
+    A month whose rows and release are the same as last time is left alone; a corrected one is a new version.
+    """
+    from .commands.score import score as score_months
+
+    show(score_months(channel.value, [month for month in months.split(",") if month]), as_json)
+
+
+@app.command(epilog=_example("history production"))
+@in_project
+def history(
+    channel: Annotated[Channel | None, typer.Argument(help="One channel; else everything.")] = None,
+    limit: Annotated[int, typer.Option(help="How many, the newest first.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Show what was released and served when, by whose decision and why."""
+    from .commands.channels import show_history
+
+    show(show_history(channel.value if channel else None, limit), as_json)
+
+
+@app.command(epilog=_example("diff production r-3f2a"))
+@in_project
+def diff(a: Release, b: Release, as_json: AsJson = False) -> None:
+    """Show how two releases differ: data, features, SQL, parameters, metrics, code."""
+    from .commands.upkeep import diff as diff_releases
+
+    show(diff_releases(a, b), as_json)
+
+
+@app.command(epilog=_example("verify --all"))
+@in_project
+def verify(
+    release: Annotated[
+        str, typer.Argument(metavar="[RELEASE]", help="Default: what production serves, and the work tree.")
+    ] = "",
+    everything: Annotated[bool, typer.Option("--all", help="Every release, and the ledger itself.")] = False,
+    remote: Annotated[bool, typer.Option("--remote", help="Hash what is in the DVC remote too.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Hash again everything that a release needs, and say what is missing or altered. Exit code 1 if anything is."""
+    from .commands.upkeep import verify as verify_releases
+
+    show(verify_releases(release, everything, remote), as_json)
+
+
+@app.command(epilog=_example("doctor"))
+@in_project
+def doctor(as_json: AsJson = False) -> None:
+    """Put right what follows from the ledger: pointers, tags, MLflow's versions and aliases. Says what it did."""
+    from .commands.upkeep import doctor as put_right
+
+    show(put_right(), as_json)
+
+
+@app.command(epilog=_example("restore r-3f2a --data"))
+@in_project
+def restore(
+    release: Release,
+    data: Annotated[bool, typer.Option("--data", help="Its data alone; code and other parameters stay.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Put a release's code, parameters, data, features and model back into the work tree, as a new commit."""
+    from .commands.upkeep import restore as restore_release
+
+    show(restore_release(release, data), as_json)
+
+
+@app.command(epilog=_example("reproduce production"))
+@in_project
+def reproduce(
+    release: Release,
+    at_least: Annotated[str, typer.Option(metavar="LEVEL", help="L0, L1 or L2; default L0 on the same platform.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Build a release once more from its source, and compare: L0 same bytes, L1 same content, L2 same metrics.
+
+    Exit code 0 when every output reaches the promised level.
+    """
+    from .commands.upkeep import reproduce as reproduce_release
+
+    show(reproduce_release(release, at_least), as_json)
+
+
+@app.command(epilog=_example("gc --dry-run"))
+@in_project
+def gc(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Free space in the local cache, without touching what a release, a branch or the work tree needs."""
+    from .commands.upkeep import collect
+
+    show(collect(dry_run), as_json)
+
+
+@app.command(epilog=_example("trace production@2013-08-01T12:00 --verify"))
+@in_project
+def trace(
+    what: Annotated[
+        str, typer.Argument(help="A channel (at a time: CHANNEL@TIME), release, prediction, file, model or column.")
+    ],
+    verify: Annotated[bool, typer.Option("--verify", help="Hash again what is shown of a release.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what something was made from: bytes, SQL, code, parameters, people. Exit code 1 if anything differs."""
+    from .commands.lineage import trace as trace_it
+
+    show(trace_it(what, verify), as_json)
+
+
+@app.command(epilog=_example("impact 2013-06"))
+@in_project
+def impact(
+    what: Annotated[str, typer.Argument(help="A raw file, month, source column, model, commit or parameter.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show what something reached: features, releases, channels and when they served."""
+    from .commands.lineage import impact as find_impact
+
+    show(find_impact(what), as_json)
+
+
+@app.command(epilog=_example("lineage --html lineage.html --release production"))
+@in_project
+def lineage(
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", resolve_path=True, help="Where to write it; default .lifecycle/lineage.html."),
+    ] = None,
+    release: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RELEASE", help="May be repeated. Default: all; of more than ten, those that serve and the newest."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the graph as JSON; a page only with --html.")] = False,
+) -> None:
+    """Write one page with everything that releases were made from and reached: search, follow, compare two of them."""
+    from .commands.lineage import lineage as draw
+
+    show(draw(html, release or [], as_json), as_json)
+
+
+@app.command(epilog=_example("card production --out card.md"))
+@in_project
+def card(
+    release: Release,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", resolve_path=True, help="Write it to a file.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the model card of a release: use, data, features and their sources, metrics, gates, approvals, limits."""
+    from .commands.lineage import card as show_card
+
+    show(show_card(release, out), as_json)
+
+
+@app.command(epilog=_example("report --base origin/main > report.md"))
+@in_project
+def report(
+    base: Annotated[str, typer.Option(metavar="REV", help="A branch or commit that the change starts from.")] = "main",
+    as_json: AsJson = False,
+) -> None:
+    """Print, as Markdown, what a change does: metrics, gates, source files, outputs, parameters, SQL and its reach."""
+    from .commands.lineage import report as tell
+
+    show(tell(base), as_json)
+
+
+@app.command(epilog=_example("monitor --month 2013-09 --month 2013-10"))
+@in_project
+def monitor(
+    release: Annotated[str, typer.Argument(metavar="[RELEASE]", help="Default: what production serves.")] = "",
+    month: Annotated[
+        list[str] | None,
+        typer.Option(metavar="YYYY-MM", help="May be repeated. Default: those after training, and the prediction log."),
+    ] = None,
+    at: Annotated[str, typer.Option(metavar="TIME", help="Taken for now, in UTC, like 2026-05-01T06:00.")] = "",
+    act: Annotated[bool, typer.Option("--act", help="Do what the triggers in params.yaml say.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Look for drift, bad data, worse predictions, slow or stale service, by the thresholds in params.yaml.
+
+    Writes .lifecycle/monitoring/monitor.html and metrics.prom. Exit code 1 while a breach is open.
+    """
+    from .commands.monitor import monitor as look
+
+    show(look(release, month or [], at, act), as_json)
+
+
+@app.command(epilog=_example("incidents --limit 5"))
+@in_project
+def incidents(
+    limit: Annotated[int, typer.Option(help="How many, the newest first.")] = 20, as_json: AsJson = False
+) -> None:
+    """Show what went wrong: how soon it was found, told and over, and how many rollbacks held.
+
+    Out of the ledger, the monitor's history and the log of alerts.
+    """
+    from .commands.monitor import incidents as show_incidents
+
+    show(show_incidents(limit), as_json)
+
+
+@app.command(epilog=_example("drill --only worse-model --only killed-process"))
+@in_project
+def drill(
+    only: Annotated[list[str] | None, typer.Option(metavar="FAULT", help="May be repeated. Default: all.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Inject faults for real, into a throw-away copy of the project under load, and see that each is dealt with.
+
+    Writes .lifecycle/drill.json and drill.md. Exit code 1 where something that is promised does not hold.
+    """
+    from .commands.drill import hold as hold_drill
+
+    show(hold_drill(only or []), as_json)
+
+
+@app.command(epilog=_example("refresh"))
+@in_project
+def refresh(as_json: AsJson = False) -> None:
+    """Bring the online table up to date: the features that `serve` fills in where a request names a row by its key.
+
+    Running servers follow by themselves. With nothing new in the feature table, nothing is done.
+    """
+    from .commands.refresh import refresh as make_online
+
+    show(make_online(), as_json)
+
+
+@app.command(epilog=_example("serve --port 8080"))
+@in_project
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8000,
+) -> None:
+    """Answer requests for predictions by what production and the canary serve, until Ctrl-C or SIGTERM.
+
+    Follows every promotion and rollback without a restart. With SERVING_TOKEN set, requests need that bearer token.
+    """
+    from .commands.serve import serve as answer_requests
+
+    answer_requests(host, port)
+
+
+@app.command(epilog=_example("ui --mlflow-port 5001"))
+@in_project
+def ui(
+    mlflow_port: Annotated[int, typer.Option(help="Port of MLflow's page.")] = 5000,
+    prefect_port: Annotated[int, typer.Option(help="Port of Prefect's page.")] = 4200,
+) -> None:
+    """Serve the MLflow and Prefect pages on this machine, until Ctrl-C."""
+    from .commands.ui import serve
+
+    serve(mlflow_port, prefect_port)
+
+
+@app.command(epilog=_example("check"))
+@in_project
+def check(as_json: AsJson = False) -> None:
+    """Check that the project meets the contract: model, tables, stages, parameters. Runs nothing."""
+    from .commands.check import check as do
+
+    show(do(), as_json)
+
+
+@app.command(epilog=_example("docs"))
+@in_project
+def docs() -> None:
+    """Write dbt's pages on every table and column to transform/target/index.html."""
+    from .stages.transform import generate_docs
+
+    print(f"open {generate_docs()}")
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app(prog_name=project.command())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""`monitor`: what serves, watched; `incidents`: what came of that."""
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from ..errors import UserError
+from ..releases import operations
+from ..releases.reconcile import open_ledger
+from ..monitoring import incidents as log_of
+from ..monitoring import operation
+from ..monitoring.history import Series
+from ..monitoring.incidents import Incident
+from ..monitoring.monitor import Monitored, now
+from ..params import load_params
+from .run import run_pipeline
+from .shown import Shown, table, with_repairs
+
+
+def monitor(what: str, months: list[str], at: str, act: bool = False) -> Shown:
+    """Measure, and say what is in breach; with `act`, do what the triggers say."""
+    time = _time(at) if at else now()
+    done = operation.run(what or "production", months, time, retrain=retrain if act else None)
+    found = done.found
+    data = {
+        "release": found.release,
+        "at": found.at.isoformat(),
+        "windows": [_window(each) for each in found.seen],
+        "breaches": [_series(each) for each in found.breaches],
+        "figures": [_series(each) for each in found.series],
+        "alerts": [vars(alert) for alert in done.alerts],
+        "acted": done.acted,
+        "page": str(done.page),
+        "notes": done.notes,
+    }
+    return Shown(data, with_repairs(done.notes, _text(found, done)), ok=not found.breaches)
+
+
+def retrain() -> str:
+    """Run the pipeline on what is new and release the result; says which release that is."""
+    run_pipeline()
+    made = operations.release("retrained by the monitor", automation=True).result
+    return f"{made.release.id}" if made.new else f"{made.release.id} again: there is nothing new to learn from"
+
+
+def _time(text: str) -> datetime:
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise UserError(f"--at is a time like 2026-05-01T06:00, and not {text!r}") from None
+    return time.astimezone(UTC).replace(tzinfo=None) if time.tzinfo else time
+
+
+def _window(seen: Any) -> dict[str, Any]:
+    of = seen.measured
+    return {
+        "source": of.source,
+        "window": of.window,
+        "start": of.start.isoformat(),
+        "end": of.end.isoformat(),
+        "rows": of.rows,
+    }
+
+
+def _series(series: Series) -> dict[str, Any]:
+    point = series.now
+    return {
+        "source": series.source,
+        "check": series.check,
+        "subject": series.subject,
+        "window": point.window,
+        "value": point.value,
+        "reference": point.reference,
+        "fire": point.fire,
+        "clear": point.clear,
+        "rows": point.rows,
+        "open": point.state.open,
+        "since": point.state.since,
+    }
+
+
+def _text(found: Monitored, done: operation.Done) -> str:
+    profile = found.profile
+    rows = [
+        (
+            f"  {each.check}",
+            each.subject,
+            f"{each.now.value:.3g}",
+            f"fires above {each.now.fire:.3g}, clears below {each.now.clear:.3g}",
+            _since(each),
+        )
+        for each in found.breaches
+    ]
+    looked = ", ".join(f"{seen.measured.window} ({seen.measured.rows:,})" for seen in found.seen)
+    judged = sum(each.now.fire is not None for each in found.series)
+    lines = [f"{found.release}, trained on {profile.train[0]} to {profile.train[-1]}", f"  rows of {looked}"]
+    lines.append(f"{len(rows)} of {judged} checks in breach{':' if rows else ''}")
+    lines += [table(rows)] if rows else []
+    lines += [f"  type     {alert.command}" for alert in done.alerts[:1]]
+    lines += [f"  did      {each}" for each in done.acted]
+    return "\n".join([*lines, f"open {done.page}"])
+
+
+def _since(series: Series) -> str:
+    return f"since {series.now.state.since}" if series.source != "freshness" else ""
+
+
+def incidents(limit: int) -> Shown:
+    """What went wrong, and how it ended."""
+    opened = open_ledger()
+    found = log_of.find(opened.ledger, load_params().monitoring)
+    total = log_of.summary(found, opened.ledger)
+    rows: list[tuple[str, ...]] = [
+        ("began", "release", "what", "found after", "told after", "over after", "how it ended")
+    ]
+    rows += [
+        (
+            f"{each.began:%Y-%m-%dT%H:%M:%SZ}",
+            each.release,
+            each.title if len(each.title) <= MOST else f"{each.title[:MOST]}...",
+            *map(_span, (each.to_detect, each.to_alert, each.to_restore)),
+            each.how,
+        )
+        for each in found[:limit]
+    ]
+    medians = ", ".join(
+        f"{name} after {_span(value)}"
+        for name, value in (("found", total.to_detect), ("told", total.to_alert), ("over", total.to_restore))
+    )
+    success = f", {total.success:.0%}" if total.success is not None else ""
+    lines = [table(rows)] if found else []
+    if len(found) > limit:
+        lines.append(f"... and {len(found) - limit} earlier (--limit)")
+    lines.append(f"{total.count} incidents, {total.open} open" + (f"; in the median {medians}" if found else ""))
+    lines.append(f"{total.held} of {total.tried} rollbacks held{success}")
+    data = {"incidents": [_incident(each) for each in found[:limit]], **asdict(total), "notes": opened.done}
+    return Shown(data, with_repairs(opened.done, "\n".join(lines)))
+
+
+MOST = 60
+
+
+def _incident(each: Incident) -> dict[str, Any]:
+    times = {
+        name: value.isoformat() if value else None
+        for name in ("began", "detected", "alerted", "ended")
+        for value in [getattr(each, name)]
+    }
+    spans = {name: getattr(each, name) for name in ("to_detect", "to_alert", "to_restore")}
+    return {"release": each.release, "what": list(each.what), "how": each.how, **times, **spans}
+
+
+def _span(seconds: float | None) -> str:
+    """Seconds as a person says it."""
+    if seconds is None:
+        return "-"
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"

@@ -1,0 +1,21 @@
+"""`refresh`: the online table."""
+
+from dataclasses import asdict
+
+from ..releases import online
+from ..params import load_params
+from .shown import Shown
+
+
+def refresh() -> Shown:
+    """Bring the online table up to date, and say what it is now."""
+    done = online.refresh(load_params().monitoring.columns)
+    table = done.table
+    head = f"made in {done.seconds:.1f} s" if done.new else "it is current: nothing to do"
+    text = (
+        f"online table {table.name}: {head}\n"
+        f"  rows     {table.rows:,} of {table.table}, {len(table.columns)} columns by {table.key}\n"
+        f"  newest   {table.newest} UTC\n"
+        f"  release  {table.release or 'none has these features yet'}"
+    )
+    return Shown({"new": done.new, "seconds": round(done.seconds, 3), "online": asdict(table)}, text)

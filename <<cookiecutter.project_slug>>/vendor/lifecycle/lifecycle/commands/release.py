@@ -1,0 +1,54 @@
+"""`release` and `approve`."""
+
+from ..releases import approvals, operations
+from ..releases.reconcile import open_ledger
+from ..releases.store import Store
+from ..lineage import openlineage
+from ..lineage.attach import attach, attach_later
+from .shown import Shown, with_repairs
+
+
+def release_result(reason: str) -> Shown:
+    """Release what the pipeline has built."""
+    released = operations.release(reason)
+    made = released.result
+    record = made.release
+    lineage, unattached = attach(record, Store())
+    notes = [*released.notes, *unattached, *openlineage.tell_of_ledger()]
+    metrics = record.evidence["metrics"]
+    lines = [f"{record.id} {'released' if made.new else 'is released already: the same content'}"]
+    lines.append(f"  commit   {record.commit[:12]}" + (f", with {', '.join(made.committed)}" if made.committed else ""))
+    size = sum(output.size for output in record.outputs())
+    lines.append(f"  content  {len(record.outputs())} outputs, {size / 1e6:.1f} MB, in the DVC remote")
+    names = [gate["name"] for gate in record.evidence["gates"]]
+    lines.append("  gates    " + ", ".join(f"{name} {metrics[name]:.3f}" for name in names))
+    comparison = record.observed.get("comparison")
+    if comparison and "problem" in comparison:
+        lines.append(f"  champion {comparison['champion']} cannot be measured on this holdout: {comparison['problem']}")
+    elif comparison:
+        changes = [f"{name} {each['change']:+.4f}" for name, each in comparison["metrics"].items() if name in names]
+        lines.append(f"  champion {comparison['champion']}, on the same holdout: {', '.join(changes)}")
+    data = {
+        "release": record.id,
+        "digest": record.digest,
+        "new": made.new,
+        "commit": record.commit,
+        "committed": made.committed,
+        "metrics": metrics,
+        "comparison": comparison,
+        "lineage": lineage,
+        "notes": notes,
+    }
+    return Shown(data, with_repairs(notes, "\n".join(lines)))
+
+
+def approve_release(what: str, comment: str, key: str) -> Shown:
+    """Approve a release, in the name of the person at the keyboard."""
+    opened = open_ledger(network=True)
+    release = opened.ledger.release(what)
+    approval, _ = approvals.approve(opened.ledger, release, comment, key)
+    attach_later(release.id)
+    signed = approvals.allowed_signers() is not None
+    kind = ", ".join(word for word, true in (("own release", approval.own), ("signed", signed)) if true)
+    text = f"{release.id} approved by {approval.by}{f' ({kind})' if kind else ''}"
+    return Shown({**approval.model_dump(), "signed": signed, "notes": opened.done}, with_repairs(opened.done, text))

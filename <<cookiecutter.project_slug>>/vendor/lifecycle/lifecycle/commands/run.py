@@ -1,0 +1,98 @@
+"""`run`: the pipeline from the command line."""
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import UserError
+from ..files import write_text
+from ..releases import tracking
+from ..releases.pipeline import LOCK_FILE, Pipeline
+from ..params import PARAMS_FILE, load_params, set_through
+from ..stages import ingest
+from ..stages.source import pins_of, read_pins
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to."""
+
+    changed: bool
+    tracked: tracking.Tracked
+    failed_gates: list[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For --json."""
+        return {"changed": self.changed, "failed_gates": self.failed_gates, **vars(self.tracked)}
+
+    def as_text(self) -> str:
+        """For people."""
+        t = self.tracked
+        if self.failed_gates:
+            model = f"not registered: {'; '.join(self.failed_gates)}"
+        else:
+            model = f"{t.model_name} version {t.version}, alias {tracking.CHALLENGER}"
+        passed = ", ".join(f"{gate['name']} {gate['value']:.3f}" for gate in tracking.gates() if gate["pass"])
+        head = "Done." if self.changed else "Nothing has changed."
+        return (
+            f"{head}\n  model   {model}\n  passes  {passed or 'no gate'}\n"
+            f"  result  {t.result_digest[:12]} (MLflow run {t.run_id[:8]})\n{WHERE_TO_LOOK}"
+        )
+
+
+WHERE_TO_LOOK = """  report  reports/report.html
+  pages   make ui (MLflow, Prefect), make docs (dbt)"""
+
+
+def run_pipeline(through: str = "") -> Outcome:
+    """Run what is stale, as a Prefect flow; with nothing stale, do not even start Prefect.
+
+    Raises:
+        UserError, StageError: with the state as it was before.
+    """
+    built = _lock()
+    before = set_through(through) if through else None
+    try:
+        changed = _run()
+    except UserError:
+        # Nothing was built for the new watermark (a file failed the gate, say): it was not moved.
+        if before is not None and _lock() == built:
+            write_text(PARAMS_FILE, before)
+        raise
+    tracked = tracking.last_tracked()
+    assert tracked is not None
+    return Outcome(changed, tracked, tracking.failed_gates())
+
+
+def _lock() -> bytes | None:
+    return LOCK_FILE.read_bytes() if LOCK_FILE.exists() else None
+
+
+def _run() -> bool:
+    if not os.environ.get("PREFECT_API_URL") and not _anything_to_do():
+        return False
+    from ..flows import server
+
+    server.ensure_api()
+    from ..flows import pipeline
+
+    # While the server starts, do the first task's work: it is kept by content, so the task will find it done.
+    # If it fails here, the task will fail too, and be on record.
+    with suppress(Exception):
+        pipeline.admit.fn()
+    try:
+        pipeline.run_now()
+    except RuntimeError as error:
+        if "Failed to reach API" not in str(error):
+            raise
+        url = os.environ["PREFECT_API_URL"]
+        raise UserError(f"Prefect at {url} cannot be reached: start it, or unset PREFECT_API_URL") from None
+    return True
+
+
+def _anything_to_do() -> bool:
+    _, files = ingest.look(load_params().data)
+    if pins_of(files) != read_pins() or not tracking.is_tracked():
+        return True
+    return not all(stage.fresh for stage in Pipeline().status())

@@ -1,0 +1,134 @@
+"""`verify`, `doctor`, `restore`, `reproduce`, `diff` and `gc`."""
+
+import platform
+import sys
+import time
+from dataclasses import asdict
+from typing import Any
+
+from ..errors import UserError
+from ..releases import gc, reconcile
+from ..releases.history import Change
+from ..releases.history import diff as compare_records
+from ..releases.pipeline import LOCK_FILE
+from ..releases.reconcile import open_ledger
+from ..releases.reproduce import LEVELS, Level
+from ..releases.reproduce import reproduce as rebuild
+from ..releases.restore import restore as put_back
+from ..releases.verify import Verified, verify_ledger, verify_release, verify_work_tree
+from .shown import Shown, table, with_repairs
+
+
+def verify(what: str, everything: bool, remote: bool) -> Shown:
+    """Hash again what a release needs, or all of them and the ledger; without a name, the work tree too."""
+    start = time.monotonic()
+    opened = open_ledger()
+    ledger = opened.ledger
+    ids = ledger.releases if everything else [ledger.resolve(what or "production")]
+    found = [verify_ledger(ledger)] if everything else []
+    if not what and not everything and LOCK_FILE.exists():
+        found.append(verify_work_tree(opened.store))
+    for release_id in ids:
+        try:
+            found.append(verify_release(ledger.release(release_id), ledger, opened.store, remote))
+        except UserError as error:
+            found.append(Verified(release_id, 0, [str(error)], []))
+    lines = []
+    for each in found:
+        lines.append(f"{each.what:<14} {'whole' if not each.problems else 'NOT WHOLE'}, {each.bytes / 1e6:.1f} MB")
+        lines += [f"  {line}" for line in (*each.problems, *each.notes)]
+    lines.append(f"{time.monotonic() - start:.1f} s")
+    data = {"verified": [asdict(each) for each in found], "notes": opened.done}
+    return Shown(data, with_repairs(opened.done, "\n".join(lines)), ok=not any(each.problems for each in found))
+
+
+def doctor() -> Shown:
+    """Put right what follows from the ledger."""
+    opened = reconcile.doctor()
+    text = "\n".join(opened.done) or "nothing to do: pointers, tags and MLflow are in step with the ledger"
+    return Shown({"done": opened.done}, text)
+
+
+def restore(what: str, data_only: bool) -> Shown:
+    """Put a release back into the work tree."""
+    opened = open_ledger()
+    release = opened.ledger.release(what)
+    start = time.monotonic()
+    done = put_back(release, opened.store, data_only)
+    commit = (
+        f"commit {done.commit[:12]}, {done.files} files under git" if done.commit else "nothing under git to change"
+    )
+    text = (
+        f"the work tree is that of {release.id}{' (its data)' if data_only else ''}: {commit}, "
+        f"{len(done.outputs)} outputs, hashed, {time.monotonic() - start:.1f} s"
+    )
+    if data_only:
+        text += "\n  next: `run`, which builds what the data changes, and takes from the cache what it has seen"
+    return Shown(asdict(done) | {"notes": opened.done}, with_repairs(opened.done, text))
+
+
+def reproduce(what: str, at_least: str) -> Shown:
+    """Build a release once more from its source."""
+    if at_least and at_least not in LEVELS[:3]:
+        raise UserError(f"--at-least is L0, L1 or L2, and not {at_least!r}")
+    opened = open_ledger()
+    release = opened.ledger.release(what)
+    same_platform = release.observed["platform"] == f"{sys.platform}-{platform.machine()}"
+    promise: Level = at_least or ("L0" if same_platform else "L2")  # type: ignore[assignment]
+    made = rebuild(release, opened.store)
+    reached = LEVELS.index(made.level) <= LEVELS.index(promise)
+    rows = [(f"  {each.path}", each.level, each.detail) for each in made.artifacts]
+    text = (
+        f"{release.id}, rebuilt with {made.environment}\n{table(rows)}\n"
+        f"{made.level} reached, {promise} {'promised' if reached else 'was promised'}, {made.seconds:.1f} s"
+    )
+    data = asdict(made) | {"level": made.level, "promise": promise, "reached": reached, "notes": opened.done}
+    return Shown(data, with_repairs(opened.done, text), ok=reached)
+
+
+def diff(a: str, b: str) -> Shown:
+    """How two releases differ."""
+    opened = open_ledger()
+    old, new = opened.ledger.release(a), opened.ledger.release(b)
+    found = compare_records(old, new)
+    lines = [f"{found.a} -> {found.b}"]
+    for title in ("data", "features", "sql", "params", "metrics"):
+        lines += _section(title, [_change(each) for each in getattr(found, title)])
+    lines += _section("code", found.code)
+    if found.packages:
+        lines.append("packages: requirements.lock differs")
+    if len(lines) == 1:
+        lines.append("no difference")
+    return Shown(asdict(found) | {"notes": opened.done}, with_repairs(opened.done, "\n".join(lines)))
+
+
+def _section(title: str, lines: list[str]) -> list[str]:
+    return [f"{title}:", *(f"  {line}" for line in lines)] if lines else []
+
+
+def _change(change: Change) -> str:
+    old, new = (_plain(value) for value in (change.old, change.new))
+    if change.old is None:
+        return f"+ {change.name}  {new}"
+    if change.new is None:
+        return f"- {change.name}  {old}"
+    return f"  {change.name}  {old} -> {new}"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, tuple):
+        rows, digest = value
+        return f"{rows:,} rows {digest}" if rows is not None else digest
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def collect(dry_run: bool) -> Shown:
+    """Free space."""
+    opened = open_ledger()
+    freed = gc.collect(opened.ledger, opened.store, dry_run)
+    verb = "would be deleted" if dry_run else "deleted"
+    text = (
+        f"{freed.objects} cached objects, {freed.bytes / 1e6:.1f} MB, and {len(freed.folders)} folders of releases "
+        f"that no channel serves {verb}; {freed.kept} objects are needed by a release, a branch or the work tree"
+    )
+    return Shown(asdict(freed) | {"notes": opened.done}, with_repairs(opened.done, text))

@@ -1,0 +1,122 @@
+"""The contract between a project and this machinery: everything that a project may import of it.
+
+A model and its module, a raw table, a stage: what they must be is here, with types. `check` holds a project to it, and
+docs/contract.md explains it. The model's own module imports nothing of this package, not even this: a release's model
+runs for years with the code that it was released with.
+"""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from .errors import USER_ERROR, UserError
+from .files import replacing, write_json, write_text
+from .params import PARAMS_FILE, Gate, Split, described, load_params
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+S = TypeVar("S", bound=BaseModel)
+
+__all__ = [
+    "Feature",
+    "Gate",
+    "Model",
+    "ModelModule",
+    "Split",
+    "Table",
+    "UserError",
+    "load_params",
+    "replacing",
+    "run_stage",
+    "settings_of",
+    "write_json",
+    "write_text",
+]
+
+
+class Feature(Protocol):
+    """One input column of a model. `categories`: the values seen in training, for a text column, else None."""
+
+    @property
+    def name(self) -> str:
+        """The column of the feature table."""
+
+    @property
+    def type(self) -> str:
+        """Text is `string`; numbers are `integer` or `double`; `boolean`."""
+
+    @property
+    def categories(self) -> tuple[str, ...] | None:
+        """None where any value will do."""
+
+
+class Model(Protocol):
+    """A fitted model.
+
+    It may also have `predict_rows(rows)`, the same for a few rows of plain values in the order of the features, which
+    online serving prefers, and `importance()`, a share for each feature by name, which monitoring weighs drift by.
+    """
+
+    @property
+    def features(self) -> Sequence[Feature]:
+        """The input columns, in order."""
+
+    def predict(self, table: "pa.Table", threads: int = 1) -> "np.ndarray[Any, np.dtype[np.float64]]":
+        """One score for each row, shape (rows,). `table` holds at least the features."""
+
+
+class ModelModule(Protocol):
+    """The module named by `model` under [tool.lifecycle]."""
+
+    # Packages that loading and predicting need, beside the module's own.
+    REQUIREMENTS: tuple[str, ...]
+
+    def load(self, folder: Path) -> Model:
+        """Load what training saved. Runs no code from the files."""
+
+    def losses(self, label: "pa.ChunkedArray", predicted: Any) -> Any:
+        """How wrong each prediction was, shape (rows,), in [0, 1]: what rollouts compare two models by."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A raw table of the source: its key, its size, when a row happened.
+
+    `rows`: the least and the most rows of a file. `time`: the column that says in which month a row belongs; a table
+    with one is landed a month at a time. `clock`: the time zone of the months, and of the columns year, month, day and
+    hour where the table has them. `null_shares`: the largest share of nulls a column may have in a file.
+    """
+
+    name: str
+    key: tuple[str, ...]
+    rows: tuple[int, int]
+    time: str | None = None
+    clock: str = "UTC"
+    null_shares: Mapping[str, float] = field(default_factory=dict)
+
+
+def run_stage(stage: Callable[[], None]) -> None:
+    """Run a stage as a process of its own. A UserError ends it with one line, and the pipeline does not try again."""
+    try:
+        stage()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(USER_ERROR)
+
+
+def settings_of(kind: type[S], values: dict[str, Any], section: str) -> S:
+    """A section of params.yaml as the project's own Pydantic model.
+
+    Raises:
+        UserError: a value is missing, unknown or out of range; says which.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{PARAMS_FILE}: {described(error, section)}") from None

@@ -1,0 +1,213 @@
+"""A drill from beginning to end: the copy, the server, the load, one fault after the other, and a table."""
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, chdir, contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError, one_line
+from ..files import write_json, write_text
+from ..releases.record import same_predictions
+from . import stand as stands
+from .faults import FAULTS
+from .load import Answer
+from .scene import Fault, Scene, Watch
+from .stand import NotHeldError, Stand
+
+REPORT = Path(".lifecycle/drill.json")
+TABLE = Path(".lifecycle/drill.md")
+
+
+@dataclass(frozen=True)
+class Row:
+    """What came of a fault, in seconds and requests. `to_alert`: from the newest row that it was found by.
+
+    `wrong`: answers with a release that the channel never served, or a score that is not that release's. `exposed`:
+    answers by the defective release.
+    """
+
+    fault: str
+    expected: str
+    happened: str
+    held: bool
+    to_detect: float | None
+    to_alert: float | None
+    to_restore: float | None
+    requests: int
+    failed: int
+    wrong: int
+    exposed: int
+    slowest_ms: float
+
+
+@dataclass(frozen=True)
+class Drill:
+    """All rows, how its rollbacks went (as `incidents` counts them), and how long it took."""
+
+    commit: str
+    rows: list[Row]
+    tried: int
+    rolled_back: int
+    seconds: float
+
+    @property
+    def held(self) -> bool:
+        """Whether every expectation did."""
+        return all(row.held for row in self.rows)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For --json and the report."""
+        return asdict(self) | {"held": self.held}
+
+    def markdown(self) -> str:
+        """A table for a page, or CI's summary."""
+        head = "| fault | held | found after | told after | over after | requests | failed | wrong | what happened |"
+        lines = [head, "|---|---|---:|---:|---:|---:|---:|---:|---|"]
+        for row in self.rows:
+            held = "yes" if row.held else "**FAILED**"
+            times = " | ".join(map(span, (row.to_detect, row.to_alert, row.to_restore)))
+            counts = f"{row.requests} | {row.failed} | {row.wrong}"
+            happened = row.happened.replace("|", "\\|")
+            lines.append(f"| {row.fault} | {held} | {times} | {counts} | {happened} |")
+        return "\n".join([*lines, "", f"{self.rollbacks}; {self.seconds:.0f} s, at commit `{self.commit[:12]}`", ""])
+
+    @property
+    def rollbacks(self) -> str:
+        """The rate of success, in words."""
+        return f"{self.rolled_back} of {self.tried} rollbacks held"
+
+
+def span(seconds: float | None) -> str:
+    """Seconds, for a table."""
+    return "" if seconds is None else f"{seconds:.1f} s"
+
+
+def chosen(names: Sequence[str]) -> list[Fault]:
+    """The faults of these names; all without any.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    known = {fault.name: fault for fault in FAULTS}
+    if unknown := [name for name in names if name not in known]:
+        raise UserError(f"there is no fault {unknown[0]}: there are {', '.join(known)}")
+    return [fault for fault in FAULTS if not names or fault.name in names]
+
+
+def drill(names: Sequence[str], say: Callable[[str], None]) -> Drill:
+    """Hold a drill on the commit that is checked out here. Nothing here is changed but the report.
+
+    Raises:
+        UserError: it cannot be held at all.
+    """
+    faults, project, start = chosen(names), Path.cwd(), time.monotonic()
+    with ExitStack() as stack:
+        top = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="drill-", ignore_cleanup_errors=True)))
+        say("copying the commit that is checked out, and its data")
+        stand, folder = stands.build(project, top.resolve())
+        commit = stands.run(["git", "rev-parse", "HEAD"], folder, stand.environment).strip()
+        stack.enter_context(chdir(folder))
+        stack.enter_context(_environment(stand.environment))
+        rows, tried, rolled_back = _in_copy(stand, faults, stack, say)
+    done = Drill(commit, rows, tried, rolled_back, time.monotonic() - start)
+    write_json(REPORT, done.as_dict())
+    write_text(TABLE, done.markdown())
+    return done
+
+
+@contextmanager
+def _environment(there: dict[str, str]) -> Iterator[None]:
+    """The environment of this process for as long as it works in the copy: a GIT_DIR, say, would lead out of it."""
+    before = dict(os.environ)
+    os.environ.clear()
+    os.environ.update(there)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _in_copy(
+    stand: Stand, faults: list[Fault], stack: ExitStack, say: Callable[[str], None]
+) -> tuple[list[Row], int, int]:
+    try:
+        stands.relax(stand)
+        say("run, release, promote: the first release of the copy")
+        stand.must("run")
+        sound: str = stand.must("release", "--reason", "drill")["release"]
+        stand.must("promote", sound, "--to", "staging")
+        stand.must("promote", sound, "--to", "production")
+        stack.callback(stand.kill_server)
+        stand.serve()
+    except NotHeldError as error:
+        raise UserError(f"the drill cannot be held: {error}") from None
+    load, scores = stand.load(stand.ledger.release(sound))
+    rows = []
+    with load:
+        for fault in faults:
+            row = _one(fault, Scene(stand, load, sound, Watch()), scores)
+            rows.append(row)
+            say(f"{fault.name:<18} {'held' if row.held else 'FAILED'}  {row.happened}")
+    tried = rolled_back = 0
+    with suppress(NotHeldError):  # a fault that did not hold may have left anything
+        total = stand.must("incidents")
+        tried, rolled_back = total["tried"], total["held"]
+        stand.settle(10)  # else who tells MLflow writes to a folder that is being deleted
+    return rows, tried, rolled_back
+
+
+def _one(fault: Fault, scene: Scene, scores: list[float]) -> Row:
+    watch, load = scene.watch, scene.load
+    since, problem = len(load.answers), ""
+    try:
+        scene.stand.put_right(scene.sound)
+        since = len(load.answers)
+        watch.begin()
+        happened = fault.inject(scene)
+    except NotHeldError as error:
+        problem = happened = one_line(error)
+    except Exception as error:  # whatever it is, the other faults are still to be tried
+        problem = happened = f"{type(error).__name__}: {one_line(error)}"
+    answers = load.answers[since:]
+    failed = sum(each.status != 200 for each in answers)
+    moves = _moves(scene)
+    wrong = sum(_is_wrong(each, scene, moves, scores) for each in answers)
+    if not problem and wrong:
+        problem = happened = f"{wrong} answers were wrong"
+    if not problem and failed and not fault.down:
+        statuses = ", ".join(sorted({str(each.status or "no answer") for each in answers if each.status != 200}))
+        problem = happened = f"{failed} requests failed ({statuses}); {happened}"
+    return Row(
+        fault.name,
+        fault.expected,
+        happened,
+        held=not problem,
+        to_detect=watch.detected and watch.detected - watch.began,
+        to_alert=watch.told,
+        to_restore=watch.restored and watch.restored - watch.began,
+        requests=len(answers),
+        failed=failed,
+        wrong=wrong,
+        exposed=sum(each.release not in (None, scene.sound) for each in answers),
+        slowest_ms=round(max((each.seconds for each in answers), default=0.0) * 1000, 1),
+    )
+
+
+def _moves(scene: Scene) -> set[tuple[Any, ...]]:
+    """Everything that a channel has ever served: what an answer may say of itself."""
+    return {(entry.channel, entry.generation, entry.release) for _, entry in scene.stand.ledger.entries()}
+
+
+def _is_wrong(answer: Answer, scene: Scene, moves: set[tuple[Any, ...]], scores: list[float]) -> bool:
+    if answer.status != 200:
+        return False
+    if (answer.channel, answer.generation, answer.release) not in moves:
+        return True
+    if answer.release != scene.sound or answer.drifted or answer.score is None:
+        return False
+    return not same_predictions([scores[answer.row]], [answer.score])

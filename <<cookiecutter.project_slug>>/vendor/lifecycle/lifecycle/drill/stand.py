@@ -1,0 +1,326 @@
+"""The throw-away copy that a drill is held in: the commit that is checked out, its data, a ledger of its own, a server.
+
+Nothing of the project is written to. git is read through a fetch, DVC's objects are copied, and the copy knows no
+remote, no MLflow and no Prefect but its own.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import yaml
+
+from .. import project
+from ..errors import UserError
+from ..releases import ledger as book
+from ..releases import loading, registry, tracking
+from ..releases.ledger import ChannelName, Ledger
+from ..releases.pipeline import LOCK_FILE
+from ..releases.record import Release
+from ..params import load_params
+from . import defects
+from .load import Load, plain, shift
+
+CLI = [sys.executable, "-m", "lifecycle.cli"]
+# Settings that lead out of the copy.
+FOREIGN = ("DASK_", "DVC_", "GIT_", "MLFLOW_", "OPENLINEAGE_", "PREFECT_", "RAY_", "SERVING_")
+ROWS = 2000
+# Longer than anything takes on a slow machine.
+PATIENCE_SECONDS = 120
+POLL_SECONDS = 0.05
+
+
+class NotHeldError(Exception):
+    """What a fault must lead to did not happen."""
+
+
+class Stand:
+    """The copy, with a server and a load on it. Made by `build`; the process stands in its folder."""
+
+    def __init__(self, top: Path, folder: Path) -> None:
+        self.folder = folder
+        self.source = top / "source"
+        self.environment = environment(folder)
+        self.port = 0
+        self._log = top / "serve.log"
+        self._server: subprocess.Popen[bytes] | None = None
+
+    # What a person would type.
+
+    def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """A command of the project, in the copy."""
+        return subprocess.run(
+            [*CLI, *arguments], cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=900
+        )
+
+    def must(self, *arguments: str) -> Any:
+        """What a command that must succeed says with --json."""
+        done = self.cli(*arguments, "--json")
+        if done.returncode:
+            raise NotHeldError(f"`{' '.join(arguments)}` failed: {last_line(done)}")
+        return json.loads(done.stdout)
+
+    def start_cli(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """The same, to be killed: it leads a group of processes of its own."""
+        nowhere = subprocess.DEVNULL
+        command = [*CLI, *arguments]
+        return subprocess.Popen(
+            command, cwd=self.folder, env=self.environment, stdout=nowhere, stderr=nowhere, start_new_session=True
+        )
+
+    def git(self, *arguments: str) -> None:
+        """git, in the copy."""
+        run(["git", *arguments], self.folder, self.environment)
+
+    # The server.
+
+    def serve(self) -> None:
+        """Start it, on the port that it had; returns when it answers."""
+        with self._log.open("wb") as log:
+            self._server = subprocess.Popen(
+                [*CLI, "serve", "--port", str(self.port)],
+                cwd=self.folder,
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+            )
+        self.until(lambda: self._address() and self.info() is not None, "the server does not answer")
+
+    def _address(self) -> bool:
+        text = self._log.read_text(encoding="utf-8", errors="replace")
+        if "http://127.0.0.1:" in text:
+            self.port = int(text.split("http://127.0.0.1:")[1].split()[0])
+        elif self._server and self._server.poll() is not None:
+            raise NotHeldError(f"the server has ended: {text[-300:]}")
+        return bool(self.port)
+
+    def info(self) -> dict[str, Any] | None:
+        """What GET /info says of the channels; None where nobody answers."""
+        with suppress(OSError, ValueError), urlopen(f"http://127.0.0.1:{self.port}/info", timeout=5) as answer:
+            found: dict[str, Any] = json.loads(answer.read())["channels"]
+            return found
+        return None
+
+    def kill_server(self) -> None:
+        """SIGKILL: it gets no chance to end well."""
+        if self._server:
+            self._server.kill()
+            self._server.wait()
+
+    # What is so.
+
+    @property
+    def ledger(self) -> Ledger:
+        """As it is now."""
+        return book.load()
+
+    def serves(self, name: ChannelName) -> str | None:
+        """What a channel serves by the ledger."""
+        channel = self.ledger.channel(name)
+        return channel.release if channel else None
+
+    def shows(self, name: ChannelName) -> str | None:
+        """What the server says that it serves."""
+        found: str | None = ((self.info() or {}).get(name) or {}).get("release")
+        return found
+
+    def until(self, true: Callable[[], object], otherwise: str, seconds: float = PATIENCE_SECONDS) -> None:
+        """Wait for what others do.
+
+        Raises:
+            NotHeldError: they did not.
+        """
+        deadline = time.monotonic() + seconds
+        while not true():
+            if time.monotonic() > deadline:
+                raise NotHeldError(f"{otherwise}, within {seconds:g} s; the server says {self.info()}")
+            time.sleep(POLL_SECONDS)
+
+    # Releases.
+
+    def release_defective(self, defect: defects.Defect) -> str:
+        """A release of a model with this defect; the work tree is afterwards as it was."""
+        sound = self._head()
+        file = self.folder / Path("src", *project.here().model.split(".")).with_suffix(".py")
+        file.write_text(file.read_text(encoding="utf-8") + defects.code(defect), encoding="utf-8")
+        self.git("commit", "--quiet", "--all", "-m", f"A {defect} model")
+        # The defect is in none of what the stages do: their outputs are those of this code too.
+        run([sys.executable, "-m", "dvc", "commit", "--quiet", "--force"], self.folder, self.environment)
+        made: str = self.must("release", "--reason", f"drill: {defect}")["release"]
+        self.git("reset", "--quiet", "--hard", sound)
+        return made
+
+    def _head(self) -> str:
+        said = subprocess.run(["git", "rev-parse", "HEAD"], cwd=self.folder, capture_output=True, text=True, check=True)
+        return said.stdout.strip()
+
+    def put_right(self, sound: str) -> None:
+        """Make it what it was before a fault, whatever came of that: `sound` alone serves, and nothing is logged."""
+        if self.info() is None:
+            self.serve()
+        canary = self.ledger.channel("canary")
+        while canary and canary.release is not None:
+            self.must("rollback", "canary", "--reason", "the drill goes on")
+            canary = self.ledger.channel("canary")
+        if self.serves("production") != sound:
+            self.must("promote", sound, "--to", "production", "--reason", "the drill goes on")
+        if self.ledger.held("production"):
+            self.must("hold", "production", "--end")
+        self.until(lambda: self.shows("production") == sound, "the server does not follow")
+        for name in ("logs/predictions", ".lifecycle/monitoring"):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+
+    def settle(self, seconds: float = PATIENCE_SECONDS) -> None:
+        """Wait until MLflow has been told of the ledger: a rollback leaves that to a process of its own."""
+
+        def told() -> bool:
+            try:
+                known = json.loads(registry.PROJECTED.read_text(encoding="utf-8"))
+            except (FileNotFoundError, ValueError):
+                return False
+            return bool(known["ledger"] == self.ledger.tip)
+
+        self.until(told, "MLflow was not told", seconds)
+
+    def load(self, release: Release) -> tuple[Load, list[float]]:
+        """A load for the server, of the newest rows whose outcome is known; and what the release predicts for them."""
+        import pyarrow.compute as pc
+        import pyarrow.parquet as pq
+
+        columns, features = load_params().monitoring.columns, list(release.model["features"])
+        names = [*dict.fromkeys([*features, columns.key, columns.label, columns.time])]
+        table = pq.read_table(release.model["feature_table"], columns=names)
+        table = table.filter(pc.is_valid(table[columns.label])).sort_by([(columns.time, "ascending")])
+        table = table.slice(max(table.num_rows - ROWS, 0))
+        model = loading.load_model(release, loading.RELEASES / release.id)
+        # The server may refuse a category that was not there in training, and is right.
+        seen = {each.name: {*each.categories, None} for each in model.features if getattr(each, "categories", None)}
+        rows = [
+            (str(key), {name: plain(value) for name, value in row.items()}, score)
+            for key, row, score in zip(
+                table[columns.key].to_pylist(),
+                table.select(features).to_pylist(),
+                model.predict(table).tolist(),
+                strict=True,
+            )
+            if all(row[name] in values for name, values in seen.items())
+        ]
+        asked = [(key, row) for key, row, _ in rows]
+        return Load(self.port, asked, shift([row for _, row in asked])), [score for _, _, score in rows]
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """The environment for processes in the copy: its code, its MLflow, nobody else's settings."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
+    path = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)])
+    own = {"PYTHONPATH": project.python_path(folder), "PATH": path, "DO_NOT_TRACK": "1", "PREFECT_HOME": f"{folder}/.prefect"}
+    return kept | own | {"DVC_SITE_CACHE_DIR": str(folder / ".dvc/tmp/site")}
+
+
+def run(command: list[str], folder: Path, env: dict[str, str]) -> str:
+    """A command that must succeed; returns what it prints.
+
+    Raises:
+        UserError: it does not.
+    """
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"the drill cannot be held: `{' '.join(command[:4])}` failed: {last_line(done)}")
+    return done.stdout
+
+
+def last_line(done: subprocess.CompletedProcess[str]) -> str:
+    """What a command said at its end."""
+    return ((done.stderr or done.stdout).strip().splitlines() or ["it said nothing"])[-1][:300]
+
+
+def build(project: Path, top: Path) -> tuple[Stand, Path]:
+    """Copy the commit that is checked out in `project`, and what `run` has built on it, below `top`.
+
+    Raises:
+        UserError: nothing is built, or it is not in DVC's cache.
+    """
+    here = environment(project)
+    prefix = run(["git", "rev-parse", "--show-prefix"], project, here).strip()
+    root = top / "copy"
+    folder = (root / prefix).resolve()
+    repository = run(["git", "rev-parse", "--show-toplevel"], project, here).strip()
+    root.mkdir()
+    env = environment(folder)
+    for arguments in (
+        ["init", "--quiet", "--initial-branch=drill"],
+        ["fetch", "--quiet", "--depth=1", repository, "HEAD"],
+        ["reset", "--quiet", "--hard", "FETCH_HEAD"],
+        ["config", "user.name", "Drill"],
+        ["config", "user.email", "drill@localhost"],
+        ["config", "core.hooksPath", os.devnull],
+        ["config", "commit.gpgSign", "false"],
+    ):
+        run(["git", *arguments], root, env)
+    for name in filter(lambda name: (project / name).exists(), tracking.WRITTEN_BY_RUNS):
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copy(project / name, folder / name)
+        run(["git", "add", name], folder, env)
+    if not (folder / LOCK_FILE).exists():
+        raise UserError("nothing is built here: `run` first")
+    _copy_objects(project, folder)
+    run([sys.executable, "-m", "dvc", "checkout", "--quiet", "--force"], folder, env)
+    return Stand(top, folder), folder
+
+
+def _copy_objects(project: Path, folder: Path) -> None:
+    from dvc.config import Config
+
+    config = Config(str(project / ".dvc"))
+    cache = Path(config["cache"].get("dir") or project / ".dvc/cache") / "files/md5"
+    # This one file turns the copy's back on whatever remote the project has.
+    settings = f"[core]\n    remote = drill\n['remote \"drill\"']\n    url = {folder}/.dvc-remote\n"
+    (folder / ".dvc/config.local").write_text(f"{settings}[cache]\n    dir = {folder}/.dvc/cache\n", encoding="utf-8")
+    lock = yaml.safe_load((folder / LOCK_FILE).read_text(encoding="utf-8"))
+    for out in (out for stage in lock["stages"].values() for out in stage.get("outs", [])):
+        listing = _copy_object(cache, folder, out["md5"])
+        for each in json.loads(listing.read_bytes()) if out["md5"].endswith(".dir") else []:
+            _copy_object(cache, folder, each["md5"])
+
+
+def _copy_object(cache: Path, folder: Path, md5: str) -> Path:
+    target = folder / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        shutil.copy(cache / md5[:2] / md5[2:], target)
+    except FileNotFoundError:
+        raise UserError(f"{md5[:8]}, which dvc.lock names, is not in DVC's cache here: `dvc pull`") from None
+    return target
+
+
+def relax(stand: Stand) -> None:
+    """Change what a drill cannot wait for in the copy's params.yaml, and take the raw files from a folder of its own.
+
+    Thresholds, gates and triggers stay as they are: it is those that are drilled.
+    """
+    shutil.copytree(stand.folder / "data/raw", stand.source)
+    path = stand.folder / "params.yaml"
+    params = yaml.safe_load(path.read_text(encoding="utf-8"))
+    params["data"]["source"] = str(stand.source)
+    # The defective models come to their channels by the drill's hand, and not by their merits.
+    nobody: dict[str, Any] = {"after": None, "approvals": 0}
+    params["promotion"]["channels"] = dict.fromkeys(("staging", "canary", "production"), nobody)
+    monitoring = params["monitoring"]
+    monitoring |= {"log_window": "hour"}
+    monitoring["consecutive"] |= {"hour": 1}
+    monitoring["alerts"]["blocks"] = []
+    triggers = monitoring.setdefault("triggers", {})
+    triggers |= {"rollbacks_a_day": 1000, "cooldown_hours": {}}
+    params["rollout"]["canary"] |= {"shares": [0.5], "min_requests": 100}
+    params["serving"] = params.get("serving") or {}
+    params["serving"]["breaker"] = (params["serving"].get("breaker") or {}) | {"rest_seconds": 1}
+    path.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+    stand.git("commit", "--quiet", "--all", "-m", "For a drill")

@@ -1,0 +1,75 @@
+"""The monitor as a Prefect flow, for a schedule: what the command line calls, and alerts through Prefect's blocks."""
+
+from functools import partial
+from typing import Any
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_link_artifact, create_table_artifact
+from prefect.blocks.core import Block
+from prefect.events import emit_event
+
+from .. import project
+from ..releases import operations
+from ..monitoring import alerts, operation
+from ..monitoring.monitor import now
+from ..params import load_params
+from .pipeline import pipeline
+
+# What prefect.yaml waits for.
+BREACH = "lifecycle.breach"
+
+
+@flow(name="monitor")
+def monitor(release: str = "production", months: list[str] | None = None, act: bool = False) -> list[str]:
+    """Look for breaches, and tell the blocks of params.yaml (monitoring.alerts.blocks); returns what is in breach.
+
+    With `act`, do what the triggers of params.yaml say, too. A breach that asks for a rollback is an event in any case.
+    """
+    blocks = load_params().monitoring.alerts.blocks
+    done = operation.run(
+        release, months or [], now(), {slug: partial(_notify, slug) for slug in blocks}, _retrain if act else None
+    )
+    if done.due and done.due.action == "rollback":
+        # Prefect's automation starts the rollback with it; whoever comes second finds the generation moved.
+        emit_event(
+            BREACH,
+            {"prefect.resource.id": f"{project.here().name}.production", "prefect.resource.name": "production"},
+            payload={
+                "release": done.found.release,
+                "reason": done.due.reason,
+                "generation": done.generation,
+                "evidence": done.due.evidence,
+            },
+        )
+    for note in [*done.notes, *done.acted]:
+        get_run_logger().warning(note)
+    create_table_artifact(
+        _rows(done) or [{"breach": "none"}], key="monitor", description=f"{done.found.release}: in breach"
+    )
+    create_link_artifact(done.page.resolve().as_uri(), key="monitor-page", link_text="all figures, with plots")
+    return [alert.breach for alert in alerts.of(done.found, load_params().monitoring.alerts)]
+
+
+def _retrain() -> str:
+    pipeline()
+    made = operations.release("retrained by the monitor", automation=True).result
+    return made.release.id
+
+
+def _notify(slug: str, alert: alerts.Alert) -> None:
+    block: Any = Block.load(slug)
+    block.notify(alerts.body(alert), alert.title)
+
+
+def _rows(done: operation.Done) -> list[dict[str, Any]]:
+    return [
+        {
+            "check": each.check,
+            "subject": each.subject,
+            "value": each.now.value,
+            "fires above": each.now.fire,
+            "since": each.now.state.since,
+            "source": each.source,
+        }
+        for each in done.found.breaches
+    ]

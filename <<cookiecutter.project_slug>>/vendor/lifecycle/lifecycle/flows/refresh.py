@@ -1,0 +1,27 @@
+"""The online table as a Prefect flow, for a schedule: what the command line calls."""
+
+from dataclasses import asdict
+from typing import Any
+
+from prefect import flow
+from prefect.artifacts import create_table_artifact
+
+from ..releases import online
+from ..params import load_params
+
+
+@flow(name="refresh")
+def refresh() -> dict[str, Any]:
+    """Bring the online table in step with the feature table that dvc.lock names; servers follow by themselves."""
+    done = online.refresh(load_params().monitoring.columns)
+    table = done.table
+    row = {
+        "online": table.name,
+        "new": done.new,
+        "seconds": round(done.seconds, 3),
+        "rows": table.rows,
+        "newest": table.newest,
+        "release": table.release or "none",
+    }
+    create_table_artifact([row], key="online", description=f"By {table.key}, of {table.table}")
+    return {"new": done.new} | asdict(table)

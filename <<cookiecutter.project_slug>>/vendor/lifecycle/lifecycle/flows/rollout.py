@@ -1,0 +1,22 @@
+"""A rollout on a schedule: each run is one pass, and takes every step for which there is evidence by then."""
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_markdown_artifact
+
+from ..releases import ledger as book
+from ..monitoring.rollout import advance
+
+
+@flow(name="rollout")
+def rollout(release: str = "") -> str:
+    """Advance a release, by default the one that staging serves; returns where it stands."""
+    staging = book.load().channel("staging")
+    if not release and (staging is None or staging.release is None):
+        get_run_logger().info("staging serves nothing, so there is nothing to roll out")
+        return "done"
+    done = advance(release or "staging")
+    for note in done.notes:
+        get_run_logger().warning(note)
+    lines = [f"- {step}" for step in done.steps] + [f"- **{done.stop.state}**: {done.stop.why}"]
+    create_markdown_artifact("\n".join([f"Release `{done.release}`", "", *lines, ""]), key="rollout")
+    return done.stop.state

@@ -1,0 +1,71 @@
+"""Batch scoring as a Prefect flow: a task a month, on the task runner that params.yaml names."""
+
+import os
+from typing import Any
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_table_artifact
+from prefect.runtime import flow_run
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from ..errors import UserError
+from ..lineage import openlineage
+from ..params import Scoring, load_params
+from ..releases import scoring
+from ..releases.ledger import ChannelName
+from ..releases.scoring import Job, Scored
+
+
+@task(name="score", task_run_name="score-{job.month}", retries=2, retry_delay_seconds=2, persist_result=False)
+def score_month(job: Job) -> Scored:
+    """Score a month, unless what holds was made from the same."""
+    return scoring.score_month(job)
+
+
+@flow(name="score-months")
+def score_months(jobs: list[Job]) -> list[Scored]:
+    """Score these months, as many at a time as the runner takes."""
+    done: list[Scored] = score_month.map(jobs).result()
+    return done
+
+
+@flow(name="score")
+def score(channel: ChannelName = "production", months: list[str] | None = None) -> list[Scored]:
+    """Score the months of the feature table, or some of them, with what a channel serves."""
+    params = load_params()
+    jobs, notes = scoring.plan(channel, months or [], params.monitoring.columns)
+    for note in notes:
+        get_run_logger().warning(note)
+    done: list[Scored] = score_months.with_options(task_runner=runner(params.scoring))(jobs)
+    for note in openlineage.tell_of_scores(done, str(flow_run.id)):
+        get_run_logger().warning(note)
+    create_table_artifact([vars(each) for each in done], key="scores", description=f"What {channel} serves, by month")
+    return done
+
+
+def runner(settings: Scoring) -> Any:
+    """The task runner: threads of this process, or a cluster. DASK_ADDRESS or RAY_ADDRESS names one that runs already.
+
+    Raises:
+        UserError: the package of the runner is not installed.
+    """
+    try:
+        if settings.runner == "dask":
+            from prefect_dask import DaskTaskRunner
+
+            if address := os.environ.get("DASK_ADDRESS"):
+                return DaskTaskRunner(address=address)
+            return DaskTaskRunner(cluster_kwargs={"n_workers": settings.workers, "threads_per_worker": 1})
+        if settings.runner == "ray":
+            from prefect_ray import RayTaskRunner
+
+            if address := os.environ.get("RAY_ADDRESS"):
+                return RayTaskRunner(address=address)
+            return RayTaskRunner(init_kwargs={"num_cpus": settings.workers, "include_dashboard": False})
+    except ModuleNotFoundError as error:
+        package = f"prefect-{settings.runner}"
+        raise UserError(
+            f"scoring.runner in params.yaml is {settings.runner}, and {error.name} is not installed: add {package} to "
+            "the dependencies in pyproject.toml, then `make lock setup`"
+        ) from None
+    return ThreadPoolTaskRunner(max_workers=settings.workers)

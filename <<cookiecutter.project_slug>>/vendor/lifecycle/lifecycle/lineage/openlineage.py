@@ -1,0 +1,317 @@
+"""OpenLineage events out of this project: into a file, and to the receiver at OPENLINEAGE_URL where that is set.
+
+They are appended to .lifecycle/openlineage.jsonl while the next stage runs. Sending is for a process of its own, which
+goes on where the last one stopped: a receiver that is slow or down costs a run nothing, and gets the rest later.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from uuid import uuid4
+
+from ..errors import one_line
+from ..files import write_json
+from ..releases import git, scoring
+from ..releases import ledger as book
+from ..releases.ledger import Entry, Ledger
+from ..releases.pipeline import StageError, StageResult, locked
+from ..releases.scoring import Scored
+from ..releases.store import Store
+from . import project, structure
+
+if TYPE_CHECKING:
+    from openlineage.client.event_v2 import RunEvent
+
+    from .events import Events
+
+T = TypeVar("T")
+
+FILE = Path(".lifecycle/openlineage.jsonl")
+# A file that has grown to this size is put aside, in place of the one before: twice this is the most there is.
+LARGE = 20_000_000
+ASIDE = FILE.with_suffix(".old.jsonl")
+# The last commit of the ledger that is told of; and how far which of the two files was sent.
+TOLD = Path(".lifecycle/openlineage-ledger.json")
+SENT = Path(".lifecycle/openlineage-sent.json")
+NEXT = Path(".lifecycle/openlineage-next")
+LOG = Path("logs/openlineage.log")
+TEST_RESULTS = Path("transform/target/run_results.json")
+SEND_SECONDS = 10
+# What a receiver says of an event that it will never take.
+REFUSED = (400, 413, 422)
+
+
+class Recorder:
+    """Tells of a run of the pipeline, stage by stage, in a thread of its own. Whatever goes wrong there is a note."""
+
+    def __init__(self, flow_run: str | None) -> None:
+        """Args: flow_run: Prefect's id of it, which is the run's id here too."""
+        self._run = flow_run or str(uuid4())
+        self._begin = self._end = datetime.now(UTC)
+        self._thread = ThreadPoolExecutor(1, "openlineage")
+        self._writing: list[Future[None]] = []
+
+    def stage(self, result: StageResult) -> None:
+        """A stage has ended well. One that had nothing to do is not told of."""
+        now = datetime.now(UTC)
+        begin, self._end = max(self._end, now - timedelta(seconds=result.seconds)), now
+        if result.outcome == "ran":
+            entry = _or_nothing(lambda: locked()[result.stage])  # now: the next stage will write to dvc.lock
+            if entry is not None:
+                self._later(lambda: _stage(result.stage, self._run, begin, now, entry))
+
+    def finish(self, error: BaseException | None, nominal: datetime | None) -> list[str]:
+        """The run has ended; returns what there is to say."""
+        now = datetime.now(UTC)
+        if error or self._writing:
+            self._later(lambda: _pipeline(self._run, self._begin, self._end, now, error, nominal or self._begin))
+        self._thread.shutdown()
+        problems = [problem for each in self._writing if (problem := each.exception())]
+        return [f"OpenLineage was not told: {one_line(problems[0])}"] if problems else []
+
+    def _later(self, events: Callable[[], "Iterable[RunEvent]"]) -> None:
+        self._writing.append(self._thread.submit(lambda: _write(events())))
+
+
+@contextlib.contextmanager
+def run_of_pipeline(
+    flow_run: str | None, nominal: datetime | None, warn: Callable[[str], object]
+) -> Iterator[Recorder]:
+    """Tell of the run of the pipeline that the block is: its stages as they end, and how it ends itself."""
+    recorder, error = Recorder(flow_run), None
+    try:
+        yield recorder
+    except BaseException as raised:
+        error = raised
+        raise
+    finally:
+        for note in [*recorder.finish(error, nominal), *_tell(lambda: None)]:
+            warn(note)
+
+
+def _stage(name: str, run: str, begin: datetime, end: datetime, entry: dict[str, Any]) -> "list[RunEvent]":
+    from .events import Ran, Span
+
+    return list(_events().stage(Ran(name, Span(begin, end), entry, _test_states()), run))
+
+
+def _pipeline(
+    run: str, begin: datetime, last: datetime, end: datetime, error: BaseException | None, nominal: datetime
+) -> "Iterator[RunEvent]":
+    from .events import Span
+
+    events = _events()
+    state = "COMPLETE" if error is None else "FAIL" if isinstance(error, Exception) else "ABORT"
+    if isinstance(error, StageError):
+        yield from events.failed(error.stage, run, Span(last, end, state, error.reason))
+    problem = "" if error is None else one_line(error) or type(error).__name__
+    yield from events.pipeline(run, Span(begin, end, state, problem), nominal)
+
+
+def _test_states() -> dict[str, str]:
+    """What came of dbt's data tests, the last time they ran: `pass` or `warn`, by dbt's id."""
+    try:
+        results = json.loads(TEST_RESULTS.read_text(encoding="utf-8"))["results"]
+    except (FileNotFoundError, ValueError, KeyError):
+        return {}
+    return {each["unique_id"]: each["status"] for each in results if each["unique_id"].startswith("test.")}
+
+
+def _events() -> "Events":
+    from .events import Events
+
+    return Events(project.here(), _or_nothing(structure.of_work_tree), Store())
+
+
+def tell_of_scores(scored: Iterable[Scored], flow_run: str | None = None) -> list[str]:
+    """Write the events of the months that were scored; returns what there is to say."""
+    new = [each for each in scored if each.outcome == "scored"]
+    return _tell(lambda: _write(_batches(new, flow_run))) if new else []
+
+
+def _batches(scored: Iterable[Scored], flow_run: str | None) -> "Iterator[RunEvent]":
+    from .events import Batch
+
+    events, ledger = _events(), book.load()
+    for each in scored:
+        made = scoring.versions_of(Path(each.file))[-1]
+        table = ledger.release(made.release).model["feature_table"]
+        batch = Batch(each.file, made.sha256, made.rows, made.at, made.release, {table: made.table})
+        yield from events.batch(batch, flow_run)
+
+
+def tell_of_ledger() -> list[str]:
+    """Write the events of the ledger's entries that have none yet; returns what there is to say."""
+    return _tell(lambda: _follow(book.load()))
+
+
+def tell_later() -> None:
+    """The same in a process of its own, for who cannot wait; it sends what was not sent, too."""
+    with contextlib.suppress(OSError):  # a full disk, say: the next one will tell of it
+        LOG.parent.mkdir(exist_ok=True)
+        with LOG.open("w", encoding="utf-8") as log:
+            subprocess.Popen(
+                [sys.executable, "-m", __name__],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+
+def _tell(write: Callable[[], None]) -> list[str]:
+    try:
+        write()
+    except Exception as error:  # whatever it is: what was done is done, and does not fail for an event
+        return [f"OpenLineage was not told: {one_line(error)}"]
+    if os.environ.get("OPENLINEAGE_URL"):
+        tell_later()
+    return []
+
+
+def _or_nothing(read: Callable[[], T]) -> T | None:
+    try:
+        return read()
+    except Exception:  # whatever it is: there is less to tell then
+        return None
+
+
+@contextlib.contextmanager
+def _locked(path: Path, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock beside a file; yields whether it is held, which without `wait` it may not be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+def _write(events: "Iterable[RunEvent]") -> None:
+    """Append events to the file, each a line."""
+    from openlineage.client.serde import Serde
+
+    lines = "".join(f"{Serde.to_json(event)}\n" for event in events)
+    with _locked(FILE), FILE.open("ab+") as file:
+        if size := file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":  # somebody was killed here
+                lines = f"\n{lines}"
+        file.write(lines.encode())
+        if size > LARGE:
+            FILE.replace(ASIDE)
+
+
+def _follow(ledger: Ledger) -> None:
+    with _locked(TOLD):
+        new = list(_untold(ledger, str(_read(TOLD).get("tip", ""))))
+        if new:
+            events, ids = _events(), {each.release for each in new if each.release}
+            known = {release.id: release for release in ledger.read_releases(ids)}
+            _write(event for entry in new for event in events.entry(entry, known.get(entry.release or "")))
+        if ledger.tip:
+            write_json(TOLD, {"tip": ledger.tip})
+
+
+def _untold(ledger: Ledger, tip: str) -> Iterator[Entry]:
+    """The entries behind `tip`. A ledger that does not go on from there is told of from where it went another way."""
+    entries = ledger.entries()
+    commits = [commit for commit, _ in entries]
+    if tip and tip not in commits:
+        with contextlib.suppress(git.GitError):
+            tip = git.git("merge-base", tip, ledger.tip or "").strip()
+    after = commits.index(tip) + 1 if tip in commits else 0
+    yield from (entry for _, entry in entries[after:])
+
+
+def _read(state: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(state.read_text(encoding="utf-8"))
+        return found
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def send() -> int:
+    """Send what the receiver at OPENLINEAGE_URL has not got; returns how many events it took.
+
+    Raises:
+        Exception: of the client, when one does not get through; the next call begins with that one.
+    """
+    with contextlib.ExitStack() as sending:
+        with _locked(NEXT, wait=False) as mine:
+            if not mine:
+                return 0  # another process is waiting to send, and will send this too
+            sending.enter_context(_locked(SENT))
+        return _send_files()
+
+
+def _send_files() -> int:
+    sent, count = _read(SENT), 0
+    names = {path: name for path in (ASIDE, FILE) if (name := _name(path))}
+    if sent.get("file") == names.get(FILE):
+        names.pop(ASIDE, None)  # all of it was sent
+    for path, name in names.items():
+        with path.open(encoding="utf-8") as file:
+            file.seek(int(sent["to"]) if sent.get("file") == name else 0)
+            count += _send(file, name)
+    return count
+
+
+def _name(path: Path) -> str:
+    """A file by its first line: its path changes, and another one may come to have it."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.sha256(file.readline()).hexdigest()
+    except FileNotFoundError:
+        return ""
+
+
+def _send(file: TextIO, name: str) -> int:
+    from openlineage.client.transport.http import HttpConfig, HttpTransport
+    from requests import HTTPError
+
+    config: dict[str, Any] = {"url": os.environ["OPENLINEAGE_URL"], "timeout": SEND_SECONDS, "retry": {"total": 0}}
+    if endpoint := os.environ.get("OPENLINEAGE_ENDPOINT"):
+        config["endpoint"] = endpoint
+    if key := os.environ.get("OPENLINEAGE_API_KEY"):
+        config["auth"] = {"type": "api_key", "apiKey": key}
+    transport = HttpTransport(HttpConfig.from_dict(config))
+    count, to = 0, file.tell()
+    try:
+        while (line := file.readline()).endswith("\n"):
+            try:
+                transport.emit(json.loads(line))
+                count += 1
+            except json.JSONDecodeError:
+                print("not an event, left out:", line[:80])
+            except HTTPError as error:
+                if error.response is None or error.response.status_code not in REFUSED:
+                    raise
+                print("refused, left out:", one_line(error), line[:200])
+            to = file.tell()
+    finally:
+        write_json(SENT, {"file": name, "to": to})
+        transport.close()
+    return count
+
+
+if __name__ == "__main__":
+    try:
+        _follow(book.load())
+    except Exception:  # what is in the file can be sent all the same
+        traceback.print_exc()
+    if os.environ.get("OPENLINEAGE_URL"):
+        print(f"{send()} events sent")

@@ -1,0 +1,225 @@
+"""The incidents there were: when each began, was found, was told and was over. Nothing is written for it.
+
+It follows from the monitor's history (breaches), the log of alerts, and the ledger (what ended them, and rollbacks that
+no breach led to). Breaches of one release that overlap are one incident.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from statistics import median
+from typing import Any
+
+from ..releases import operations
+from ..releases.ledger import Entry, Ledger
+from ..params import Monitoring
+from . import alerts, history
+from .history import Series, Sighting
+
+# A rollback has held when for so long nobody went back on it.
+HELD = timedelta(hours=24)
+
+
+@dataclass(frozen=True)
+class Incident:
+    """One, all times in UTC without a zone.
+
+    `began`: the first row of the first window above its bound; for a rollback without a breach, when the channel began
+    to serve what it left. `known`: the newest row that the monitor had when it found it. `how`: it ended, or not.
+    """
+
+    release: str
+    what: tuple[str, ...]
+    began: datetime
+    known: datetime
+    detected: datetime
+    alerted: datetime | None = None
+    ended: datetime | None = None
+    how: str = "open"
+
+    @property
+    def title(self) -> str:
+        """What it was, in a few words."""
+        return self.what[0] + (f" and {len(self.what) - 1} more" if len(self.what) > 1 else "")
+
+    @property
+    def to_detect(self) -> float:
+        """Seconds from its beginning until the monitor, or a person, found it."""
+        return (self.detected - self.began).total_seconds()
+
+    @property
+    def to_alert(self) -> float | None:
+        """Seconds from the newest row that it was found by until the alert stood in the log."""
+        return None if self.alerted is None else max((self.alerted - self.known).total_seconds(), 0.0)
+
+    @property
+    def to_restore(self) -> float | None:
+        """Seconds from its beginning until it was over."""
+        return None if self.ended is None else (self.ended - self.began).total_seconds()
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Of all incidents: medians in seconds; and rollbacks.
+
+    `tried`: rollbacks in the ledger, and those that ended in an error with the channel as it was (of this machine; a
+    slip of the pen, and somebody else's being first, are no tries). `held`: those in the ledger, each verified before
+    and after its commit, on which nobody went back for 24 hours: the channel did not serve again what it left, and was
+    not rolled back once more. `success`: held / tried.
+    """
+
+    count: int
+    open: int
+    to_detect: float | None
+    to_alert: float | None
+    to_restore: float | None
+    tried: int
+    held: int
+    success: float | None
+
+
+def find(ledger: Ledger, settings: Monitoring) -> list[Incident]:
+    """Every incident, the newest first."""
+    entries = [entry for _, entry in ledger.entries()]
+    told: dict[str, datetime] = {}
+    for line in alerts.read():
+        if line["to"] == alerts.LOG:
+            told.setdefault(line["breach"], datetime.fromisoformat(line["at"]))
+    seen = history.sightings()
+    consecutive = {str(grain): many for grain, many in settings.consecutive.items()}
+    found: list[Incident] = []
+    for release in sorted({name[0] for name in seen}):
+        breaches = [
+            replace(each, alerted=told.get(name))
+            for series in history.read(release, consecutive)
+            for name, each in _breaches(release, series, seen, settings)
+        ]
+        found += _merged(_ended_by_a_move(each, entries) for each in breaches)
+    found += _without_a_breach(entries, found)
+    return sorted(found, key=lambda each: (each.began, each.release), reverse=True)
+
+
+def _breaches(
+    release: str, series: Series, seen: dict[tuple[str, str, str, str, str], Sighting], settings: Monitoring
+) -> Iterator[tuple[str, Incident]]:
+    """Each opening of a series, by the name that alerts and triggers have for it."""
+    began: datetime | None = None
+    now: tuple[str, Incident] | None = None
+    for point in series.points:
+        sighting = seen[(release, series.source, series.check, series.subject, point.window)]
+        if point.state.above == 1 and not now:
+            began = point.start
+        if point.state.open and not now and began and sighting.above and sighting.end:
+            # What happened in a past that is looked at as if it were now has taken nobody any time.
+            past = settings.clock == "data" and series.source == "features"
+            first, known = (sighting.above, sighting.above) if past else (began, sighting.end)
+            what = f"{series.check} of {series.subject} ({series.source})"
+            now = (
+                alerts.name_of(release, series, point.state.since),
+                Incident(release, (what,), first, known, sighting.above),
+            )
+        elif now and not point.state.open:
+            yield now[0], replace(now[1], ended=sighting.below, how="it went away")
+            now = None
+    if now:
+        yield now
+
+
+def _ended_by_a_move(incident: Incident, entries: Iterable[Entry]) -> Incident:
+    """A breach of a release that production has left is over, whatever its figures would have become."""
+    for entry in entries:
+        if entry.channel != "production" or entry.kind not in ("promote", "rollback"):
+            continue
+        at = time_of(entry)
+        if entry.previous == incident.release != entry.release and at >= _second(incident.began):
+            if incident.ended is None or at <= incident.ended:
+                return replace(incident, ended=max(at, incident.began), how=_how(entry))
+            break
+    return incident
+
+
+def _merged(breaches: Iterable[Incident]) -> list[Incident]:
+    """Of one release: those that overlap are one."""
+    merged: list[Incident] = []
+    for each in sorted(breaches, key=lambda each: (each.began, each.detected, each.what)):
+        last = merged[-1] if merged else None
+        if last is None or (last.ended is not None and last.ended < each.began):
+            merged.append(each)
+            continue
+        first = min(last, each, key=lambda one: one.detected)
+        over = None if last.ended is None or each.ended is None else max(last.ended, each.ended)
+        merged[-1] = replace(
+            first,
+            what=tuple(dict.fromkeys((*last.what, *each.what))),
+            began=min(last.began, each.began),
+            alerted=min((one.alerted for one in (last, each) if one.alerted), default=None),
+            ended=over,
+            how="open" if over is None else (last if last.ended == over else each).how,
+        )
+    return merged
+
+
+def _without_a_breach(entries: list[Entry], found: list[Incident]) -> Iterator[Incident]:
+    """Rollbacks by a rollout or a person; and by the monitor, where its history is gone."""
+    explained = {(each.release, each.how) for each in found}
+    for number, entry in enumerate(entries):
+        if entry.kind != "rollback" or entry.previous is None:
+            continue
+        if entry.channel == "production" and (entry.previous, _how(entry)) in explained:
+            continue
+        at = time_of(entry)
+        since = [
+            time_of(each)
+            for each in entries[:number]
+            if each.channel == entry.channel and each.release == entry.previous
+        ]
+        began = since[-1] if since else at
+        yield Incident(entry.previous, (f"{entry.channel}: {entry.reason}",), began, began, at, None, at, _how(entry))
+
+
+def _how(entry: Entry) -> str:
+    who = "by itself" if entry.automation else f"by {entry.by.split(' <')[0]}"
+    return f"{entry.kind} to {entry.release or 'nothing'} {who}"
+
+
+def time_of(entry: Entry) -> datetime:
+    """When an entry was written."""
+    return datetime.fromisoformat(entry.at).astimezone(UTC).replace(tzinfo=None)
+
+
+def _second(time: datetime) -> datetime:
+    """The ledger counts in seconds."""
+    return time.replace(microsecond=0)
+
+
+def summary(incidents: list[Incident], ledger: Ledger) -> Summary:
+    """Medians over the incidents, and how rollbacks went."""
+    entries = [entry for _, entry in ledger.entries()]
+    rollbacks = [(number, entry) for number, entry in enumerate(entries) if entry.kind == "rollback"]
+    held = sum(_has_held(entry, entries[number + 1 :]) for number, entry in rollbacks)
+    tried = len(rollbacks) + len(operations.failed_rollbacks())
+    return Summary(
+        count=len(incidents),
+        open=sum(each.ended is None for each in incidents),
+        to_detect=_median(each.to_detect for each in incidents),
+        to_alert=_median(each.to_alert for each in incidents),
+        to_restore=_median(each.to_restore for each in incidents),
+        tried=tried,
+        held=held,
+        success=held / tried if tried else None,
+    )
+
+
+def _has_held(rollback: Entry, later: list[Entry]) -> bool:
+    return not any(
+        each.channel == rollback.channel
+        and time_of(each) - time_of(rollback) < HELD
+        and ((each.kind == "rollback" and each.previous == rollback.release) or each.release == rollback.previous)
+        for each in later
+        if each.kind in ("promote", "rollback")
+    )
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    known: list[Any] = [value for value in values if value is not None]
+    return float(median(known)) if known else None

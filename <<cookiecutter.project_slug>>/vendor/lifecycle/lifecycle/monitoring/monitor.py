@@ -1,0 +1,93 @@
+"""One run of the monitor: measure every window there is, keep the figures, and say what is in breach."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ..errors import UserError
+from ..releases import loading
+from ..releases.record import Release
+from ..releases.store import Store
+from ..params import Params
+from . import history, measure
+from .history import Series
+from .measure import Seen
+from .profile import Profile, profile_of
+from .window import LOG_FOLDER, connect, months_of, of_features, of_log
+
+
+@dataclass(frozen=True)
+class Monitored:
+    """What a run saw. `series` holds everything known of the release, this run's figures included."""
+
+    release: str
+    at: datetime
+    profile: Profile
+    seen: list[Seen]
+    series: list[Series]
+    notes: list[str]
+
+    @property
+    def breaches(self) -> list[Series]:
+        """What is in breach now, the furthest out first."""
+        return sorted((each for each in self.series if each.open), key=lambda each: -_excess(each))
+
+
+def _excess(series: Series) -> float:
+    point = series.now
+    return (point.value or 0.0) / point.fire if point.fire else 0.0
+
+
+def now() -> datetime:
+    """The time, in UTC, without a zone: as DuckDB has it."""
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+def monitor(
+    release: Release, store: Store, params: Params, at: datetime, months: Iterable[str] = (), log: Path = LOG_FOLDER
+) -> Monitored:
+    """Measure a release's recent inputs, and keep the figures.
+
+    Args:
+        release: whose profile and model count.
+        store: has its feature table and its model.
+        params: thresholds, columns.
+        at: now, in UTC, without a zone.
+        months: of the feature table; by default those after the months that the release was trained on.
+        log: folder of the prediction log. It is left out where months are asked for.
+
+    Raises:
+        UserError: there is nothing to look at, or no profile can be made.
+    """
+    settings, months = params.monitoring, list(months)
+    profile = profile_of(release, store, settings)
+    connection = connect()
+    table = Path(release.model["feature_table"])
+    chosen = _months(months_of(connection, table, settings.columns), months, profile)
+    seen = []
+    if chosen:
+        model = loading.load_model(release, loading.materialise(release, store))
+        for window in of_features(connection, table, chosen, settings.columns, model):
+            seen.append(measure.measure(connection, window, profile, settings))
+    if not months:
+        features, labels = release.model["features"], (table, settings.columns)
+        args = (connection, release.id, features, settings.log_window, settings.log_windows, labels, log)
+        seen += [measure.measure(connection, window, profile, settings) for window in of_log(*args)]
+    if not seen:
+        raise UserError(
+            f"nothing to look at: {table} has no month after {profile.train[-1]}, "
+            f"and {log} has no prediction of {release.id}"
+        )
+    clock = at if settings.clock == "now" else measure.end_of(params.data.through)
+    fresh, notes = measure.freshness(connection, settings.freshness, clock, at)
+    history.append(release.id, at, [*(each.measured for each in seen), fresh])
+    series = history.read(release.id, {str(grain): many for grain, many in settings.consecutive.items()})
+    return Monitored(release.id, at, profile, seen, series, notes)
+
+
+def _months(there: list[str], asked: list[str], profile: Profile) -> list[str]:
+    if missing := sorted(set(asked) - set(there)):
+        known = f"{there[0]} to {there[-1]}" if there else "nothing"
+        raise UserError(f"the feature table has no month {missing[0]}: it has {known}")
+    return asked or [month for month in there if month > profile.train[-1]]

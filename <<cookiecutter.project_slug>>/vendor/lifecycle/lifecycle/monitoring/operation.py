@@ -1,0 +1,57 @@
+"""The monitor from beginning to end, for the command line and for the flow alike."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from ..releases.reconcile import open_ledger
+from ..params import load_params
+from . import alerts, gauges, page, triggers
+from .alerts import Alert
+from .monitor import Monitored, monitor
+from .triggers import Decision
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a run saw, the alerts that were new, what it did about them, and what else there is to say.
+
+    `due`: what the triggers ask for, done or not; `generation`: production's, when that was decided.
+    """
+
+    found: Monitored
+    due: Decision | None
+    generation: int
+    alerts: list[Alert]
+    acted: list[str]
+    page: Path
+    notes: list[str]
+
+
+def run(
+    what: str,
+    months: Iterable[str],
+    at: datetime,
+    targets: dict[str, Callable[[Alert], object]] | None = None,
+    retrain: Callable[[], str] | None = None,
+) -> Done:
+    """Measure a release (by id, or the channel that serves it), write page and gauges, and tell of what is in breach.
+
+    With `retrain`, which builds and releases a new model, it does what the triggers of params.yaml say, too.
+
+    Raises:
+        UserError: nothing to measure.
+    """
+    params = load_params()
+    opened = open_ledger()
+    found = monitor(opened.ledger.release(what), opened.store, params, at, months)
+    gauges.write(found)
+    page.write(found)
+    settings = params.monitoring.alerts
+    new, problems = alerts.tell(alerts.of(found, settings), targets or {}, at, settings)
+    due = triggers.decide(found, params.monitoring.triggers, opened.ledger)
+    production = opened.ledger.channel("production")
+    acted = triggers.act(found, params.monitoring.triggers, retrain) if retrain else []
+    notes = [*opened.done, *found.notes, *problems]
+    return Done(found, due, production.generation if production else 0, new, acted, page.FILE, notes)

@@ -1,0 +1,114 @@
+"""Candidate and champion on the same recent rows, whose outcome is known and which neither has learned from."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..errors import UserError
+from ..releases import loading
+from ..releases.features import Built, built_for
+from ..releases.record import Release
+from ..releases.store import Store
+from ..params import Data, MonitoredColumns, Rollout
+from .sequential import Array, Compared, compare_losses
+
+# Each of the tests that can roll a release back gets as much of alpha: this one and three of the canary.
+TESTS = 4
+BINS = 10
+
+
+@dataclass(frozen=True)
+class Shadowed:
+    """What the shadow came to. `edges`, `parts`: deciles of the candidate's scores, and the share of rows in each."""
+
+    champion: str
+    table: str
+    months: tuple[str, ...]
+    rows: int
+    margin: float
+    alpha: float
+    compared: Compared
+    edges: tuple[float, ...]
+    parts: tuple[float, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """As it stands in the ledger."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        difference = self.compared.difference
+        by = f", {difference:+.4f} of loss on average" if difference is not None else ""
+        return f"{self.compared.rows:,} of {self.rows:,} labelled rows looked at, against {self.champion}{by}"
+
+
+def shadow(candidate: Release, champion: Release, store: Store, rules: Rollout, columns: MonitoredColumns) -> Shadowed:
+    """Score the newest labelled rows with both models, and bet on the difference of their losses, in order of time.
+
+    Raises:
+        UserError: one of the models does not load, or cannot be used on the present feature table.
+    """
+    table = built_for(candidate, store)
+    if built_for(champion, store) != table:
+        raise UserError(f"{candidate.id} and {champion.id} read different feature tables: they cannot be compared")
+    rows = labelled(table, max(unseen_from(candidate), unseen_from(champion)), columns)
+    scores = {each.id: _scores(each, store, rows) for each in (candidate, champion)}
+    # Both by one measure, the candidate's: a comparison of two measures says nothing.
+    losses = loading.load_module(candidate, loading.materialise(candidate, store)).losses
+    ours, theirs = (losses(rows[columns.label], scores[each.id]) for each in (candidate, champion))
+    compared = compare_losses(
+        ours - theirs, rules.shadow.margin, rules.alpha / TESTS, rules.alpha, rules.shadow.min_rows
+    )
+    edges = deciles(scores[candidate.id])
+    return Shadowed(
+        champion=champion.id,
+        table=table.md5,
+        months=tuple(sorted(set(rows[columns.month].to_pylist()))),
+        rows=rows.num_rows,
+        margin=rules.shadow.margin,
+        alpha=rules.alpha,
+        compared=compared,
+        edges=edges,
+        parts=parts(scores[candidate.id], edges),
+    )
+
+
+def unseen_from(release: Release) -> str:
+    """The first month that the model has not learned from: the holdout's."""
+    params = release.materials["params"]
+    window = Data(**{name: params["data"][name] for name in Data.model_fields})
+    return window.months()[-int(params["split"]["holdout_months"])]
+
+
+def labelled(table: Built, since: str, columns: MonitoredColumns) -> Any:
+    """The rows of these months on whose outcome is known, in order of time."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(table.file, filters=pc.field(columns.month) >= since)
+    rows = rows.filter(pc.is_valid(rows[columns.label]))
+    return rows.sort_by([(columns.time, "ascending"), (columns.key, "ascending")])
+
+
+def _scores(release: Release, store: Store, rows: Any) -> Array:
+    import numpy as np
+
+    scores: Array = np.asarray(loading.try_out(release, loading.materialise(release, store)).predict(rows))
+    if not np.isfinite(scores).all():
+        raise UserError(f"{release.id} predicts nothing for {int(np.sum(~np.isfinite(scores))):,} labelled rows")
+    return scores
+
+
+def deciles(scores: Array) -> tuple[float, ...]:
+    """The edges between tenths of the scores, equal ones once."""
+    import numpy as np
+
+    if len(scores) == 0:
+        return ()
+    return tuple(float(edge) for edge in np.unique(np.quantile(scores, np.arange(1, BINS) / BINS)))
+
+
+def parts(scores: Array, edges: tuple[float, ...]) -> tuple[float, ...]:
+    """The share of scores between these edges."""
+    import numpy as np
+
+    counts = np.bincount(np.searchsorted(edges, scores, side="right"), minlength=len(edges) + 1)
+    return tuple(float(share) for share in counts / max(len(scores), 1))

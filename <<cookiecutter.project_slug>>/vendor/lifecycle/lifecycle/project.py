@@ -1,0 +1,120 @@
+"""The project that this machinery works for: its name, package, model and tables, as its pyproject.toml says.
+
+    [tool.lifecycle]
+    model = "flight_delays.model"
+    tables = "flight_delays.tables:TABLES"
+    contracts = "flight_delays.contracts:CONTRACTS"
+"""
+
+import importlib
+import os
+import sys
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from .errors import UserError, one_line
+
+if TYPE_CHECKING:
+    from .contract import ModelModule, Table
+
+FILE = Path("pyproject.toml")
+# Where a project keeps its own code, and this package.
+CODE = ("src", "vendor/lifecycle")
+# A table of a file of its own, so that it is plain which of them belong to this package.
+KEYS = ("model", "tables", "contracts")
+
+
+@dataclass(frozen=True)
+class Project:
+    """`name` is also the command's. `model`: a module. `tables`, `contracts`: module and name, joined by a colon."""
+
+    name: str
+    model: str
+    tables: str
+    contracts: str
+
+    @property
+    def package(self) -> str:
+        """The project's own package, below src/."""
+        return self.model.partition(".")[0]
+
+
+def here() -> Project:
+    """The project of this folder.
+
+    Raises:
+        UserError: pyproject.toml is missing, damaged, or has no complete [tool.lifecycle].
+    """
+    return _read(Path.cwd())
+
+
+@cache
+def _read(folder: Path) -> Project:
+    try:
+        found = tomllib.loads((folder / FILE).read_text(encoding="utf-8"))
+    except OSError:
+        raise UserError(f"there is no {FILE} here: change to the project's folder") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{FILE} is not valid TOML: {one_line(error)}") from None
+    settings = found.get("tool", {}).get("lifecycle", {}) or _before_0_2(folder)
+    if missing := [key for key in KEYS if not isinstance(settings.get(key), str)]:
+        raise UserError(f"{FILE} has no {missing[0]} under [tool.lifecycle]: see docs/contract.md of vendor/lifecycle")
+    return Project(found.get("project", {}).get("name", folder.name), *(settings[key] for key in KEYS))
+
+
+def _before_0_2(folder: Path) -> dict[str, str]:
+    """What a project had where the machinery was a part of its own package, as old releases have it."""
+    packages = [file.parents[1].name for file in folder.glob("src/*/lifecycle/ledger.py")]
+    return {
+        key: value
+        for name in packages
+        for key, value in zip(KEYS, (f"{name}.model", f"{name}.stages.tables:TABLES", f"{name}.stages.contracts:CONTRACTS"), strict=True)
+    }
+
+
+def command() -> str:
+    """The name of the command line: the project's, and outside of a project as it was called."""
+    try:
+        return here().name
+    except UserError:
+        return Path(sys.argv[0]).name
+
+
+def model() -> "ModelModule":
+    """The project's model, as the working tree has it."""
+    return cast("ModelModule", _module(here().model))
+
+
+def tables() -> dict[str, "Table"]:
+    """The raw tables, by name."""
+    return cast("dict[str, Table]", _named(here().tables))
+
+
+def contracts() -> dict[str, Any]:
+    """The Pandera model of each raw table, by the table's name."""
+    return cast("dict[str, Any]", _named(here().contracts))
+
+
+def _named(where: str) -> Any:
+    module, _, name = where.partition(":")
+    try:
+        return getattr(_module(module), name)
+    except AttributeError:
+        raise UserError(f"{module} has no {name}, which [tool.lifecycle] in {FILE} asks for") from None
+
+
+def _module(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not name.startswith(error.name):
+            raise
+        raise UserError(f"there is no module {name}, which [tool.lifecycle] in {FILE} names") from None
+
+
+def python_path(folder: Path) -> str:
+    """PYTHONPATH for processes that run the code of a project in `folder`. Releases of before have no vendor/."""
+    return os.pathsep.join(str(folder / name) for name in CODE)

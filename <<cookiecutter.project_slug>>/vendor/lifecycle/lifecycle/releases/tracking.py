@@ -1,0 +1,326 @@
+"""MLflow: one run for each distinct pipeline result, and a registered version of its model.
+
+Nothing here decides anything. A run can be logged again from dvc.lock and the files it names; a result that
+MLflow knows already is not logged twice.
+"""
+
+import csv
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from .. import project
+from ..errors import UserError, one_line
+from ..files import sha256, write_json
+from ..params import PARAMS_FILE
+from . import git
+from .pipeline import LOCK_FILE, PIPELINE_FILE, artifacts, flat, outputs, result_digest
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput, Metric
+    from mlflow.models import ModelSignature
+
+TRACKED_FILE = Path(".lifecycle/tracked.json")
+METRICS_FILE = Path("reports/metrics.json")
+GATES_FILE = Path("reports/gates.json")
+REPORTS = Path("reports")
+
+# Files under git that a run writes itself: they are not somebody's unsaved work.
+WRITTEN_BY_RUNS = (str(LOCK_FILE), "data/source.json")
+
+CHALLENGER = "challenger"
+RESULT_TAG = "result_digest"
+# Set last of all: a run without it was interrupted.
+DONE_TAG = "model_uri"
+# A plot over one of these is a curve that grew while the model was trained.
+STEPS = ("round", "step", "epoch", "iteration")
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """Where MLflow keeps a pipeline result. `version` is None when a gate failed: such a model has no version."""
+
+    result_digest: str
+    tracking_uri: str
+    run_id: str
+    model_name: str
+    version: int | None
+    logged_at: str
+
+
+def tracking_uri() -> str:
+    """MLFLOW_TRACKING_URI, or a SQLite file in the project."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}"
+
+
+def last_tracked() -> Tracked | None:
+    """What the last run of this project came to, as noted on this machine."""
+    try:
+        return Tracked(**json.loads(TRACKED_FILE.read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+
+
+def is_tracked() -> bool:
+    """Whether the present pipeline result is known to be in MLflow. Costs no import of MLflow."""
+    last = last_tracked()
+    if last is None or not LOCK_FILE.exists():
+        return False
+    uri = tracking_uri()
+    there = not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).exists()
+    return there and last.tracking_uri == uri and last.result_digest == result_digest()
+
+
+def gates() -> list[dict[str, Any]]:
+    """The gates of the present result: name, threshold, value, pass."""
+    found: list[dict[str, Any]] = json.loads(GATES_FILE.read_text(encoding="utf-8"))
+    return found
+
+
+def failed_gates() -> list[str]:
+    """The gates that the present result fails, each with its bound and value."""
+    return [f"{gate['name']} is {gate['value']}, gate {gate['threshold']}" for gate in gates() if not gate["pass"]]
+
+
+def warm_up() -> None:
+    """Import MLflow and open its database, while a stage is running elsewhere."""
+    open_client().search_experiments(max_results=1)
+
+
+# What MLflow reads when it is imported: no chatter in the terminal, and, since a server that is down stays down for
+# longer than a command should take, seconds of trying again in place of minutes.
+SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+
+
+def open_client() -> "MlflowClient":
+    """MLflow's client for this project's server or file."""
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    import mlflow
+
+    mlflow.set_tracking_uri(tracking_uri())
+    return mlflow.MlflowClient()
+
+
+def track(flow_run_id: str | None = None, commit: str | None = None) -> Tracked:
+    """See that MLflow has the present pipeline result, and that its model is the challenger.
+
+    Args:
+        flow_run_id: of the Prefect flow run that built it.
+        commit: the result is that of this commit, and this folder no repository.
+
+    Raises:
+        UserError: MLflow cannot be reached.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return _track(flow_run_id, commit)
+    except MlflowException as error:
+        reason = one_line(error)
+        raise UserError(
+            f"the result is built, but MLflow at {tracking_uri()} could not take it: {reason}. "
+            "Run again when it is back; no stage will run twice"
+        ) from None
+
+
+def _track(flow_run_id: str | None, commit: str | None) -> Tracked:
+    client = open_client()
+    name = next(name for name, artifact in artifacts().items() if artifact["type"] == "model")
+    digest = result_digest()
+    experiment = _experiment(client, name)
+    run_id = _finished_run(client, experiment, digest)
+    if run_id is None:
+        _drop_versions(client, name, digest)
+        run_id = _log_run(client, experiment, name, digest, _tags(digest, flow_run_id, commit))
+    version = _challenge(client, name, digest)
+    tracked = Tracked(digest, tracking_uri(), run_id, name, version, datetime.now(UTC).isoformat(timespec="seconds"))
+    write_json(TRACKED_FILE, asdict(tracked))
+    return tracked
+
+
+def _experiment(client: "MlflowClient", name: str) -> str:
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return str(found.experiment_id)
+    database = tracking_uri().removeprefix("sqlite:///")
+    location = (Path(database).with_name("mlartifacts") / name).as_uri() if database != tracking_uri() else None
+    return str(client.create_experiment(name, artifact_location=location))
+
+
+def _finished_run(client: "MlflowClient", experiment: str, digest: str) -> str | None:
+    """The run that logged this result to its end; runs that were interrupted on the way are deleted."""
+    finished = None
+    for run in client.search_runs([experiment], f"tags.{RESULT_TAG} = '{digest}'"):
+        if DONE_TAG in run.data.tags:
+            finished = str(run.info.run_id)
+        else:
+            client.delete_run(run.info.run_id)
+    return finished
+
+
+def _drop_versions(client: "MlflowClient", name: str, digest: str) -> None:
+    for version in _versions(client, name, digest):
+        client.delete_model_version(name, str(version))
+
+
+def _versions(client: "MlflowClient", name: str, digest: str) -> list[int]:
+    found = client.search_model_versions(f"name = '{name}'")
+    return sorted(int(each.version) for each in found if each.tags.get(RESULT_TAG) == digest)
+
+
+def _challenge(client: "MlflowClient", name: str, digest: str) -> int | None:
+    versions = _versions(client, name, digest)
+    if not versions:
+        return None
+    held = client.get_registered_model(name).aliases.get(CHALLENGER)
+    if str(held) != str(versions[-1]):
+        client.set_registered_model_alias(name, CHALLENGER, str(versions[-1]))
+    return versions[-1]
+
+
+def _log_run(client: "MlflowClient", experiment: str, name: str, digest: str, tags: dict[str, str]) -> str:
+    from mlflow.entities import Param
+
+    failed = failed_gates()
+    tags |= {"gates": f"failed: {'; '.join(failed)}" if failed else "passed"}
+    run_id = str(client.create_run(experiment, tags=tags, run_name=f"{name}-{digest[:8]}").info.run_id)
+    params = [Param(key, str(value)) for key, value in flat(yaml.safe_load(PARAMS_FILE.read_text(encoding="utf-8")))]
+    # MLflow takes at most 1,000 metrics and 100 parameters in one call.
+    metrics = list(_metrics())
+    for start in range(0, max(len(metrics), len(params)), 100):
+        client.log_batch(run_id, metrics[start : start + 100], params[start : start + 100])
+    client.log_inputs(run_id, list(_datasets()))
+    client.log_artifacts(run_id, str(REPORTS), "reports")
+    for file in (PIPELINE_FILE, LOCK_FILE, PARAMS_FILE):
+        client.log_artifact(run_id, str(file), "pipeline")
+    model_id, uri = _log_model(run_id)
+    if not failed:
+        _register(client, name, uri, run_id, model_id, digest)
+    client.set_terminated(run_id, "FINISHED")
+    client.set_tag(run_id, DONE_TAG, uri)
+    return run_id
+
+
+def _tags(digest: str, flow_run_id: str | None, commit: str | None) -> dict[str, str]:
+    tags = {RESULT_TAG: digest, "dvc.lock": f"sha256:{sha256(LOCK_FILE)}", "mlflow.source.name": PIPELINE_FILE.name}
+    source = git.Commit(commit, ()) if commit else git.head()
+    if source:
+        changed = [file for file in source.changed if file not in WRITTEN_BY_RUNS]
+        tags |= {"mlflow.source.git.commit": source.sha, "git.dirty": ", ".join(changed)[:1000] or "no"}
+    if flow_run_id:
+        tags["prefect.flow_run_id"] = flow_run_id
+    return tags
+
+
+def _metrics() -> Iterator["Metric"]:
+    from mlflow.entities import Metric
+
+    now = int(datetime.now(UTC).timestamp() * 1000)
+    for key, value in flat(json.loads(METRICS_FILE.read_text(encoding="utf-8"))):
+        yield Metric(key, float(value), now, 0)
+    plots = yaml.safe_load(PIPELINE_FILE.read_text(encoding="utf-8")).get("plots", [])
+    for plot in (definition for each in plots for definition in each.values() if definition.get("x") in STEPS):
+        for path, columns in plot["y"].items():
+            with Path(path).open(encoding="utf-8") as file:
+                for row in csv.DictReader(file):
+                    for column in [columns] if isinstance(columns, str) else columns:
+                        yield Metric(column, float(row[column]), now, int(row[plot["x"]]))
+
+
+def _datasets() -> Iterator["DatasetInput"]:
+    """Everything under data/ that the pipeline built, by the digest of its content (MLflow's own covers few rows)."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    for out in sorted(outputs(), key=lambda out: str(out["path"])):
+        path = out["path"]
+        if path.startswith("data/"):
+            profile = {key: out[key] for key in ("size", "nfiles") if key in out}
+            yield DatasetInput(
+                Dataset(
+                    name=path,
+                    digest=out["md5"].removesuffix(".dir"),
+                    source_type="local",
+                    source=json.dumps({"uri": path, "dvc_md5": out["md5"]}),
+                    profile=json.dumps(profile),
+                ),
+                [InputTag("mlflow.data.context", "training")],
+            )
+
+
+def _log_model(run_id: str) -> tuple[str, str]:
+    """Returns: MLflow's id of the model, and its URI."""
+    import mlflow
+
+    own = project.here()
+    folder = next(Path(artifact["path"]) for artifact in artifacts().values() if artifact["type"] == "model")
+    with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
+        # The signature is ours, so that it allows missing values: no example is wanted to guess it from.
+        warnings.filterwarnings("ignore", message=".*input example", category=UserWarning)
+        logged = mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(Path(__file__).parents[1] / "serving/pyfunc.py"),
+            model_config={"module": own.model},
+            artifacts={"model": str(folder)},
+            code_paths=[str(Path("src", own.package))],
+            # From the locked environment; left to itself, MLflow takes 10 s to find out.
+            pip_requirements=[f"{name}=={installed_version(name)}" for name in ("mlflow", *project.model().REQUIREMENTS)],
+            signature=_signature(folder),
+        )
+    return str(logged.model_id), str(logged.model_uri)
+
+
+def _signature(folder: Path) -> "ModelSignature":
+    from mlflow.models import ModelSignature
+    from mlflow.types.schema import AnyType, ColSpec, Schema, TensorSpec
+
+    # A number may come whole, with a fraction or not at all, and pandas has a type for each: held to "double", MLflow
+    # refuses a column of plain integers; held to "long", one with a value missing.
+    inputs: list[ColSpec | TensorSpec] = [
+        ColSpec("string" if each.type == "string" else AnyType(), each.name, required=False)
+        for each in project.model().load(folder).features
+    ]
+    return ModelSignature(Schema(inputs), Schema([ColSpec("double", "prediction")]))
+
+
+def register_again(client: "MlflowClient", name: str, digest: str) -> bool:
+    """Give a result whose run MLflow has, and whose version somebody has deleted, a version; False without a run."""
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        return False
+    for run in client.search_runs([experiment.experiment_id], f"tags.{RESULT_TAG} = '{digest}'"):
+        if uri := run.data.tags.get(DONE_TAG):
+            _register(client, name, uri, str(run.info.run_id), uri.removeprefix("models:/"), digest)
+            return True
+    return False
+
+
+def _register(client: "MlflowClient", name: str, uri: str, run_id: str, model_id: str, digest: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.get_registered_model(name)
+    except MlflowException:
+        client.create_registered_model(name)
+    # A server refuses a source that is not of the model named by its id.
+    client.create_model_version(name, uri, run_id, tags={RESULT_TAG: digest}, model_id=model_id, await_creation_for=0)
+
+
+if __name__ == "__main__":
+    track(commit=sys.argv[1])

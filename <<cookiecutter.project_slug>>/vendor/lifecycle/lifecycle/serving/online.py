@@ -1,0 +1,258 @@
+"""Features that the caller leaves out: filled in from the online table, by the key that the row names.
+
+What the caller sends wins, null included. A release gets features of its own SQL or none: a table made by other SQL
+would mix two meanings of a feature.
+"""
+
+import logging
+import sqlite3
+import time
+import weakref
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UserError, one_line
+from ..files import sha256
+from ..releases import online
+from ..releases.online import OnlineTable, quoted
+from ..releases.record import Release
+from .schema import MOST_PROBLEMS, InvalidError, Problem, shown
+
+if TYPE_CHECKING:
+    from .loader import Loaded
+
+# What could not be opened is tried again, in case it was the disk.
+RETRY_SECONDS = 2.0
+
+log = logging.getLogger(__name__)
+
+
+class UnfilledError(InvalidError):
+    """A row leaves features out, and there is no table here to fill them in from."""
+
+    status = 503
+    outcome = "unready"
+
+
+class Opened:
+    """An online table that is open. Its file never changes, so nothing is locked or looked at twice."""
+
+    def __init__(self, about: OnlineTable) -> None:
+        """Args: about: as the pointer names it.
+
+        Raises:
+            UserError: its file is gone or altered.
+        """
+        self.about = about
+        try:
+            if sha256(about.path) != about.sha256:
+                raise UserError(f"{about.path} is altered: `refresh` makes it anew")
+            place = f"{about.path.resolve().as_uri()}?mode=ro&immutable=1"
+            connection = sqlite3.connect(place, uri=True, check_same_thread=False)
+        except (OSError, sqlite3.Error) as error:
+            raise UserError(f"{about.path} cannot be read: {one_line(error)}") from None
+        self._connection = connection
+        self._mismatches: dict[str, str] = {}
+        weakref.finalize(self, connection.close)
+
+    @property
+    def digest(self) -> str:
+        """What answers and log lines call it."""
+        return self.about.name
+
+    def of_key(self, key: str | int, names: tuple[str, ...]) -> dict[str, Any] | None:
+        """The values of a row; None where there is no such row.
+
+        Raises:
+            sqlite3.Error: the file cannot be read any more.
+        """
+        found = self._connection.execute(_select(names, self.about.key), (key,)).fetchone()
+        if found is None:
+            return None
+        values = dict(zip(names, found, strict=True))
+        for name in self._booleans:
+            if values.get(name) is not None:
+                values[name] = bool(values[name])
+        return values
+
+    @cached_property
+    def _booleans(self) -> tuple[str, ...]:
+        return tuple(name for name, kind in self.about.columns.items() if kind == "bool")
+
+    def mismatch(self, release: Release) -> str:
+        """What of a release's features the table lacks, or has in another type; empty where all fit."""
+        if (known := self._mismatches.get(release.id)) is None:
+            known = self._mismatches[release.id] = self._compare(release)
+        return known
+
+    def _compare(self, release: Release) -> str:
+        table, has = release.model["feature_table"], self.about.columns
+        if table != self.about.table:
+            return f"the online table is made of {self.about.table}, and {release.id} reads {table}"
+        for name, kind in release.model["features"].items():
+            if name != self.about.key and has.get(name) != kind:
+                return f"the online table has {name} as {has.get(name, 'nothing')}, and {release.id} as {kind}"
+        return ""
+
+    @cached_property
+    def takes_text(self) -> bool:
+        """Whether its key is a text, and not a whole number."""
+        return "string" in self.about.key_type
+
+    def age_hours(self) -> float | None:
+        """How long ago its newest row was; None where its time is none."""
+        try:
+            newest = datetime.fromisoformat(self.about.newest).replace(tzinfo=UTC)
+        except ValueError:
+            return None
+        return (datetime.now(UTC) - newest).total_seconds() / 3600
+
+
+@lru_cache(maxsize=64)
+def _select(names: tuple[str, ...], key: str) -> str:
+    wanted = ", ".join(map(quoted, names)) or "1"
+    return f"select {wanted} from {online.TABLE} where {quoted(key)} = ?"  # noqa: S608  names of the release's record
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The tables that are open, the newest first, and what is wrong with those that are not. Only ever replaced."""
+
+    key: str = ""
+    tables: tuple[Opened, ...] = ()
+    problem: str = ""
+
+    def complete(self, rows: list[Any], loaded: "Loaded") -> tuple[list[Any], str | None]:
+        """The rows with what they leave out, and the table that was used; None where none was.
+
+        Raises:
+            InvalidError: there is no row of that key.
+            UnfilledError: there is no table of the release's SQL, or it cannot be read.
+        """
+        names = loaded.schema.names
+        wanting = [number for number, row in enumerate(rows) if self._is_wanting(row, names)]
+        if not wanting:
+            return rows, None
+        table = self.for_release(loaded.release)
+        order, rows, problems = loaded.schema.order, list(rows), []
+        for number in wanting:
+            row = rows[number]
+            try:
+                found = self._find(table, row[self.key], order)
+            except ValueError as error:
+                problems.append(Problem(number, self.key, str(error)))
+                if len(problems) == MOST_PROBLEMS:
+                    break
+            else:
+                rows[number] = found | row
+        if problems:
+            raise InvalidError(*problems)
+        return rows, table.digest
+
+    def _is_wanting(self, row: Any, names: frozenset[str]) -> bool:
+        return bool(self.key) and isinstance(row, dict) and self.key in row and not names <= row.keys()
+
+    def _find(self, table: Opened, key: Any, names: tuple[str, ...]) -> dict[str, Any]:
+        if table.takes_text and type(key) is not str:
+            raise ValueError(f"it is a text, and not {shown(key)}")
+        if not table.takes_text and type(key) is not int:
+            raise ValueError(f"it is a whole number, and not {shown(key)}")
+        try:
+            found = table.of_key(key, names)
+        except OverflowError:
+            found = None
+        except sqlite3.Error as error:
+            reason = f"the online table {table.digest} cannot be read: {one_line(error)}"
+            raise UnfilledError(Problem(None, self.key, reason)) from None
+        if found is None:
+            raise ValueError(
+                f"the online table has no {shown(key)} (its newest row is of {table.about.newest}): "
+                "send the row's features, or `refresh` if it should be there"
+            )
+        return found
+
+    def for_release(self, release: Release) -> Opened:
+        """The table that a release's rows are filled in from.
+
+        Raises:
+            UnfilledError: there is none.
+        """
+        table = next((each for each in self.tables if each.about.sql == release.sql_digest), None)
+        if table is not None:
+            if not (reason := table.mismatch(release)):
+                return table
+        elif self.problem:
+            reason = self.problem
+        elif self.tables:
+            made = ", ".join(each.about.sql[:12] for each in self.tables)
+            reason = (
+                f"{release.id} is of the SQL {release.sql_digest[:12]}, and the online table here of {made}: "
+                "`refresh` where the pipeline has run with that SQL"
+            )
+        else:
+            reason = "there is no online table here: `refresh` makes it"
+        raise UnfilledError(Problem(None, self.key, f"features are left out, and cannot be filled in: {reason}"))
+
+    def why_not(self, release: Release) -> str:
+        """Why a release's rows cannot be filled in; empty where they can."""
+        try:
+            self.for_release(release)
+        except UnfilledError as error:
+            return error.problems[0].reason
+        return ""
+
+
+@dataclass
+class Follower:
+    """Keeps the open tables in step with the pointer. What cannot be opened leaves what is open."""
+
+    key: str
+    tables: Tables = field(init=False)
+    _seen: Any = ()
+    _retry: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.tables = Tables(self.key)
+
+    def look(self) -> Tables:
+        """The tables as of now."""
+        seen = _fingerprint() if self.key else ()
+        if seen == self._seen and not (self.tables.problem and time.monotonic() > self._retry):
+            return self.tables
+        self._seen = seen
+        before = self.tables
+        try:
+            self.tables = self._open(online.current())
+        except UserError as error:
+            self.tables = replace(before, problem=one_line(error))
+        if self.tables.problem:
+            self._retry = time.monotonic() + RETRY_SECONDS
+            if self.tables.problem != before.problem:
+                log.error("online table: %s", self.tables.problem)
+        elif self.tables != before:
+            log.warning("online table: %s", ", ".join(each.digest for each in self.tables.tables) or "none")
+        return self.tables
+
+    def _open(self, named: list[OnlineTable]) -> Tables:
+        before = self.tables.tables
+        if not named and before:
+            raise UserError(f"{online.POINTER} is gone: `refresh` writes it again")
+        opened, problem = [], ""
+        for about in named:
+            table = next((each for each in before if each.about == about), None)
+            try:
+                opened.append(table or Opened(about))
+            except UserError as error:
+                problem = one_line(error)
+                opened += [each for each in before if each.about.sql == about.sql][:1]
+        return Tables(self.key, tuple(opened), problem)
+
+
+def _fingerprint() -> Any:
+    try:
+        found = online.POINTER.stat()
+    except OSError as error:
+        return error.errno
+    return found.st_mtime_ns, found.st_ino, found.st_size

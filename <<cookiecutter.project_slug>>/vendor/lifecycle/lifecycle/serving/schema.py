@@ -1,0 +1,232 @@
+"""What a request may hold: the features of a release, and what is wrong with rows that do not fit."""
+
+import math
+from collections.abc import Callable, Set
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from ..errors import UserError
+from ..releases.record import Release
+
+Kind = Literal["integer", "number", "string", "boolean"]
+INTEGERS = {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
+NUMBERS = {"halffloat", "float", "double"}
+STRINGS = {"string", "large_string"}
+# More would not help anybody to mend a request.
+MOST_PROBLEMS = 20
+SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with a request. `row` counts from 0; None where it is not about a row."""
+
+    row: int | None
+    field: str | None
+    reason: str
+
+
+class InvalidError(Exception):
+    """A request that the schema refuses. `status`, `outcome`: of the answer, by HTTP and in the metrics."""
+
+    status = 422
+    outcome = "invalid"
+
+    def __init__(self, *problems: Problem) -> None:
+        super().__init__(problems[0].reason)
+        self.problems = problems
+
+
+@dataclass(frozen=True)
+class Field:
+    """One feature. `categories` are the values seen in training, for a text feature."""
+
+    name: str
+    kind: Kind
+    type: str
+    low: int | None = None
+    high: int | None = None
+    categories: tuple[str, ...] | None = None
+
+    def as_json_schema(self, closed: bool) -> dict[str, Any]:
+        """For OpenAPI. null says that the value is not known."""
+        found: dict[str, Any] = {"type": [self.kind, "null"]}
+        if self.low is not None:
+            found |= {"minimum": self.low, "maximum": self.high}
+        if self.categories is not None:
+            found |= {"enum": [*self.categories, None]} if closed else {"examples": list(self.categories[:SHOWN])}
+        return found
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The features of a release's model, in its order. `closed`: a category never seen in training is refused."""
+
+    fields: tuple[Field, ...]
+    closed: bool = True
+
+    @cached_property
+    def order(self) -> tuple[str, ...]:
+        """The names of all features."""
+        return tuple(field.name for field in self.fields)
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """The same, to look them up."""
+        return frozenset(self.order)
+
+    @cached_property
+    def _checks(self) -> list[tuple[str, Callable[[Any], Any]]]:
+        return [(field.name, _check(field, self.closed)) for field in self.fields]
+
+    def read(self, rows: list[Any], known: Set[str] = frozenset(), sent: list[Any] | None = None) -> list[list[Any]]:
+        """The values of each row in the order of the features; None where one is not known.
+
+        Args:
+            rows: what stood in the request.
+            known: names that a row may have beside the features.
+            sent: the same without what was filled in, if anything was. Of that, a category never seen counts as
+                missing, as in batch scoring: whoever asks cannot mend it.
+
+        Raises:
+            InvalidError: something does not fit; says what, in which row and field.
+        """
+        problems: list[Problem] = []
+        found = []
+        for number, row in enumerate(rows):
+            if isinstance(row, dict):
+                found.append(self._read(row, number, known, problems, row if sent is None else sent[number]))
+            else:
+                problems.append(Problem(number, None, f"a row is an object of features, and not {shown(row)}"))
+            if len(problems) >= MOST_PROBLEMS:
+                break
+        if problems:
+            raise InvalidError(*problems[:MOST_PROBLEMS])
+        return found
+
+    def _read(
+        self, row: dict[str, Any], number: int, known: Set[str], problems: list[Problem], sent: dict[str, Any]
+    ) -> list[Any]:
+        values = []
+        for name, check in self._checks:
+            try:
+                value = row[name]
+                values.append(value if value is None else check(value))
+            except KeyError:
+                problems.append(Problem(number, name, "it is missing; null says that it is not known"))
+            except ValueError as error:
+                values.append(None)
+                if name in sent:
+                    problems.append(Problem(number, name, str(error)))
+        if len(row) != len(values):
+            for name in sorted(row.keys() - self.names - known):
+                problems.append(Problem(number, name[:100], "it is not a feature of the model"))
+        return values
+
+    def as_json_schema(self, key: str = "") -> dict[str, Any]:
+        """Of one row, for OpenAPI. `key`: the column by which what a row leaves out is filled in."""
+        found: dict[str, Any] = {
+            "type": "object",
+            "properties": {field.name: field.as_json_schema(self.closed) for field in self.fields},
+            "additionalProperties": False,
+        }
+        if not key:
+            return found | {"required": list(self.order)}
+        about = "Names the row: features that are left out are filled in from the online table."
+        found["properties"].setdefault(key, {"type": ["string", "integer"], "description": about})
+        return found | {"anyOf": [{"required": list(self.order)}, {"required": [key]}]}
+
+
+def of_release(release: Release, model: Any, closed: bool) -> Schema:
+    """The schema of a release, by its record and its model.
+
+    Raises:
+        UserError: a feature is of a type that JSON has no word for.
+    """
+    types: dict[str, str] = release.model["features"]
+    return Schema(
+        tuple(_field(each.name, types[each.name], getattr(each, "categories", None)) for each in model.features), closed
+    )
+
+
+def _field(name: str, type_: str, categories: tuple[str, ...] | None) -> Field:
+    if type_ in INTEGERS:
+        bits = int(type_.split("int")[1])
+        low, high = (0, 2**bits - 1) if type_.startswith("u") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+        return Field(name, "integer", type_, low, high)
+    if type_ in NUMBERS:
+        return Field(name, "number", type_)
+    if type_ in STRINGS:
+        return Field(name, "string", type_, categories=categories)
+    if type_ == "bool":
+        return Field(name, "boolean", type_)
+    raise UserError(f"the feature {name} is of type {type_}, which a request cannot carry: make it a number or a text")
+
+
+def _check(field: Field, closed: bool) -> Callable[[Any], Any]:
+    """A function that returns a value as the model takes it, and raises ValueError for one that it must not see."""
+    if field.kind == "integer":
+        return _integer(field.low or 0, field.high or 0)
+    if field.kind == "number":
+        return _number
+    if field.kind == "boolean":
+        return _boolean
+    return _string(frozenset(field.categories), closed) if field.categories is not None else _text
+
+
+def _integer(low: int, high: int) -> Callable[[Any], int]:
+    def check(value: Any) -> int:
+        if type(value) is not int:
+            if type(value) is not float or not value.is_integer():  # JSON knows one kind of number: 3.0 is 3
+                raise ValueError(f"it is a whole number, and not {shown(value)}")
+            value = int(value)
+        if not low <= value <= high:
+            raise ValueError(f"it lies between {low} and {high}, unlike {shown(value)}")
+        return int(value)
+
+    return check
+
+
+def _number(value: Any) -> float:
+    if type(value) is not float:
+        if type(value) is not int:
+            raise ValueError(f"it is a number, and not {shown(value)}")
+        try:
+            value = float(value)
+        except OverflowError:
+            raise ValueError("it is too large for a number") from None
+    if not math.isfinite(value):
+        raise ValueError(f"it is a finite number, and not {value}; null says that it is not known")
+    return float(value)
+
+
+def _boolean(value: Any) -> bool:
+    if type(value) is not bool:
+        raise ValueError(f"it is true or false, and not {shown(value)}")
+    return value
+
+
+def _text(value: Any) -> str:
+    if type(value) is not str:
+        raise ValueError(f"it is a text, and not {shown(value)}")
+    return value
+
+
+def _string(categories: frozenset[str], closed: bool) -> Callable[[Any], str | None]:
+    def check(value: Any) -> str | None:
+        if type(value) is not str:
+            raise ValueError(f"it is a text, and not {shown(value)}")
+        if value in categories:
+            return value
+        if closed:
+            raise ValueError(f"the model has never seen {shown(value)}: null says that it is not known")
+        return None
+
+    return check
+
+
+def shown(value: Any) -> str:
+    """A value in a message."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,133 @@
+"""Servers of predictions inside a test, and clients that ask them."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from lifecycle import params
+from lifecycle.commands.serve import listen
+from lifecycle.releases import ledger as book
+from lifecycle.serving import predictions
+from lifecycle.serving.app import Service, make_app
+from lifecycle.serving.loader import Loader
+from lifecycle.serving.log import Log
+
+from servers import wait_until
+
+
+@dataclass(frozen=True)
+class Client:
+    """Asks a server on loopback, on one connection."""
+
+    port: int
+    token: str = ""
+
+    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
+        """The status and the JSON, or the text, of an answer."""
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            return send(connection, method, path, body, **headers)
+        finally:
+            connection.close()
+
+    def predict(self, body: Any, **headers: str) -> tuple[int, Any]:
+        """POST /predict."""
+        return self.ask("POST", "/predict", body, **headers)
+
+    def get(self, path: str) -> Any:
+        """What a GET answers; whatever the status."""
+        return self.ask("GET", path)[1]
+
+
+def send(connection: HTTPConnection, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
+    """One request on a connection that stays open."""
+    content = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+    connection.request(method, path, content, headers)
+    answer = connection.getresponse()
+    text = answer.read()
+    return answer.status, json.loads(text) if answer.headers["content-type"] == "application/json" else text.decode()
+
+
+@dataclass(frozen=True)
+class Served(Client):
+    """A server inside the test, and what it is made of."""
+
+    service: Service | None = None
+
+    @property
+    def loader(self) -> Loader:
+        """Of the server."""
+        assert self.service
+        return self.service.loader
+
+    def wait_for(self, channel: str, release: str | None) -> None:
+        """Until the server serves it."""
+
+        def there() -> bool:
+            now = getattr(self.loader.table, channel)
+            return (now and now.release_id) == release
+
+        wait_until(there, f"{channel} does not serve {release}: {self.loader.problems()}")
+
+    def logged(self, prediction_id: str, lines: int = 1) -> list[dict[str, Any]]:
+        """The lines of a prediction, once there are so many."""
+        wait_until(lambda: len(predictions.find(prediction_id)) >= lines, f"{prediction_id} is not logged")
+        return predictions.find(prediction_id)
+
+
+@contextmanager
+def running(settings: params.Serving, token: str | None = None) -> Iterator[Served]:
+    """A server in a thread."""
+    loader = Loader(settings, params.load_params().monitoring.columns.key)
+    loader.look()
+    service = Service(settings, loader, Log(settings.log))
+    server = uvicorn.Server(uvicorn.Config(make_app(service, token), log_config=None, access_log=False))
+    with listen("127.0.0.1", 0) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            wait_until(lambda: server.started, "the server does not start")
+            yield Served(listener.getsockname()[1], token or "", service)
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+Serve = Callable[..., Served]
+
+
+def probe(release_id: str) -> tuple[list[dict[str, Any]], list[float]]:
+    """Rows of a release's record, and what it predicts for them."""
+    found = book.load().release(release_id).model["probe"]
+    return found["rows"], found["predictions"]
+
+
+# What the model of the third release does when a file of this name says so: `slow`, or `crash`.
+SWITCH = Path("sabotage")
+SABOTAGE = f'''
+
+def _sabotaged(predict):
+    def wrapped(*arguments, **named):
+        import pathlib
+        import time
+
+        what = pathlib.Path("{SWITCH}").read_text() if pathlib.Path("{SWITCH}").exists() else ""
+        if what == "slow":
+            time.sleep(1)
+        if what == "crash":
+            raise RuntimeError("as asked")
+        return predict(*arguments, **named)
+
+    return wrapped
+
+
+Model.predict = _sabotaged(Model.predict)
+Model.predict_rows = _sabotaged(Model.predict_rows)
+'''

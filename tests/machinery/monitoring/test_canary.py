@@ -1,0 +1,148 @@
+"""What is read of the prediction log, and what follows from it."""
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lifecycle.monitoring.canary import Stay, Watched, judge, read_log, stability, watch
+from lifecycle.monitoring.shadow import deciles, parts
+from lifecycle.params import Rollout
+
+from predictions import FOLDER, predictions, write
+
+START = datetime(2020, 1, 1, tzinfo=UTC)
+RULES = Rollout.model_validate(
+    {
+        "alpha": 0.05,
+        "shadow": {"margin": 0.005, "min_rows": 300, "wait_days": 14},
+        "canary": {
+            "shares": [0.1, 0.5],
+            "min_requests": 100,
+            "error_rate": 0.01,
+            "p99_ms": 100,
+            "score_psi": 0.25,
+            "quiet_minutes": 30,
+            "wait_days": 7,
+        },
+    }
+)
+SCORES = np.random.default_rng(1).random(1000)
+EXPECTED = (deciles(SCORES), parts(SCORES, deciles(SCORES)))
+STAYS = [Stay(1, 0.1, START.isoformat()), Stay(2, 0.5, (START + timedelta(hours=1)).isoformat())]
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def requests(channel: str, many: int = 1000, generation: int = 2, **more: Any) -> list[dict[str, Any]]:
+    release = "r-new" if channel == "canary" else "r-old"
+    start = START + timedelta(hours=generation - 1, seconds=1)
+    return predictions(release, channel, generation, np.resize(SCORES, many).tolist(), start=start, **more)
+
+
+def seen() -> Watched:
+    return watch("r-new", STAYS, RULES, EXPECTED)
+
+
+def verdict(watched: Watched, minutes: int = 61) -> tuple[str, str]:
+    found, why, _ = judge(watched, RULES, START + timedelta(minutes=minutes))
+    return found, why
+
+
+def test_a_log_that_is_not_there_has_no_rows() -> None:
+    assert len(read_log(START.isoformat())) == 0
+    assert verdict(seen()) == ("hold", "100 more requests at 50%")
+
+
+def test_the_log_is_read_whatever_state_it_is_in() -> None:
+    rows = requests("canary", 10) + requests("canary", 3, shadow=True, name="shadow")
+    write(rows)
+    frame = pd.DataFrame(rows[:4]).drop(columns="features")
+    frame["at"] = pd.to_datetime(frame["at"], format="ISO8601")
+    (FOLDER / "day=2020-01-01").mkdir()
+    frame.to_parquet(FOLDER / "day=2020-01-01/it's.parquet")
+    with (FOLDER / "today.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(requests("canary", 11)[-1])[:40])
+    found = read_log(START.isoformat())
+    assert list(found["unit"]) == [row["key"] for row in rows[:10]], "once each, without the shadow's and the torn one"
+    assert len(read_log((START + timedelta(hours=2)).isoformat())) == 0
+
+
+def test_only_this_release_and_its_own_time_in_the_canary_count() -> None:
+    write(requests("canary", 50) + requests("production", 70, errors=7))
+    write(predictions("r-other", "canary", 2, SCORES, start=START + timedelta(hours=2)))
+    write(predictions("r-new", "canary", 7, SCORES, start=START + timedelta(hours=2)))
+    found = seen()
+    assert (found.requests, found.production_requests, found.production_errors) == (50, 70, 7)
+
+
+def test_a_key_that_fails_again_and_again_counts_once() -> None:
+    write(requests("canary", 1000, errors=30))
+    write(requests("production", 1000, errors=30))
+    by_chance = seen().e_excess
+    rows = [row | {"key": "one customer"} if row["error"] else row for row in requests("canary", 1000, errors=900)]
+    for number, row in enumerate(rows):
+        row["prediction_id"] = f"more-{number}"
+    write(rows)
+    assert seen().e_excess < 4 * by_chance
+    assert seen().e_errors > 1e9, "as a rate, all of them count"
+
+
+def test_a_request_of_many_rows_is_one_request() -> None:
+    write(requests("canary", 400) + requests("production", 400))
+    few = seen()
+    rows = requests("canary", 300, errors=300, name="rows")
+    write([row | {"prediction_id": f"{uuid4()!s:.35}0-{n}", "key": None} for n, row in enumerate(rows[:2])])
+    one = str(uuid4())
+    write([row | {"prediction_id": f"{one}-{n}", "key": None} for n, row in enumerate(rows)])
+    found = seen()
+    assert (found.requests, found.errors) == (few.requests + 3, 3)
+    assert found.e_excess < 10
+
+
+def test_the_same_errors_weigh_by_the_share_that_the_canary_had() -> None:
+    write(requests("canary", 500, errors=12) + requests("production", 500, errors=12))
+    assert seen().e_excess < 1, "at half of the requests, half of the errors"
+    (FOLDER / "today.jsonl").unlink()
+    write(requests("canary", 500, 1, errors=12) + requests("production", 500, 1, errors=12))
+    assert seen().e_excess > 1e4, "at a tenth, far too many"
+
+
+def test_healthy_requests_promote_and_each_trouble_has_its_verdict() -> None:
+    write(requests("canary", 1000) + requests("production", 1000))
+    good = seen()
+    assert verdict(good)[0] == "promote"
+    assert verdict(replace(good, e_excess=80))[0] == "roll back"
+    assert verdict(replace(good, e_errors=80))[0] == "roll back"
+    assert verdict(replace(good, e_slow=80))[0] == "roll back"
+    assert verdict(replace(good, e_excess=79))[0] == "promote", "four tests share alpha"
+    assert verdict(replace(good, e_within=19))[0] == "hold"
+    assert verdict(replace(good, p99_ms=101))[0] == "hold"
+    assert verdict(replace(good, p99_ms=None))[0] == "hold"
+    assert verdict(replace(good, score_psi=0.3))[0] == "hold"
+    assert verdict(replace(good, at_share=99))[0] == "hold"
+    assert verdict(good, minutes=120)[0] == "hold", "the log has gone quiet"
+
+
+def test_one_slow_request_in_a_hundred_is_allowed_and_five_are_not() -> None:
+    write(requests("canary", 990) + requests("canary", 10, latency_ms=500, name="slow"))
+    assert seen().e_slow < 1
+    write(requests("canary", 50, latency_ms=500, name="slower"))
+    assert seen().e_slow > 1000
+
+
+def test_scores_as_expected_are_stable_and_shifted_ones_are_not() -> None:
+    random = np.random.default_rng(2)
+    assert stability(random.random(1000), *EXPECTED) < 0.03
+    assert stability(random.random(1000) ** 3, *EXPECTED) > 0.25
+    same = np.full(500, 0.25)
+    assert stability(same, deciles(same), parts(same, deciles(same))) < 0.02, "a model that says one thing alone"

@@ -1,0 +1,70 @@
+"""Quality in SQL against scikit-learn, and the bounds that a figure is given."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from sklearn.metrics import log_loss, r2_score, roc_auc_score
+
+from lifecycle.monitoring import measure
+from lifecycle.monitoring.quality import quality
+from lifecycle.monitoring.window import connect
+from lifecycle.params import load_params
+
+from support import ROOT
+
+
+def test_a_classification_by_slices_with_ties_and_unknown_outcomes() -> None:
+    random = np.random.default_rng(5)
+    # Two digits: many scores are equal.
+    score = np.round(random.random(2000), 2)
+    label = random.random(2000) < score
+    known, slices = random.random(2000) < 0.8, random.choice(["a", "b'c"], 2000)
+    outcome = pa.array([bool(y) if k else None for y, k in zip(label, known, strict=True)], pa.bool_())
+    connection = connect()
+    connection.register("rows", pa.table({"_score": score, "_label": outcome, "slice": slices}))
+    found = quality(connection, "rows", "slice") | quality(connection, "rows")
+    assert found.keys() == {"all", "a", "b'c"}
+    for name, each in found.items():
+        chosen = known & ((slices == name) | (name == "all"))
+        y, p = label[chosen], score[chosen]
+        loss = log_loss(y, np.clip(p, 1e-6, 1 - 1e-6))
+        assert each.labelled == chosen.sum()
+        assert each.ranking == pytest.approx(roc_auc_score(y, p), abs=1e-6)
+        assert each.loss == pytest.approx(loss, abs=1e-5)
+        assert each.skill == pytest.approx(1 - loss / log_loss(y, np.full(len(y), y.mean())), abs=1e-5)
+        assert each.bias == pytest.approx(p.mean() - y.mean(), abs=1e-6)
+
+
+def test_a_regression() -> None:
+    random = np.random.default_rng(6)
+    truth = random.normal(10, 3, size=500)
+    predicted = truth + random.normal(1, 1, size=500)
+    connection = connect()
+    connection.register("rows", pa.table({"_score": predicted, "_label": truth}))
+    found = quality(connection, "rows")["all"]
+    assert found.skill == pytest.approx(r2_score(truth, predicted), abs=1e-6)
+    assert found.bias == pytest.approx((predicted - truth).mean() / truth.std(), abs=1e-6)
+    assert found.loss == pytest.approx(np.sqrt(np.mean((predicted - truth) ** 2)), abs=1e-6)
+    assert found.ranking is None
+
+
+def test_no_outcome_is_no_quality_and_one_outcome_has_no_ranking() -> None:
+    connection = connect()
+    connection.register("none", pa.table({"_score": [0.5], "_label": pa.array([None], pa.bool_())}))
+    connection.register("one", pa.table({"_score": [0.5, 0.2], "_label": [True, True]}))
+    assert quality(connection, "none") == {}
+    found = quality(connection, "one")["all"]
+    assert (found.ranking, found.skill, found.labelled) == (None, None, 2)
+
+
+def test_a_bound_is_where_the_seasons_are_or_where_params_say() -> None:
+    settings = load_params(ROOT / "params.yaml").monitoring
+    psi = settings.thresholds["psi"]
+
+    def bounds(natural: float, rows: int = settings.min_rows, judged: bool = True) -> tuple[float | None, float | None]:
+        figure = measure._figure(settings, "psi", "x", 1.0, rows, natural=natural, judged=judged)
+        return figure.fire, figure.clear
+
+    assert bounds(0.0) == (psi.fire, psi.clear)
+    assert bounds(psi.fire * 4) == pytest.approx((psi.fire * 4 * measure.MARGIN, psi.clear * 4 * measure.MARGIN))
+    assert bounds(0.0, rows=settings.min_rows - 1) == bounds(0.0, judged=False) == (None, None)

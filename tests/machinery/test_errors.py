@@ -1,0 +1,55 @@
+"""What a person is told when the disk takes nothing more, or holds a file half written."""
+
+import errno
+import resource
+import shutil
+import subprocess
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from lifecycle.errors import UserError, of_disk
+from lifecycle.releases.pipeline import Pipeline, locked
+
+from support import CLI, Releases, cli, cli_json, environment
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_it_names_the_place_and_what_to_do(number: int) -> None:
+    said = of_disk(OSError(number, "no", "/some/where"))
+    assert said is not None
+    assert said.startswith("the disk ") and "(/some/where)" in said and "the same command again" in said
+
+
+def test_other_errors_are_not_the_disk_s() -> None:
+    assert of_disk(OSError(errno.ENOENT, "no", "/some/where")) is None
+
+
+# Without stages, it is one that DVC takes.
+@pytest.mark.parametrize(
+    ("read", "content"), [(locked, "schema: '2.0'"), *product([locked, Pipeline], ["", "[]", "stages: {"])]
+)
+def test_a_damaged_lock_file_has_a_way_back(read: Callable[[], object], content: str, project: Path) -> None:
+    (project / "dvc.lock").write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match="`git restore dvc"):
+        read()
+
+
+def test_a_promotion_that_cannot_be_written_changes_nothing_and_goes_on_later(releases: Releases) -> None:
+    """A limit on the size of files is a full disk for whoever writes a larger one, root as well."""
+    shutil.rmtree(f".lifecycle/releases/{releases.second}")
+    before = cli_json("history")["entries"]
+    done = subprocess.run(
+        [*CLI, "promote", releases.second, "--to", "production"],
+        env=environment(releases.folder),
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, 5_000)),
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ") and "make space, then the same command again" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert cli_json("history")["entries"] == before
+    assert cli("promote", releases.second, "--to", "production").returncode == 0
