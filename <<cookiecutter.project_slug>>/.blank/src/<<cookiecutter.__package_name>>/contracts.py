@@ -36,8 +36,3 @@ class Events(Contract):
 
 
 CONTRACTS: dict[str, type[Contract]] = {"events": Events}
-
-
-def text_columns(table: str) -> list[str]:
-    """Columns to read as text even where every value looks like a number."""
-    return [name for name, column in CONTRACTS[table].to_schema().columns.items() if str(column.dtype) == "str"]

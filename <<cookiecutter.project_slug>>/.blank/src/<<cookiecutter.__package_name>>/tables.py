@@ -3,8 +3,7 @@
 Apart from contracts.py, so that whoever only asks which tables there are need not import Pandera.
 """
 
-from dataclasses import dataclass, field
-
+from lifecycle.contract import Table
 
 @dataclass(frozen=True)
 class Table:

@@ -258,7 +258,6 @@ class Rollout(Record):
 class Scoring(Record):
     """How batch scoring is spread. `workers`: partitions at a time."""
 
-
     runner: Literal["threads", "dask", "ray"] = "threads"
     workers: int = Field(ge=1)
 

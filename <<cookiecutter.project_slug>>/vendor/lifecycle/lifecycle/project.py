@@ -1,9 +1,9 @@
 """The project that this machinery works for: its name, package, model and tables, as its pyproject.toml says.
 
-    [tool.lifecycle]
-    model = "flight_delays.model"
-    tables = "flight_delays.tables:TABLES"
-    contracts = "flight_delays.contracts:CONTRACTS"
+[tool.lifecycle]
+model = "flight_delays.model"
+tables = "flight_delays.tables:TABLES"
+contracts = "flight_delays.contracts:CONTRACTS"
 """
 
 import importlib
@@ -71,7 +71,9 @@ def _before_0_2(folder: Path) -> dict[str, str]:
     return {
         key: value
         for name in packages
-        for key, value in zip(KEYS, (f"{name}.model", f"{name}.stages.tables:TABLES", f"{name}.stages.contracts:CONTRACTS"), strict=True)
+        for key, value in zip(
+            KEYS, (f"{name}.model", f"{name}.stages.tables:TABLES", f"{name}.stages.contracts:CONTRACTS"), strict=True
+        )
     }
 
 

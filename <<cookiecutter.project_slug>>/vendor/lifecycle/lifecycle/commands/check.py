@@ -118,11 +118,15 @@ def _parameters(pipeline: dict[str, Any], found: Findings) -> None:
         value: Any = params
         for part in name.split("."):
             value = value.get(part) if isinstance(value, dict) else None
-        found.see(value is not None, f"{PIPELINE_FILE} asks for the parameter {name}, which {PARAMS_FILE} does not have")
+        found.see(
+            value is not None, f"{PIPELINE_FILE} asks for the parameter {name}, which {PARAMS_FILE} does not have"
+        )
     own = {*Params.model_fields} - {"train"}
     for section in params:
         read = section in own or any(name.split(".")[0] == section for name in declared)
-        found.see(read, f"nobody reads the parameters {section} in {PARAMS_FILE}: declare them in a stage, or delete them")
+        found.see(
+            read, f"nobody reads the parameters {section} in {PARAMS_FILE}: declare them in a stage, or delete them"
+        )
 
 
 def _tables(found: Findings) -> None:

@@ -221,7 +221,12 @@ def environment(folder: Path) -> dict[str, str]:
     """The environment for processes in the copy: its code, its MLflow, nobody else's settings."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
     path = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)])
-    own = {"PYTHONPATH": project.python_path(folder), "PATH": path, "DO_NOT_TRACK": "1", "PREFECT_HOME": f"{folder}/.prefect"}
+    own = {
+        "PYTHONPATH": project.python_path(folder),
+        "PATH": path,
+        "DO_NOT_TRACK": "1",
+        "PREFECT_HOME": f"{folder}/.prefect",
+    }
     return kept | own | {"DVC_SITE_CACHE_DIR": str(folder / ".dvc/tmp/site")}
 
 

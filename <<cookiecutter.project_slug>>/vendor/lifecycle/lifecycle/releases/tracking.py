@@ -280,7 +280,9 @@ def _log_model(run_id: str) -> tuple[str, str]:
             artifacts={"model": str(folder)},
             code_paths=[str(Path("src", own.package))],
             # From the locked environment; left to itself, MLflow takes 10 s to find out.
-            pip_requirements=[f"{name}=={installed_version(name)}" for name in ("mlflow", *project.model().REQUIREMENTS)],
+            pip_requirements=[
+                f"{name}=={installed_version(name)}" for name in ("mlflow", *project.model().REQUIREMENTS)
+            ],
             signature=_signature(folder),
         )
     return str(logged.model_id), str(logged.model_uri)

@@ -1,15 +1,1 @@
-"""The pipeline's stages, as dvc.yaml runs them: files in, files out, nothing else."""
-
-import sys
-from collections.abc import Callable
-
-from ..errors import USER_ERROR, UserError
-
-
-def run_stage(stage: Callable[[], None]) -> None:
-    """Run a stage as a process of its own: a user's mistake ends it with one line, and need not be tried again."""
-    try:
-        stage()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(USER_ERROR)
+"""The stages of any project, as dvc.yaml runs them: landing files through the gate, and dbt."""

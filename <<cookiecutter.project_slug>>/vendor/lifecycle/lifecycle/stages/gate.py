@@ -6,8 +6,8 @@ from typing import Any
 import pandas as pd
 import pandera.errors
 
-from .contracts import CONTRACTS
-from .tables import Table
+from .. import project
+from ..contract import Table
 
 SHOWN_ROWS = 5
 SHOWN_LETTERS = 60
@@ -45,21 +45,15 @@ def check(frame: pd.DataFrame, table: Table, month: str | None) -> tuple[pd.Data
     if not least <= len(frame) <= most:
         problems.append(Problem("row count", "", (), f"{len(frame):,} rows, expected {least:,} to {most:,}"))
     try:
-        frame = CONTRACTS[table.name].validate(frame, lazy=True)
+        frame = project.contracts()[table.name].validate(frame, lazy=True)
     except pandera.errors.SchemaErrors as errors:
         return frame, problems + _schema_problems(frame, errors.failure_cases)
     problems += _duplicates(frame, table)
     problems += _null_shares(frame, table)
-<%- if cookiecutter.example == 'blank' %>
     if month and table.time:
-        problems += _other_months(frame, month, table.time)
-<%- else %>
-    if month:
-        problems += _other_months(frame, month)
-    if table.clock:
-        problems += _other_clocks(frame, table.clock)
-<%- endif %>
-    columns = list(CONTRACTS[table.name].to_schema().columns)
+        problems += _other_months(frame, month, table)
+        problems += _other_clocks(frame, table)
+    columns = list(project.contracts()[table.name].to_schema().columns)
     return frame[columns].sort_values(list(table.key), ignore_index=True), problems
 
 
@@ -128,35 +122,34 @@ def _null_shares(frame: pd.DataFrame, table: Table) -> list[Problem]:
             rows = tuple(int(index) + 1 for index in nulls)
             problems.append(Problem("null share", column, rows, f"{share:.1%}, at most {most:.1%} allowed"))
     return problems
-<%- if cookiecutter.example == 'blank' %>
 
 
-def _other_months(frame: pd.DataFrame, month: str, time: str) -> list[Problem]:
-    strangers = frame.index[frame[time].dt.strftime("%Y-%m") != month]
+def _other_months(frame: pd.DataFrame, month: str, table: Table) -> list[Problem]:
+    strangers = frame.index[_local(frame, table).strftime("%Y-%m") != month]
     if strangers.empty:
         return []
     rows = tuple(int(index) + 1 for index in strangers)
-    return [Problem("month", time, rows, f"{len(rows):,} rows are not of {month}")]
-<%- else %>
+    return [Problem("month", str(table.time), rows, f"{len(rows):,} rows are not of {month}")]
 
 
-def _other_months(frame: pd.DataFrame, month: str) -> list[Problem]:
-    year, number = map(int, month.split("-"))
-    strangers = frame.index[(frame["year"] != year) | (frame["month"] != number)]
+def _local(frame: pd.DataFrame, table: Table) -> Any:
+    return frame[table.time].dt.tz_convert(table.clock).dt
+
+
+def _other_clocks(frame: pd.DataFrame, table: Table) -> list[Problem]:
+    """Where a table has its time as year, month, day and hour too, they must say the same."""
+    parts = [part for part in ("year", "month", "day", "hour") if part in frame.columns]
+    local = _local(frame, table)
+    differ = pd.DataFrame({part: getattr(local, part) != frame[part] for part in parts}, index=frame.index)
+    strangers = frame.index[differ.any(axis="columns")]
     if strangers.empty:
         return []
     rows = tuple(int(index) + 1 for index in strangers)
-    return [Problem("month", "year, month", rows, f"{len(rows):,} rows are not of {month}")]
+    detail = f"in UTC, it is not the {', '.join(parts)} of {table.clock} in {len(rows):,} rows"
+    return [Problem("clock", str(table.time), rows, detail)]
 
 
-def _other_clocks(frame: pd.DataFrame, clock: str) -> list[Problem]:
-    local = frame["time_hour"].dt.tz_convert(clock).dt
-    parts = ("year", "month", "day", "hour")
-    differ = pd.concat([getattr(local, part) != frame[part] for part in parts], axis="columns").any(axis="columns")
-    strangers = frame.index[differ]
-    if strangers.empty:
-        return []
-    rows = tuple(int(index) + 1 for index in strangers)
-    detail = f"in UTC, it is not the {', '.join(parts)} of {clock} in {len(rows):,} rows"
-    return [Problem("clock", "time_hour", rows, detail)]
-<%- endif %>
+def text_columns(table: str) -> list[str]:
+    """Columns to read as text even where every value looks like a number."""
+    columns = project.contracts()[table].to_schema().columns
+    return [name for name, column in columns.items() if str(column.dtype) == "str"]

@@ -14,12 +14,12 @@ from hashlib import sha256 as sha256_of
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .. import project
+from ..contract import run_stage
 from ..errors import UserError
 from ..files import sha256, write_text
 from ..params import Data, load_params
-from . import run_stage
 from .source import PINS_FILE, Source, SourceFile, pins_of, read_pins, unpinned, write_pins
-from .tables import TABLES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,14 +52,17 @@ class Part:
 
 @cache
 def _rules() -> str:
-    files = ("contracts.py", "gate.py", "ingest.py", "tables.py")
-    return "".join(sha256(Path(__file__).with_name(name)) for name in files)
+    here = project.here()
+    own = [
+        Path("src", *where.partition(":")[0].split(".")).with_suffix(".py") for where in (here.contracts, here.tables)
+    ]
+    return "".join(sha256(path) for path in (*own, Path(__file__).with_name("gate.py"), Path(__file__)))
 
 
 def look(data: Data) -> tuple[Source, list[SourceFile]]:
     """Look at the source: its files as they are now."""
     source = Source(data.source)
-    return source, source.files(list(TABLES))
+    return source, source.files(list(project.tables()))
 
 
 def plan(data: Data, files: Iterable[SourceFile]) -> list[Part]:
@@ -74,14 +77,14 @@ def plan(data: Data, files: Iterable[SourceFile]) -> list[Part]:
         if other is not each:
             raise UserError(f"the source {data.source!r} holds {other.name} and {each.name}: take one of them away")
     parts = []
-    for table in TABLES.values():
+    for table in project.tables().values():
         whole = by_table[table.name].get(None)
         if whole and len(by_table[table.name]) > 1:
             raise UserError(
                 f"the source {data.source!r} holds {whole.name} and files of single months of {table.name}: "
                 "take one of them away"
             )
-        months: list[str | None] = [*data.months()] if table.monthly else [None]
+        months: list[str | None] = [*data.months()] if table.time else [None]
         for month in months:
             file: SourceFile | None = by_table[table.name].get(month) or whole
             if file is None:
@@ -148,13 +151,12 @@ def _gated(
 ) -> Iterator[tuple[Part, "pd.DataFrame", list["Problem"]]]:
     import pandas as pd
 
-    from .contracts import text_columns
-    from .gate import Problem, check
+    from .gate import Problem, check, text_columns
 
-    table = TABLES[file.table]
+    table = project.tables()[file.table]
     try:
         rows = source.read(file, text_columns(table.name))
-        months = _months(rows<% if cookiecutter.example == 'blank' %>, table.time<% else %><% endif %>) if file.month is None and table.<% if cookiecutter.example == 'blank' %>time<% else %>monthly<% endif %> else None
+        months = _months(rows, table.time, table.clock) if file.month is None and table.time else None
     except (ValueError, KeyError) as error:
         if isinstance(error, KeyError):
             problem = Problem("missing column", str(error.args[0]), (), "the file does not have it")
@@ -174,10 +176,9 @@ def _gated(
                     "change the data window (data.since, data.through) in params.yaml"
                 )
         yield (part, *check(of_part, table, part.month))
-<%- if cookiecutter.example == 'blank' %>
 
 
-def _months(rows: "pd.DataFrame", time: str) -> "pd.Series[int]":
+def _months(rows: "pd.DataFrame", time: str, clock: str) -> "pd.Series[int]":
     """The month of each row of a whole table, as a number like 201301.
 
     Raises:
@@ -189,24 +190,8 @@ def _months(rows: "pd.DataFrame", time: str) -> "pd.Series[int]":
     nowhere = rows.index[at.isna()]
     if len(nowhere):
         raise ValueError(f"{len(nowhere):,} rows have no {time} (the first is row {nowhere[0] + 1})")
-    return at.dt.year * 100 + at.dt.month
-<%- else %>
-
-
-def _months(rows: "pd.DataFrame") -> "pd.Series[int]":
-    """The month of each row of a whole table, as a number like 201301.
-
-    Raises:
-        KeyError: there is no year or month. ValueError: a row has none, and would be in no part.
-    """
-    import pandas as pd
-
-    year, month = pd.to_numeric(rows["year"]), pd.to_numeric(rows["month"])
-    nowhere = rows.index[year.isna() | ~month.isin(range(1, 13))]
-    if len(nowhere):
-        raise ValueError(f"{len(nowhere):,} rows have no year or month (the first is row {nowhere[0] + 1})")
-    return year * 100 + month
-<%- endif %>
+    local = at.dt.tz_convert(clock).dt
+    return local.year * 100 + local.month
 
 
 def _store(part: Part, rows: "pd.DataFrame") -> None:
@@ -249,7 +234,7 @@ def main() -> None:
     if changed := sorted(file.name for file in unpinned(files) if file in wanted):
         raise UserError(
             f"{changed[0]} in the source is not what {PINS_FILE} pins: take the new bytes with "
-            "`<< cookiecutter.project_slug >> run`, or put the old file back"
+            "`run`, or put the old file back"
         )
     land(source, parts)
     # DVC empties an output before its stage runs; a run by hand may find old months here.

@@ -7,10 +7,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from ..contract import run_stage
 from ..errors import UserError
 from ..files import sha256, write_json, write_text
 from ..params import load_params
-from . import run_stage
 
 PROJECT = Path("transform")
 FEATURES = Path("data/features")
