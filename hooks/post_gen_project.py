@@ -115,6 +115,13 @@ def remove_unchosen():
             shutil.rmtree(name) if Path(name).is_dir() else Path(name).unlink()
 
 
+def remove_caches():
+    """Delete what Python and its tools leave in the template where its code was run in place."""
+    for name in ("__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache"):
+        for folder in Path("vendor").rglob(name):
+            shutil.rmtree(folder)
+
+
 def lay_over(folder):
     """Move a folder's files to where they belong, in place of what is there."""
     for file in [each for each in folder.rglob("*") if each.is_file()]:
@@ -175,6 +182,7 @@ def start_repository():
 
 def main():
     remove_unchosen()
+    remove_caches()
     lay_over(Path(".blank"))  # there is one for `example: blank`
     note_template()
     done = start_repository()

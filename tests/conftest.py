@@ -7,12 +7,18 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+import under_test
 from baking import TEMPLATE, bake
 from running import contents, make, run
 
 
+def pytest_addoption(parser):
+    parser.addoption("--project", help="A project to run tests/machinery on; else one is baked")
+
+
 def pytest_configure(config):
     config.option.template = str(TEMPLATE)  # for pytest-cookies, wherever pytest started
+    under_test.prepare()
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from lifecycle.serving.app import Service, make_app
 from lifecycle.serving.loader import Loader
 from lifecycle.serving.log import Log
 
-from servers import wait_until
+from lifecycle.testing.servers import wait_until
 
 
 @dataclass(frozen=True)

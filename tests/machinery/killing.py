@@ -20,7 +20,7 @@ from lifecycle.releases.ledger import Ledger
 from lifecycle.releases.pipeline import outputs
 from lifecycle.releases.verify import verify_ledger
 
-from support import CLI, environment
+from lifecycle.testing import CLI, environment
 from workers import Ended, Worker, end_all_in
 
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 import synthetic
-from support import PACKAGE, cli, digests, edit_params, environment, forget_runs, mlflow_rows, own_settings
+from lifecycle.testing import cli, digests, edit_params, environment, forget_runs, mlflow_rows, own_settings
 
 FIRST, BEFORE_LAST, LAST = synthetic.MONTHS[0], synthetic.MONTHS[-2], synthetic.MONTHS[-1]
 STAGES = ["ingest", "transform", "train", "evaluate"]

@@ -13,7 +13,7 @@ import pytest
 from lifecycle.errors import UserError, of_disk
 from lifecycle.releases.pipeline import Pipeline, locked
 
-from support import CLI, Releases, cli, cli_json, environment
+from lifecycle.testing import CLI, Releases, cli, cli_json, environment
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])

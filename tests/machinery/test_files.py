@@ -13,8 +13,6 @@ from hypothesis import strategies as st
 
 from lifecycle.files import replacing, sha256, write_json, write_text
 
-from support import PACKAGE
-
 
 def test_makes_the_folder_and_the_file(tmp_path: Path) -> None:
     path = tmp_path / "a/b/c.txt"
@@ -50,7 +48,7 @@ def test_killed_at_any_step_the_old_file_stands(step: str, tmp_path: Path) -> No
     program = f"""
 import os, signal
 from pathlib import Path
-from {PACKAGE}.files import replacing
+from lifecycle.files import replacing
 if {step == "flushed"}:
     Path.replace = lambda *_: {die}
 with replacing(Path("c.txt")) as aside:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from support import CLI, PACKAGE, ROOT, cli, digests, environment, mlflow_rows
+from lifecycle.testing import CLI, ROOT, cli, digests, environment, mlflow_rows
 
 # What the task `track` does, without Prefect.
 TRACK = [sys.executable, "-c", f"from lifecycle.releases import tracking; tracking.track()"]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lifecycle.errors import UserError
 from lifecycle.params import Data, Gate, load_params, only_window_moved, set_through
 
-from support import ROOT, edit_params
+from lifecycle.testing import ROOT, edit_params
 
 months = st.builds(lambda year, month: f"{year:04d}-{month:02d}", st.integers(1000, 2999), st.integers(1, 12))
 SINCE = load_params(ROOT / "params.yaml").data.since
@@ -38,9 +38,6 @@ def test_the_shipped_parameters_are_valid_and_all_used() -> None:
         ("data", {"through": "2013-07\n"}, "data.through"),
         ("data", {"since": "2013-09", "through": "2013-08"}, "earlier than since"),
         ("split", {"holdout_months": 0}, "split.holdout_months"),
-        ("train", {"threads": 0}, "train.threads"),
-        ("train", {"num_leafs": 7}, "train.num_leafs"),
-        ("train", {"learning_rate": "fast"}, "train.learning_rate"),
         ("evaluate", {"gates": {"roc_auc": {"minimum": 1}}}, "evaluate.gates.roc_auc.minimum"),
         ("promotion", {"self_approval": "perhaps"}, "promotion.self_approval"),
         ("promotion", {"may_not_approve": None}, "promotion.may_not_approve"),

@@ -21,7 +21,7 @@ from typing import Any, Self
 
 import psutil
 
-from support import PACKAGE, ROOT, environment
+from lifecycle.testing import ROOT, environment
 
 # These only read, or write an index that is nobody's but ours.
 GIT_READS = ("archive", "cat-file", "config", "diff", "diff-tree", "for-each-ref", "log", "ls-files", "ls-tree")
@@ -157,7 +157,7 @@ def rollback(**arguments: Any) -> Any:
 
 def move(what: str, to: str, reason: str = "", traffic: float | None = None) -> Any:
     """A promotion without what follows from it in MLflow."""
-    params = importlib.import_module(f"{PACKAGE}.params").load_params()
+    params = importlib.import_module("lifecycle.params").load_params()
     channels, opened = _module("channels"), _module("reconcile").open_ledger(network=True)
     policy = channels.Policy(params.promotion, params.evaluate)
     release = opened.ledger.release(what)
@@ -173,20 +173,20 @@ def move_back(channel: str, reason: str) -> Any:
 
 def rollout(what: str) -> Any:
     """One pass."""
-    done = importlib.import_module(f"lifecycle.monitoring.rollout").advance(what)
+    done = importlib.import_module("lifecycle.monitoring.rollout").advance(what)
     return {"state": done.stop.state, "why": done.stop.why, "steps": [str(step) for step in done.steps]}
 
 
 def score(channel: str) -> Any:
     """Every month, one after the other."""
-    columns = importlib.import_module(f"{PACKAGE}.params").load_params().monitoring.columns
+    columns = importlib.import_module("lifecycle.params").load_params().monitoring.columns
     jobs, _ = _module("scoring").plan(channel, [], columns)
     return [asdict(each) for each in _module("scoring").score(jobs, workers=1)]
 
 
 def refresh() -> Any:
     """The online table."""
-    columns = importlib.import_module(f"{PACKAGE}.params").load_params().monitoring.columns
+    columns = importlib.import_module("lifecycle.params").load_params().monitoring.columns
     return asdict(_module("online").refresh(columns).table)
 
 

@@ -8,13 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from << cookiecutter.__package_name >> import model
-from << cookiecutter.__package_name >>.errors import UserError
-from << cookiecutter.__package_name >>.params import Split, Train
-from << cookiecutter.__package_name >>.stages import train
+from lifecycle.contract import Split, UserError
+from << cookiecutter.__package_name >> import train
 
-from support import digests, edit_params
+from lifecycle.testing import digests, edit_params
 
-SETTINGS = Train(
+SETTINGS = model.Settings(
     seed=1,
     threads=1,
     rounds=30,
@@ -49,7 +48,7 @@ def table(rows: int, seed: int) -> pa.Table:
     )
 
 
-def fit(settings: Train = SETTINGS, rows: int = 2000) -> model.Model:
+def fit(settings: model.Settings = SETTINGS, rows: int = 2000) -> model.Model:
     return model.fit(table(rows, 1), table(500, 2), "late", NAMES, settings, lambda *_: None)
 
 

@@ -5,7 +5,7 @@ import pytest
 from lifecycle.commands.monitor import monitor
 from lifecycle.errors import UserError
 
-from support import Releases, edit_params
+from lifecycle.testing import Releases, edit_params
 
 
 def set_bound(releases: Releases, fire: float) -> None:

@@ -18,7 +18,7 @@ from lifecycle.drill.scene import Fault, Scene
 from lifecycle.drill.stand import NotHeldError
 from lifecycle.errors import UserError
 
-from support import digests
+from lifecycle.testing import digests
 
 REAL = ("worse-model", "lost-cache-object")
 

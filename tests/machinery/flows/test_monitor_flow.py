@@ -11,7 +11,7 @@ import yaml
 
 from lifecycle.params import PARAMS_FILE
 
-from support import Releases
+from lifecycle.testing import Releases
 
 
 @pytest.fixture

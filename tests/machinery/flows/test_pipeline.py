@@ -17,8 +17,8 @@ import yaml
 from lifecycle.releases.pipeline import StageError
 from lifecycle.releases.tracking import Tracked
 
-from servers import answers, gone, wait_until
-from support import PACKAGE, cli, digests, edit_params, environment, own_settings
+from lifecycle.testing.servers import answers, gone, wait_until
+from lifecycle.testing import cli, digests, edit_params, environment, own_settings
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import TaskRun

@@ -12,7 +12,7 @@ from lifecycle.monitoring.measure import freshness
 from lifecycle.monitoring.window import connect
 from lifecycle.params import load_params
 
-from support import Releases, digests
+from lifecycle.testing import Releases, digests
 
 
 def test_the_flow_brings_the_online_table_up_to_date_once(

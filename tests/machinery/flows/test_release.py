@@ -8,8 +8,8 @@ import pytest
 from lifecycle.errors import UserError
 from lifecycle.releases import ledger, operations
 
-from servers import free_port
-from support import PACKAGE, Releases, cli_json, commit_all, environment
+from lifecycle.testing.servers import free_port
+from lifecycle.testing import Releases, cli_json, commit_all, environment
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_where_approvals_are_signed_the_page_is_no_way_around(in_flows: Releases
 
 NO_PREFECT = """
 import sys
-from {package}.lifecycle import operations
+from lifecycle.releases import operations
 operations.promote(sys.argv[1], "production")
 operations.rollback("production", "no reason to wait for Prefect")
 assert not any(name.split(".")[0] == "prefect" for name in sys.modules), "prefect was imported"
@@ -81,7 +81,7 @@ assert not any(name.split(".")[0] == "prefect" for name in sys.modules), "prefec
 
 def test_with_prefect_down_promotion_and_rollback_go_on(releases: Releases) -> None:
     dead = {"PREFECT_API_URL": f"http://127.0.0.1:{free_port()}/api"}
-    command = [sys.executable, "-c", NO_PREFECT.format(package=PACKAGE), releases.second]
+    command = [sys.executable, "-c", NO_PREFECT, releases.second]
     subprocess.run(command, env=environment(releases.folder, **dead), check=True)
     (last, *_) = cli_json("history", "production", **dead)["entries"]
     assert (last["kind"], last["release"], last["automation"]) == ("rollback", releases.first, False)

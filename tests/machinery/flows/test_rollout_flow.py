@@ -2,7 +2,7 @@
 
 from lifecycle.releases import ledger as book
 
-from support import Releases
+from lifecycle.testing import Releases
 
 
 def test_a_run_takes_what_staging_serves_and_says_where_it_stands(api: str, releases: Releases) -> None:

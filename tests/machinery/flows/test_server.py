@@ -12,8 +12,8 @@ import yaml
 from prefect.client.orchestration import SyncPrefectClient
 
 from predictions import failing
-from servers import free_port, running, server, wait_until
-from support import ROOT, Releases, cli_json, environment
+from lifecycle.testing.servers import free_port, running, server, wait_until
+from lifecycle.testing import ROOT, Releases, cli_json, environment
 
 POOL = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))["deployments"][0]["work_pool"]["name"]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]

@@ -10,7 +10,7 @@ from lifecycle.releases import ledger, registry, tracking
 from lifecycle.releases.store import Store
 from lifecycle.lineage import attach, card
 
-from support import Releases, wait_until
+from lifecycle.testing import Releases, wait_until
 
 OBJECTS = (".dvc/cache/files", ".dvc-remote/files")
 

@@ -10,7 +10,7 @@ from lifecycle.releases.store import Store
 from lifecycle.lineage import card, structure
 from lifecycle.lineage.structure import Column
 
-from support import Releases, cli, commit_all
+from lifecycle.testing import Releases, cli, commit_all
 
 
 @pytest.fixture

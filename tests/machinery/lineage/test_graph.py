@@ -15,7 +15,7 @@ from lifecycle.lineage.graph import KINDS, Graph, of_releases
 from lifecycle.lineage.structure import Node
 
 from graphs import reached
-from support import Releases
+from lifecycle.testing import Releases
 
 
 def graph_of(*ids: str) -> Graph:

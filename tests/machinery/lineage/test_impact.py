@@ -15,7 +15,7 @@ from lifecycle.lineage.trace import served
 from lifecycle.lineage.tree import Fact
 
 import synthetic
-from support import Releases
+from lifecycle.testing import Releases
 
 
 @pytest.fixture

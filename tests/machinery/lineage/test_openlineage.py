@@ -21,7 +21,7 @@ from lifecycle.releases.store import Store
 from lifecycle.lineage import openlineage, project, structure
 from lifecycle.params import load_params
 
-from support import Releases, environment, wait_until
+from lifecycle.testing import Releases, environment, wait_until
 
 FLOW_RUN = "0197d3a0-0000-7000-8000-000000000001"
 

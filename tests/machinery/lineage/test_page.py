@@ -17,7 +17,7 @@ from lifecycle.lineage.graph import KINDS, Graph
 
 from browser import Page, find_chromium, open_browser
 from graphs import A, B, add, many, reached, two_releases
-from support import Releases
+from lifecycle.testing import Releases
 
 in_browser = pytest.mark.skipif(find_chromium() is None, reason="no Chromium here to open the page in")
 

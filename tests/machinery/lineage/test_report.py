@@ -10,7 +10,7 @@ from lifecycle.errors import UserError
 from lifecycle.releases.store import Store
 from lifecycle.lineage.report import report
 
-from support import Releases, cli, commit_all, repro
+from lifecycle.testing import Releases, cli, commit_all, repro
 
 # In the history of the fixture: the first result, smaller trees, the second result.
 FIRST = "HEAD~2"

@@ -19,7 +19,7 @@ from lifecycle.lineage.trace import Tracer, served, serving_at
 from lifecycle.lineage.tree import Fact
 
 import ledgers
-from support import Releases, cli, cli_json, edit_params, new_repository, with_own_settings
+from lifecycle.testing import Releases, cli, cli_json, edit_params, new_repository, with_own_settings
 
 
 def trace(what: str, verify: bool = False) -> Fact:

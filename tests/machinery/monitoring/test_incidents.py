@@ -18,7 +18,7 @@ from lifecycle.monitoring.verdicts import Figure
 from lifecycle.params import Monitoring, load_params
 
 from predictions import predictions, write
-from support import ROOT, Releases
+from lifecycle.testing import ROOT, Releases
 
 RELEASE = "r-0123456789ab"
 START = datetime(2026, 5, 1)

@@ -20,7 +20,7 @@ from lifecycle.monitoring import gauges, history, operation, page, profile
 from lifecycle.monitoring.monitor import Monitored
 from lifecycle.params import load_params
 
-from support import Releases
+from lifecycle.testing import Releases
 
 AT = datetime(2031, 5, 6, 7, 8)
 DRIFT = {"psi", "distance", "score_psi", "nulls", "outside"}

@@ -10,7 +10,7 @@ from lifecycle.monitoring.quality import quality
 from lifecycle.monitoring.window import connect
 from lifecycle.params import load_params
 
-from support import ROOT
+from lifecycle.testing import ROOT
 
 
 def test_a_classification_by_slices_with_ties_and_unknown_outcomes() -> None:

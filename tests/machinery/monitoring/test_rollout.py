@@ -18,7 +18,7 @@ from lifecycle.monitoring.rollout import Progress, Stop, advance, decide
 from lifecycle.params import load_params
 
 from predictions import predictions, write
-from support import Releases, cli, commit_all, copy_project, edit_params, repro
+from lifecycle.testing import Releases, cli, commit_all, copy_project, edit_params, repro
 from workers import Worker
 
 REQUESTS = 2000

@@ -12,7 +12,7 @@ from lifecycle.monitoring import operation
 from lifecycle.params import Monitoring, Params, Rule, Triggers, load_params
 
 from predictions import failing
-from support import Releases
+from lifecycle.testing import Releases
 
 
 def now() -> datetime:

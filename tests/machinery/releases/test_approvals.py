@@ -14,7 +14,7 @@ from lifecycle.releases.approvals import Approval, Counted
 from lifecycle.releases.verify import verify_ledger
 
 import ledgers
-from support import Releases, cli, cli_json, commit_all, new_repository, with_own_settings
+from lifecycle.testing import Releases, cli, cli_json, commit_all, new_repository, with_own_settings
 
 # In `own_settings`: whom git takes the tests for. Alice, who releases, is somebody else.
 TESTS = "Tests <tests@example.org>"

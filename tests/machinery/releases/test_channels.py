@@ -20,7 +20,7 @@ from lifecycle.releases.store import Store
 from lifecycle.releases.verify import verify_ledger
 from lifecycle.params import ChannelPolicy, Gate, load_params
 
-from support import Releases, cli, commit_all, digests
+from lifecycle.testing import Releases, cli, commit_all, digests
 
 # Nothing asked: for tests of what happens whatever the policy.
 FREE = {name: ChannelPolicy(approvals=0) for name in ("staging", "canary", "production")}

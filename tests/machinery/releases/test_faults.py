@@ -20,8 +20,8 @@ from lifecycle.releases.store import File, Store
 from lifecycle.releases.verify import verify_ledger, verify_release
 
 from killing import look
-from servers import free_port
-from support import CLI, PACKAGE, Releases, cli, commit_all, copy_project, environment
+from lifecycle.testing.servers import free_port
+from lifecycle.testing import CLI, OWN, Releases, cli, commit_all, copy_project, environment
 
 REMOTE = Path(".dvc-remote")
 
@@ -319,7 +319,7 @@ def test_mlflow_lost_entirely_is_made_again_and_its_models_predict_as_before(rel
 def test_releases_that_differ_in_code_alone_have_a_version_each(releases: Releases) -> None:
     from dvc.repo import Repo
 
-    with (releases.folder / "src" / PACKAGE / "model.py").open("a", encoding="utf-8") as file:
+    with (releases.folder / "src" / OWN / "model.py").open("a", encoding="utf-8") as file:
         file.write("# The same outputs come of this.\n")
     commit_all(releases.folder, "A comment")
     with Repo(".") as repo:

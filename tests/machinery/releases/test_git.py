@@ -9,7 +9,7 @@ import pytest
 
 from lifecycle.releases import git
 
-from support import commit_all, new_repository, with_own_settings
+from lifecycle.testing import commit_all, new_repository, with_own_settings
 
 # A space, letters beyond ASCII, and a quotation mark, which git writes in a way of its own.
 NAMES = ("plain.txt", "two words.txt", "größe ø 数据.txt", '"quoted".txt')

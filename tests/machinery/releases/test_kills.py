@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from killing import Range, Tally, operations
-from support import Releases
+from lifecycle.testing import Releases
 from workers import Worker
 
 LEDGER = "refs/heads/lifecycle/ledger"

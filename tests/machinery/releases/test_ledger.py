@@ -20,7 +20,7 @@ from lifecycle.releases.ledger import ApartError, ChannelName, Entry, Ledger, Mo
 from lifecycle.releases.verify import verify_ledger
 
 import ledgers
-from support import commit_all, new_repository, with_own_settings
+from lifecycle.testing import commit_all, new_repository, with_own_settings
 
 CHANNELS: tuple[ChannelName, ...] = ("staging", "canary", "production")
 PEOPLE = ("Alice <alice@example.org>", "Bärbel Ø <b@example.org>")

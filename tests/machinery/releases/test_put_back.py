@@ -20,7 +20,7 @@ from lifecycle.releases.record import Release
 from lifecycle.releases.store import Store, file_md5
 
 import synthetic
-from support import Releases, cli, cli_json, commit_all, digests, edit_params, repro
+from lifecycle.testing import Releases, cli, cli_json, commit_all, digests, edit_params, repro
 
 OUTPUTS = [Path(name) for name in ("data/raw", "data/features", "model", "reports")]
 

@@ -10,7 +10,7 @@ import pytest
 from lifecycle.releases import ledger as book
 from lifecycle.releases.verify import verify_ledger
 
-from support import CLI, Releases, cli_json, copy_project, environment
+from lifecycle.testing import CLI, Releases, cli_json, copy_project, environment
 from workers import Ended, Worker
 
 PROMOTIONS, ROLLBACKS = 20, 5

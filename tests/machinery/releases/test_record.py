@@ -14,7 +14,6 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flight_delays import model
 from lifecycle.errors import UserError
 from lifecycle.releases import git
 from lifecycle.releases import ledger as book
@@ -30,7 +29,7 @@ from lifecycle.releases.record import (
 )
 from lifecycle.releases.store import both_digests
 
-from support import Releases, cli_json, copy_project, digests
+from lifecycle.testing import Releases, cli_json, copy_project, digests, own
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 documents = st.recursive(
@@ -170,7 +169,7 @@ def test_the_probe_is_what_the_model_says(
     record: Release, two_releases: Releases, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(two_releases.folder)
-    loaded = model.load(Path(record.model["path"]))
+    loaded = own("model").load(Path(record.model["path"]))
     features, probe = record.model["features"], record.model["probe"]
     assert sorted(features) == sorted(feature.name for feature in loaded.features)
     table = pq.read_table(record.model["feature_table"], columns=list(features))

@@ -19,7 +19,7 @@ from lifecycle.releases.store import Store
 from lifecycle.lineage.trace import Tracer
 from lifecycle.params import load_params
 
-from support import Releases, copy_project, digests
+from lifecycle.testing import Releases, copy_project, digests
 from synthetic import MONTHS
 from workers import Worker
 

@@ -14,15 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from flight_delays import model
 from lifecycle.errors import UserError
 from lifecycle.releases import tracking
 from lifecycle.releases.pipeline import locked, result_digest
 from lifecycle.params import load_params
-from flight_delays.train import FEATURES, split
 
-from servers import free_port, server
-from support import PACKAGE, digests, environment
+from lifecycle.testing.servers import free_port, server
+from lifecycle.testing import digests, environment, own
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -142,8 +140,9 @@ def test_the_registered_model_predicts_elsewhere_what_the_pipelines_predicts(
     name: str, uri: str, tmp_path: Path
 ) -> None:
     tracking.track()
-    local = model.load(Path("model"))
-    holdout = split(pq.read_table(FEATURES), load_params().split).holdout
+    local = own("model").load(Path("model"))
+    train = own("train")
+    holdout = train.split(pq.read_table(train.FEATURES), load_params().split).holdout
     rows = holdout.select([feature.name for feature in local.features]).to_pandas()
     # What a caller may send: texts never seen, nothing known at all, whole numbers that are missing.
     numbers = [feature.name for feature in local.features if feature.categories is None]

@@ -17,7 +17,7 @@ from lifecycle.releases.store import File, Store
 from lifecycle.releases.verify import Verified, verify_ledger, verify_release
 
 import ledgers
-from support import Releases, cli, cli_json, new_repository, with_own_settings
+from lifecycle.testing import Releases, cli, cli_json, new_repository, with_own_settings
 
 # A ledger commit: its tree, and its parents but the first.
 Steps = list[tuple[str, list[str]]]

@@ -11,7 +11,7 @@ import pytest
 from lifecycle import params
 
 from clients import SABOTAGE, Serve, Served, running
-from support import PACKAGE, Releases, commit_all, copy_project, with_own_settings
+from lifecycle.testing import OWN, Releases, commit_all, copy_project, with_own_settings
 from workers import move
 
 
@@ -38,7 +38,7 @@ def three_releases(two_releases: Releases, tmp_path_factory: pytest.TempPathFact
     copy_project(two_releases.folder, folder)
     with pytest.MonkeyPatch.context() as patch:
         with_own_settings(folder, patch)
-        with (folder / "src" / PACKAGE / "model.py").open("a", encoding="utf-8") as file:
+        with (folder / "src" / OWN / "model.py").open("a", encoding="utf-8") as file:
             file.write(SABOTAGE)
         commit_all(folder, "A model that fails when it is told to")
         repo = Repo(".")

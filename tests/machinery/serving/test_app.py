@@ -13,8 +13,8 @@ from lifecycle.params import load_params
 from lifecycle.serving.routing import position
 
 from clients import SWITCH, Serve, Served, probe
-from servers import wait_until
-from support import Releases
+from lifecycle.testing.servers import wait_until
+from lifecycle.testing import Releases
 from workers import move, move_back
 
 POINTER = pointers.FOLDER / "production.json"

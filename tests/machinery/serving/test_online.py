@@ -27,8 +27,8 @@ from lifecycle.serving.loader import FEW_ROWS, Loader
 from lifecycle.serving.online import Opened
 
 from clients import Serve, Served
-from servers import wait_until
-from support import Releases, cli, cli_json, copy_project, digests
+from lifecycle.testing.servers import wait_until
+from lifecycle.testing import Releases, cli, cli_json, copy_project, digests
 from workers import Worker
 
 COLUMNS = MonitoredColumns(key="id", time="at", month="month", label="y")

@@ -17,8 +17,8 @@ import pytest
 from lifecycle.serving import predictions
 
 from clients import Client, probe, send
-from servers import free_port, running, wait_until
-from support import CLI, Releases, cli, environment
+from lifecycle.testing.servers import free_port, running, wait_until
+from lifecycle.testing import CLI, Releases, cli, environment
 from workers import move, move_back
 
 LOG = Path("serve.log")

@@ -14,11 +14,11 @@ import pytest
 from lifecycle.errors import UserError
 from lifecycle.params import Data
 from lifecycle.stages import gate, ingest
-from flight_delays.tables import TABLES
 
 import synthetic
-from support import cli, digests
+from lifecycle.testing import ROOT, own, cli, digests
 
+TABLES = own("tables").TABLES
 GOOD, NEW = "2013-01", "2013-02"
 WINDOW = Data(source="extracts", since=GOOD, through=NEW)
 FLIGHTS, WEATHER = f"flights/{NEW}", f"weather/{NEW}"
@@ -34,6 +34,7 @@ def one_month(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("one_month")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        shutil.copy(ROOT / "pyproject.toml", folder)
         synthetic.write_source(Path("extracts"), [GOOD, NEW])
         ingest.admit(Data(source="extracts", since=GOOD, through=GOOD))
         Path("params.yaml").write_text("data: {through: 2013-01}\n", encoding="utf-8")

@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from << cookiecutter.__package_name >>.params import Gate, load_params
-from << cookiecutter.__package_name >>.stages import evaluate
-from << cookiecutter.__package_name >>.stages.train import LABEL, Parts
+from lifecycle.contract import Gate, load_params
+from << cookiecutter.__package_name >> import evaluate
+from << cookiecutter.__package_name >>.train import LABEL, Parts
 
-from support import ROOT, digests
+from lifecycle.testing import ROOT, digests
 
 TRUTH = np.array([0, 0, 1, 1])
 PROBABILITY = np.array([0.1, 0.4, 0.35, 0.8])

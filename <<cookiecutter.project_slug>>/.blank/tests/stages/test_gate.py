@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from << cookiecutter.__package_name >>.errors import UserError
-from << cookiecutter.__package_name >>.params import Data
-from << cookiecutter.__package_name >>.stages import gate, ingest
-from << cookiecutter.__package_name >>.stages.tables import TABLES
+from lifecycle.contract import UserError
+from lifecycle.params import Data
+from lifecycle.stages import gate, ingest
+from << cookiecutter.__package_name >>.tables import TABLES
 
 import synthetic
-from support import cli, digests
+from lifecycle.testing import cli, digests
 
 GOOD, NEW = "2013-01", "2013-02"
 WINDOW = Data(source="extracts", since=GOOD, through=NEW)

@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from support import environment
+from lifecycle.testing import environment
 from synthetic import MONTHS
 
 LABEL = "outcome"

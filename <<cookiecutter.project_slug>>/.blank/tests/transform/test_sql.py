@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from support import PACKAGE, ROOT, cli, digests, edit_params, environment
+from lifecycle.testing import OWN, ROOT, cli, digests, edit_params, environment
 from synthetic import MONTHS
 
 FEATURES = Path("data/features/events.parquet")
@@ -39,7 +39,7 @@ def dbt(*arguments: str, through: str = MONTHS[-1]) -> subprocess.CompletedProce
 def stage() -> subprocess.CompletedProcess[str]:
     """Run the stage as DVC does."""
     return subprocess.run(
-        [sys.executable, "-m", f"{PACKAGE}.stages.transform"],
+        [sys.executable, "-m", f"{OWN}.stages.transform"],
         env=environment(Path.cwd()),
         capture_output=True,
         text=True,

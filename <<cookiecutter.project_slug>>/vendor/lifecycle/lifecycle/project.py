@@ -7,6 +7,7 @@ contracts = "flight_delays.contracts:CONTRACTS"
 """
 
 import importlib
+import importlib.util
 import os
 import sys
 import tomllib
@@ -115,6 +116,19 @@ def _module(name: str) -> Any:
         if error.name is None or not name.startswith(error.name):
             raise
         raise UserError(f"there is no module {name}, which [tool.lifecycle] in {FILE} names") from None
+
+
+def file_of(where: str) -> Path:
+    """The file of a module, given alone or as `module:NAME`, without importing it.
+
+    Raises:
+        UserError: there is no such module.
+    """
+    name = where.partition(":")[0]
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        raise UserError(f"there is no module {name}, which [tool.lifecycle] in {FILE} names")
+    return Path(spec.origin)
 
 
 def python_path(folder: Path) -> str:

@@ -53,9 +53,7 @@ class Part:
 @cache
 def _rules() -> str:
     here = project.here()
-    own = [
-        Path("src", *where.partition(":")[0].split(".")).with_suffix(".py") for where in (here.contracts, here.tables)
-    ]
+    own = [project.file_of(where) for where in (here.contracts, here.tables)]
     return "".join(sha256(path) for path in (*own, Path(__file__).with_name("gate.py"), Path(__file__)))
 
 

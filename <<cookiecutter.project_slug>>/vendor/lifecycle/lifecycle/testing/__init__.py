@@ -1,6 +1,10 @@
-"""What several tests use: a project of their own, the command line as a process, digests of files."""
+"""For tests: a project of their own, the command line as a process, digests of files.
+
+The fixtures are in projects.py. The rows come from the project: tests/synthetic.py makes them.
+"""
 
 import hashlib
+import importlib
 import json
 import os
 import shutil
@@ -8,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -18,11 +23,10 @@ import psutil
 import pytest
 import yaml
 
-import synthetic
-
-ROOT = Path(__file__).parents[1]
-PACKAGE = "lifecycle"
-CLI = [sys.executable, "-m", f"lifecycle.cli"]
+# The project that is tested, and its own package. The machinery's own tests name the project; a project's stand in it.
+ROOT = Path(os.environ.get("LIFECYCLE_PROJECT", ".")).resolve()
+OWN = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["lifecycle"]["model"].split(".")[0]
+CLI = [sys.executable, "-m", "lifecycle.cli"]
 
 # What a project is made of; all the rest is data, caches and state of this machine.
 PROJECT_FILES = (
@@ -38,6 +42,7 @@ PROJECT_FILES = (
     "requirements.lock",
     "src",
     "transform",
+    "vendor",
 )
 NOT_COPIED = shutil.ignore_patterns("__pycache__", "*.egg-info", "target", "logs")
 
@@ -49,6 +54,11 @@ class Releases:
     folder: Path
     first: str
     second: str
+
+
+def own(module: str) -> Any:
+    """A module of the project's own part."""
+    return importlib.import_module(f"{OWN}.{module}")
 
 
 def environment(folder: Path, **more: str) -> dict[str, str]:
@@ -90,6 +100,7 @@ def make_project(folder: Path) -> None:
     # Whatever remote the team has, tests have their own.
     remote = "[core]\n    remote = tests\n['remote \"tests\"']\n    url = ../.dvc-remote\n"
     (folder / ".dvc/config.local").write_text(remote, encoding="utf-8")
+    synthetic = importlib.import_module("synthetic")
     edit_params(folder, synthetic.PARAMS)
     # Few rows, whatever a team's loss is like: a release that is as good must be told within these.
     edit_params(folder, {"rollout": {"shadow": {"margin": 0.02, "min_rows": 100, "wait_days": 14}}})
@@ -202,6 +213,6 @@ def wait_until(so: Callable[[], bool], seconds: float = 60) -> None:
 
 def is_quiet(folder: Path) -> bool:
     """Whether no command has left a process behind that still tells MLflow or a catalogue of it."""
-    names = (f"lifecycle.releases.registry", f"lifecycle.lineage.attach", f"lifecycle.lineage.openlineage")
+    names = ("lifecycle.releases.registry", "lifecycle.lineage.attach", "lifecycle.lineage.openlineage")
     running = [each.info for each in psutil.process_iter(["cmdline", "cwd"])]
     return not any(each["cwd"] == str(folder) and set(names) & set(each["cmdline"] or ()) for each in running)

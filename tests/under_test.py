@@ -1,0 +1,39 @@
+"""The project that tests/machinery works on: one baked for this run, or the one that --project names."""
+
+import argparse
+import atexit
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from baking import PROJECT, TEMPLATE, bake
+
+NAME = "LIFECYCLE_PROJECT"
+
+
+def prepare():
+    """Set up the import paths of this process and its children, once."""
+    if NAME not in os.environ:
+        project, machinery = named() or (baked(), PROJECT / "vendor/lifecycle")
+        os.environ |= {
+            NAME: str(project),
+            "PYTHONPATH": os.pathsep.join([str(machinery), str(project / "src")]),
+        }
+    paths = [*os.environ["PYTHONPATH"].split(os.pathsep), f"{os.environ[NAME]}/tests"]
+    sys.path[:0] = [path for path in paths if path not in sys.path]
+
+
+def named():
+    """The project that the command line names, with its own machinery; conftests come before options are parsed."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--project")
+    name = parser.parse_known_args()[0].project
+    return name and (Path(name).resolve(), Path(name).resolve() / "vendor/lifecycle")
+
+
+def baked():
+    folder = Path(tempfile.mkdtemp(prefix="under-test-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return bake(folder / "out")
