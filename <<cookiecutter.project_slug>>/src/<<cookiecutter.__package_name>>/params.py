@@ -194,12 +194,14 @@ class Rule(Record):
 class Triggers(Record):
     """The first rule that fits a breach counts; where none does, it is an alert and no more.
 
-    `rollbacks_a_day`: after so many automatic ones, production is put on hold for a person. `cooldown_hours`: from one
-    automatic action to the next of its kind.
+    `rollbacks_a_day`: after so many automatic ones, production is put on hold for a person; and after
+    `retrain_attempts` retrainings for the same breach, none of which succeeded. `cooldown_hours`: from one automatic
+    action to the next of its kind.
     """
 
     rules: list[Rule] = []
     rollbacks_a_day: int = Field(default=1, ge=0)
+    retrain_attempts: int = Field(default=3, ge=1)
     cooldown_hours: dict[Action, Annotated[float, Field(ge=0)]] = {}
 
 

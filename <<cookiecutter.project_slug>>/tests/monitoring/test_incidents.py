@@ -1,12 +1,14 @@
 """When an incident began, was found, told and over, out of what is written down anyway; and how rollbacks went."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
+from << cookiecutter.__package_name >>.commands.run import run_pipeline
 from << cookiecutter.__package_name >>.errors import UserError
 from << cookiecutter.__package_name >>.lifecycle import ledger as book
 from << cookiecutter.__package_name >>.lifecycle import operations
@@ -65,6 +67,23 @@ def test_a_breach_begins_with_its_first_bad_row_and_is_over_when_it_closes(setti
     assert incident.to_restore == 3 * 3600
 
 
+def test_a_window_that_is_too_thin_to_judge_neither_begins_nor_ends_an_incident(settings: Monitoring) -> None:
+    see(0, 0.5)
+
+    def see_thin(hour: int, value: float | None) -> None:
+        thin = replace(measured(hour, 0.0), figures=[Figure("errors", "predictions", value, 3)])
+        history.append(RELEASE, START + (hour + 1) * HOUR, [thin])
+
+    see_thin(1, 0.5)
+    see(2, 0.5)
+    see_thin(3, None)
+    [incident] = found(settings)
+    assert (incident.began, incident.detected, incident.ended) == (START, START + 3 * HOUR, None)
+    [series] = history.read(RELEASE, {"hour": 2})
+    assert (series.open, series.now.window, series.now.value) == (True, "2026-05-01T02", 0.5)
+    assert series.caveat == "last judged in 2026-05-01T02: 2026-05-01T03 (rows: 3) cannot be judged"
+
+
 def test_what_was_not_bad_for_long_enough_is_no_incident(settings: Monitoring) -> None:
     see(2, 0.0, 0.5, 0.0)
     assert found(settings) == []
@@ -116,7 +135,7 @@ def errors_on_two_days(release_id: str) -> None:
 def test_a_rollback_ends_it_and_counts_until_somebody_goes_back_on_it(releases: Releases) -> None:
     operations.promote(releases.second, "production")
     errors_on_two_days(releases.second)
-    done = operation.run("production", [], datetime.now(UTC).replace(tzinfo=None), retrain=lambda: "")
+    done = operation.run("production", [], datetime.now(UTC).replace(tzinfo=None), build=run_pipeline)
     assert any("serves" in each for each in done.acted), done
     settings = load_params().monitoring
     seen = [each for each in incidents.find(book.load(), settings) if "errors of predictions (log)" in each.what]

@@ -5,7 +5,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ..errors import UserError
-from ..lifecycle import operations
 from ..lifecycle.reconcile import open_ledger
 from ..monitoring import incidents as log_of
 from ..monitoring import operation
@@ -20,12 +19,14 @@ from .shown import Shown, table, with_repairs
 def monitor(what: str, months: list[str], at: str, act: bool = False) -> Shown:
     """Measure, and say what is in breach; with `act`, do what the triggers say."""
     time = _time(at) if at else now()
-    done = operation.run(what or "production", months, time, retrain=retrain if act else None)
+    done = operation.run(what or "production", months, time, build=run_pipeline if act else None)
     found = done.found
     data = {
         "release": found.release,
         "at": found.at.isoformat(),
+        "verdict": found.verdict,
         "windows": [_window(each) for each in found.seen],
+        "thin": [asdict(each) for each in found.thin],
         "breaches": [_series(each) for each in found.breaches],
         "figures": [_series(each) for each in found.series],
         "alerts": [vars(alert) for alert in done.alerts],
@@ -34,13 +35,6 @@ def monitor(what: str, months: list[str], at: str, act: bool = False) -> Shown:
         "notes": done.notes,
     }
     return Shown(data, with_repairs(done.notes, _text(found, done)), ok=not found.breaches)
-
-
-def retrain() -> str:
-    """Run the pipeline on what is new and release the result; says which release that is."""
-    run_pipeline()
-    made = operations.release("retrained by the monitor", automation=True).result
-    return f"{made.release.id}" if made.new else f"{made.release.id} again: there is nothing new to learn from"
 
 
 def _time(text: str) -> datetime:
@@ -59,6 +53,7 @@ def _window(seen: Any) -> dict[str, Any]:
         "start": of.start.isoformat(),
         "end": of.end.isoformat(),
         "rows": of.rows,
+        "outcomes": of.outcomes,
     }
 
 
@@ -76,6 +71,7 @@ def _series(series: Series) -> dict[str, Any]:
         "rows": point.rows,
         "open": point.state.open,
         "since": point.state.since,
+        "unjudged": [{"window": each.window, "rows": each.rows} for each in series.unjudged],
     }
 
 
@@ -88,13 +84,14 @@ def _text(found: Monitored, done: operation.Done) -> str:
             f"{each.now.value:.3g}",
             f"fires above {each.now.fire:.3g}, clears below {each.now.clear:.3g}",
             _since(each),
+            f"last judged in {each.now.window}" if each.unjudged else "",
         )
         for each in found.breaches
     ]
     looked = ", ".join(f"{seen.measured.window} ({seen.measured.rows:,})" for seen in found.seen)
-    judged = sum(each.now.fire is not None for each in found.series)
     lines = [f"{found.release}, trained on {profile.train[0]} to {profile.train[-1]}", f"  rows of {looked}"]
-    lines.append(f"{len(rows)} of {judged} checks in breach{':' if rows else ''}")
+    lines += [f"  {each}" for each in found.thin]
+    lines.append(f"{found.verdict}{':' if rows else ''}")
     lines += [table(rows)] if rows else []
     lines += [f"  type     {alert.command}" for alert in done.alerts[:1]]
     lines += [f"  did      {each}" for each in done.acted]

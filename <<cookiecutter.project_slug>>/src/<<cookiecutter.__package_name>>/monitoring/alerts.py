@@ -53,7 +53,8 @@ def _alert(release: str, series: Series, settings: Alerts) -> Alert:
     title = f"{series.check} of {series.subject} ({series.source})"
     since = "" if series.source == "freshness" else f", since {point.state.since}"
     bounds = f"fires above {point.fire:.4g}, clears below {point.clear:.4g}"
-    text = f"{release}: {title} is {point.value:.4g}{since}; {bounds}"
+    caveat = f"; {series.caveat}" if series.caveat else ""
+    text = f"{release}: {title} is {point.value:.4g}{since}; {bounds}{caveat}"
     command = COMMANDS.get(series.check, OTHERWISE).format(title=title)
     return Alert(breach_of(release, series), title, text, command, settings.runbook)
 
@@ -105,7 +106,7 @@ def tell(
     """Write what is due to the log, and hand it to each target; returns what was new in the log, and what failed."""
     cooldown, told, problems = timedelta(hours=settings.cooldown_hours), read(file), []
     new = due(alerts, told, LOG, at, cooldown)
-    _append(file, [(alert, LOG) for alert in new], at)
+    append(file, *(_line(alert, LOG, at) for alert in new))
     for name, deliver in targets.items():
         for alert in due(alerts, told, name, at, cooldown):
             try:
@@ -113,18 +114,23 @@ def tell(
             except Exception as error:  # one that is down keeps no other from hearing; it is tried again next time
                 problems.append(f"{name} could not be told of {alert.title}: {type(error).__name__}")
                 continue
-            _append(file, [(alert, name)], at)
+            append(file, _line(alert, name, at))
     return new, problems
 
 
-def _append(file: Path, lines: list[tuple[Alert, str]], at: datetime) -> None:
+def _line(alert: Alert, to: str, at: datetime) -> dict[str, Any]:
+    return {"at": at.isoformat(), "to": to, **asdict(alert)}
+
+
+def append(file: Path, *lines: dict[str, Any]) -> None:
+    """Add lines of JSON to a log, and see them on the disk."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a+b") as log:
         # A line that a crash has torn is ended first.
         if log.tell() and not _ends_line(log):
             log.write(b"\n")
-        for alert, to in lines:
-            log.write((json.dumps({"at": at.isoformat(), "to": to, **asdict(alert)}, sort_keys=True) + "\n").encode())
+        for line in lines:
+            log.write((json.dumps(line, sort_keys=True) + "\n").encode())
         log.flush()
         os.fsync(log.fileno())
 

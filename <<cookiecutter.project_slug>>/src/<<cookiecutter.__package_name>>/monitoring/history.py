@@ -33,6 +33,8 @@ class Measured:
     end: datetime
     rows: int
     figures: list[Figure]
+    # Rows whose outcome is known; None where nobody asks.
+    outcomes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,11 @@ class Point:
     rows: int
     state: State
 
+    @property
+    def judged(self) -> bool:
+        """Whether it was held against bounds. A window with too few rows is not."""
+        return self.value is not None and self.fire is not None and self.clear is not None
+
 
 @dataclass(frozen=True)
 class Series:
@@ -61,8 +68,22 @@ class Series:
 
     @property
     def now(self) -> Point:
-        """The newest figure."""
-        return self.points[-1]
+        """The newest figure that was judged; where none was, the newest. An open breach always has one."""
+        return next((point for point in reversed(self.points) if point.judged), self.points[-1])
+
+    @property
+    def unjudged(self) -> list[Point]:
+        """Newer windows than `now`: too thin to change the verdict."""
+        return self.points[self.points.index(self.now) + 1 :]
+
+    @property
+    def caveat(self) -> str:
+        """That the figure is not of the newest window, in words; empty where it is."""
+        if not (newer := self.unjudged):
+            return ""
+        last = newer[-1]
+        more = f" and {len(newer) - 1} before it" if len(newer) > 1 else ""
+        return f"last judged in {self.now.window}: {last.window} (rows: {last.rows:,}){more} cannot be judged"
 
     @property
     def open(self) -> bool:

@@ -107,7 +107,7 @@ def _breaches(
     now: tuple[str, Incident] | None = None
     for point in series.points:
         sighting = seen[(release, series.source, series.check, series.subject, point.window)]
-        if point.state.above == 1 and not now:
+        if point.judged and point.state.above == 1 and not now:
             began = point.start
         if point.state.open and not now and began and sighting.above and sighting.end:
             # What happened in a past that is looked at as if it were now has taken nobody any time.
@@ -130,10 +130,10 @@ def _ended_by_a_move(incident: Incident, entries: Iterable[Entry]) -> Incident:
     for entry in entries:
         if entry.channel != "production" or entry.kind not in ("promote", "rollback"):
             continue
-        at = time_of(entry)
+        at = time_of(entry.at)
         if entry.previous == incident.release != entry.release and at >= _second(incident.began):
             if incident.ended is None or at <= incident.ended:
-                return replace(incident, ended=max(at, incident.began), how=_how(entry))
+                return replace(incident, ended=max(at, incident.began), how=how(entry))
             break
     return incident
 
@@ -165,26 +165,27 @@ def _without_a_breach(entries: list[Entry], found: list[Incident]) -> Iterator[I
     for number, entry in enumerate(entries):
         if entry.kind != "rollback" or entry.previous is None:
             continue
-        if entry.channel == "production" and (entry.previous, _how(entry)) in explained:
+        if entry.channel == "production" and (entry.previous, how(entry)) in explained:
             continue
-        at = time_of(entry)
+        at = time_of(entry.at)
         since = [
-            time_of(each)
+            time_of(each.at)
             for each in entries[:number]
             if each.channel == entry.channel and each.release == entry.previous
         ]
         began = since[-1] if since else at
-        yield Incident(entry.previous, (f"{entry.channel}: {entry.reason}",), began, began, at, None, at, _how(entry))
+        yield Incident(entry.previous, (f"{entry.channel}: {entry.reason}",), began, began, at, None, at, how(entry))
 
 
-def _how(entry: Entry) -> str:
+def how(entry: Entry) -> str:
+    """What a move did and who made it, in words."""
     who = "by itself" if entry.automation else f"by {entry.by.split(' <')[0]}"
     return f"{entry.kind} to {entry.release or 'nothing'} {who}"
 
 
-def time_of(entry: Entry) -> datetime:
-    """When an entry was written."""
-    return datetime.fromisoformat(entry.at).astimezone(UTC).replace(tzinfo=None)
+def time_of(at: str) -> datetime:
+    """The time of an entry of the ledger: UTC, without a zone."""
+    return datetime.fromisoformat(at).astimezone(UTC).replace(tzinfo=None)
 
 
 def _second(time: datetime) -> datetime:
@@ -213,7 +214,7 @@ def summary(incidents: list[Incident], ledger: Ledger) -> Summary:
 def _has_held(rollback: Entry, later: list[Entry]) -> bool:
     return not any(
         each.channel == rollback.channel
-        and time_of(each) - time_of(rollback) < HELD
+        and time_of(each.at) - time_of(rollback.at) < HELD
         and ((each.kind == "rollback" and each.previous == rollback.release) or each.release == rollback.previous)
         for each in later
         if each.kind in ("promote", "rollback")
