@@ -88,16 +88,16 @@ def standing(release: str, ledger: Ledger) -> list[tuple[str, str, bool]]:
     Each is a title, a text, and whether it is bad news.
     """
     entries = [entry for _, entry in ledger.entries()]
-    lines = []
-    for name in ("production", "canary", "staging"):
-        if line := _place(name, release, ledger, [entry for entry in entries if entry.channel == name]):
-            lines.append(line)
-    if not any(channel.release == release for channel in ledger.channels().values()):
-        lines.append(("Now", "no channel serves this release", False))
+    names: tuple[ChannelName, ...] = ("production", "canary", "staging")
+    places = [_place(name, release, ledger, [each for each in entries if each.channel == name]) for name in names]
+    lines = [place for place in places if place]
     production = ledger.channel("production")
     if production and production.release != release:
         since = f"since {_shown(production.at)} (generation {production.generation})"
-        lines.append(("Production now", f"serves {production.release or 'nothing'} {since}", False))
+        now = ("Production now", f"serves {production.release or 'nothing'} {since}", False)
+        lines.insert(1 if places[0] else 0, now)
+    if not any(channel.release == release for channel in ledger.channels().values()):
+        lines.append(("Now", "no channel serves this release", False))
     if held := ledger.held("production"):
         lines.append(("On hold", f"production, since {_shown(held.at)}: {held.reason}", True))
     if quarantine := ledger.quarantine(release):
