@@ -201,7 +201,7 @@ def wait_until(so: Callable[[], bool], seconds: float = 60) -> None:
 
 
 def is_quiet(folder: Path) -> bool:
-    """Whether no command has left a process behind that still tells MLflow or a catalogue of it."""
-    names = (f"{PACKAGE}.lifecycle.registry", f"{PACKAGE}.lineage.attach", f"{PACKAGE}.lineage.openlineage")
+    """Whether no command has left a process behind that still updates MLflow or a catalogue."""
+    names = (f"{PACKAGE}.lineage.attach", f"{PACKAGE}.lineage.openlineage")
     running = [each.info for each in psutil.process_iter(["cmdline", "cwd"])]
     return not any(each["cwd"] == str(folder) and set(names) & set(each["cmdline"] or ()) for each in running)

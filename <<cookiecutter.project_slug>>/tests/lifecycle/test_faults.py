@@ -338,8 +338,8 @@ def test_with_mlflow_down_a_promotion_is_done_and_told_later(releases: Releases)
     }
     done = cli("promote", releases.second, "--to", "production", **down)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith(f"note: MLflow at {down['MLFLOW_TRACKING_URI']} could not be told: ")
-    assert "`doctor` tells MLflow when it is back" in done.stdout
+    assert done.stdout.startswith(f"note: MLflow at {down['MLFLOW_TRACKING_URI']} could not be updated: ")
+    assert "`doctor` updates MLflow once it answers" in done.stdout
     assert look().aliases["production"] == releases.first
     assert any("alias production" in line for line in reconcile.doctor().done)
     serves(releases.second)

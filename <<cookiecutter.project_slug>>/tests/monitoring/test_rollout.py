@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from << cookiecutter.__package_name >>.lifecycle import ledger as book
-from << cookiecutter.__package_name >>.lifecycle import operations
+from << cookiecutter.__package_name >>.lifecycle import operations, registry
 from << cookiecutter.__package_name >>.lifecycle.ledger import ChannelName, Entry
 from << cookiecutter.__package_name >>.lifecycle.store import Store
 from << cookiecutter.__package_name >>.monitoring import rollout, shadow
@@ -18,7 +18,7 @@ from << cookiecutter.__package_name >>.monitoring.rollout import Progress, Stop,
 from << cookiecutter.__package_name >>.params import load_params
 
 from predictions import predictions, write
-from support import Releases, cli, commit_all, copy_project, edit_params, repro
+from support import Releases, cli, commit_all, copy_project, edit_params, repro, wait_until
 from workers import Worker
 
 REQUESTS = 2000
@@ -97,6 +97,7 @@ def test_a_release_that_is_as_good_reaches_production_without_a_person(releases:
     assert entry.evidence["rollout"]["canary"]["requests"] == 3 * REQUESTS
     assert entry.evidence["policy"]["approvals"] == 1, "the policy was asked too"
     assert advance(releases.second).steps == [], "and then there is nothing left to do"
+    wait_until(lambda: registry.in_step(book.load(), registry.DESCRIBED))  # what MLflow shows follows by itself
 
 
 def test_a_release_that_is_worse_on_labelled_rows_is_rolled_back_and_stays_out(releases: Releases) -> None:

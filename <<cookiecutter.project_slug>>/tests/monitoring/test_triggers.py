@@ -7,7 +7,7 @@ import pytest
 from << cookiecutter.__package_name >>.commands.monitor import monitor
 from << cookiecutter.__package_name >>.commands.run import run_pipeline
 from << cookiecutter.__package_name >>.errors import UserError
-from << cookiecutter.__package_name >>.lifecycle import channels, ledger, operations
+from << cookiecutter.__package_name >>.lifecycle import channels, ledger, operations, registry
 from << cookiecutter.__package_name >>.lifecycle.ledger import Entry
 from << cookiecutter.__package_name >>.lifecycle.verify import verify_ledger
 from << cookiecutter.__package_name >>.monitoring import gauges, operation, page
@@ -15,7 +15,7 @@ from << cookiecutter.__package_name >>.params import Monitoring, Params, Rule, T
 
 import synthetic
 from predictions import failing, predictions, write
-from support import Releases, commit_all, edit_params
+from support import Releases, commit_all, edit_params, wait_until
 
 
 def now() -> datetime:
@@ -59,6 +59,7 @@ def test_a_server_that_fails_is_rolled_back_with_the_figures_in_the_ledger(servi
     [figure] = entry.evidence["trigger"]["figures"]
     assert (figure["check"], figure["value"]) == ("errors", 0.2)
     assert ledger.load().quarantine(serving.second)
+    wait_until(lambda: registry.in_step(ledger.load(), registry.DESCRIBED))  # what MLflow shows follows by itself
 
 
 def test_a_server_that_does_not_fail_is_left_alone(serving: Releases, monkeypatch: pytest.MonkeyPatch) -> None:

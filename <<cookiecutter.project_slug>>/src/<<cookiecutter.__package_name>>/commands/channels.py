@@ -8,7 +8,6 @@ from ..lifecycle.channels import Move
 from ..lifecycle.history import history
 from ..lifecycle.ledger import ChannelName
 from ..lifecycle.reconcile import open_ledger
-from ..lineage.attach import attach_later
 from .shown import Shown, table, with_repairs
 
 
@@ -35,14 +34,12 @@ def promote(what: str, to: ChannelName, traffic: str, reason: str, generation: i
     if part is not None and to != "canary":
         raise UserError(f"--traffic is for the canary; {to} gets all of its requests")
     done = operations.promote(what, to, part, reason, generation)
-    attach_later(done.result.release, done.result.previous)
     return _shown(done.result, done.notes)
 
 
 def rollback(channel: ChannelName, to: str, reason: str, generation: int | None) -> Shown:
     """Go back to what a channel served before."""
     done = operations.rollback(channel, reason, to, generation)
-    attach_later(done.result.release, done.result.previous)
     return _shown(done.result, done.notes)
 
 

@@ -1,10 +1,9 @@
 """`release` and `approve`."""
 
 from ..lifecycle import approvals, operations
-from ..lifecycle.reconcile import open_ledger
 from ..lifecycle.store import Store
 from ..lineage import openlineage
-from ..lineage.attach import attach, attach_later
+from ..lineage.attach import attach
 from .shown import Shown, with_repairs
 
 
@@ -44,11 +43,9 @@ def release_result(reason: str) -> Shown:
 
 def approve_release(what: str, comment: str, key: str) -> Shown:
     """Approve a release, in the name of the person at the keyboard."""
-    opened = open_ledger(network=True)
-    release = opened.ledger.release(what)
-    approval, _ = approvals.approve(opened.ledger, release, comment, key)
-    attach_later(release.id)
+    done = operations.approve(what, comment, key)
+    approval = done.result
     signed = approvals.allowed_signers() is not None
     kind = ", ".join(word for word, true in (("own release", approval.own), ("signed", signed)) if true)
-    text = f"{release.id} approved by {approval.by}{f' ({kind})' if kind else ''}"
-    return Shown({**approval.model_dump(), "signed": signed, "notes": opened.done}, with_repairs(opened.done, text))
+    text = f"{approval.release} approved by {approval.by}{f' ({kind})' if kind else ''}"
+    return Shown({**approval.model_dump(), "signed": signed, "notes": done.notes}, with_repairs(done.notes, text))

@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import UserError
 from ..files import write_text
 from ..lifecycle import tracking
-from ..lifecycle.pipeline import LOCK_FILE, Pipeline
+from ..lifecycle.pipeline import LOCK_FILE, Pipeline, StageError
 from ..params import PARAMS_FILE, load_params, set_through
 from ..stages import ingest
 from ..stages.source import pins_of, read_pins
@@ -83,11 +83,12 @@ def _run() -> bool:
         pipeline.admit.fn()
     try:
         pipeline.run_now()
-    except RuntimeError as error:
-        if "Failed to reach API" not in str(error):
-            raise
-        url = os.environ["PREFECT_API_URL"]
-        raise UserError(f"Prefect at {url} cannot be reached: start it, or unset PREFECT_API_URL") from None
+    except (UserError, StageError):
+        raise
+    except Exception as error:
+        if said := server.what_is_wrong(error):
+            raise UserError(said) from None
+        raise
     return True
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from ..lifecycle import ledger, tracking, worktree
 from ..lifecycle.ledger import Channel, ChannelName
-from ..lifecycle.pipeline import LOCK_FILE, Pipeline, StageStatus
+from ..lifecycle.pipeline import LOCK_FILE, Pipeline, StageStatus, result_digest
 from ..lifecycle.store import Store
 from ..params import Data, load_params
 from ..stages import ingest
@@ -22,6 +22,7 @@ class ProjectStatus:
     differences: list[str]
     tracked: tracking.Tracked | None
     is_tracked: bool
+    is_of_result: bool
     channels: dict[ChannelName, Channel]
     holds: dict[ChannelName, str]
 
@@ -53,8 +54,10 @@ class ProjectStatus:
                 f"last run   {t.logged_at}, MLflow run {t.run_id[:8]}",
                 f"model      {t.model_name} {version}",
             ]
-            if not self.is_tracked:
+            if not self.is_tracked and not self.is_of_result:
                 lines.append("           of another result than the one here: `run` logs this one")
+            elif not self.is_tracked:
+                lines.append("           in another MLflow than the one used now: `run` logs it there too")
         else:
             lines += ["", "last run   none on this machine"]
         for name, channel in self.channels.items():
@@ -78,4 +81,5 @@ def project_status() -> ProjectStatus:
     channels = book.channels()
     holds = {name: held.reason for name in channels if (held := book.held(name))}
     tracked, is_tracked = tracking.last_tracked(), tracking.is_tracked()
-    return ProjectStatus(data, changes, stages, differences, tracked, is_tracked, channels, holds)
+    is_of_result = bool(tracked and LOCK_FILE.exists() and tracked.result_digest == result_digest())
+    return ProjectStatus(data, changes, stages, differences, tracked, is_tracked, is_of_result, channels, holds)

@@ -6,11 +6,17 @@ import sys
 from pathlib import Path
 
 from .. import flows  # noqa: F401  (sets where Prefect keeps its database)
-from ..lifecycle.tracking import tracking_uri
+from ..errors import UserError
+from ..lifecycle import databases
+from ..lifecycle.tracking import follow_project, tracking_uri
 
 
 def serve(mlflow_port: int, prefect_port: int) -> None:
     """Run both servers until one of them ends or Ctrl-C is pressed."""
+    if wrong := databases.damage(databases.PREFECT):
+        raise UserError(databases.damaged_prefect(wrong))
+    for note in follow_project():
+        print(f"note: {note}")
     here = Path(sys.executable).parent
     host = ["--host", "127.0.0.1", "--port"]
     commands = [

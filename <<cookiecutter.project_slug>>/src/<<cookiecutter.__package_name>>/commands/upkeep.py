@@ -16,6 +16,7 @@ from ..lifecycle.reproduce import LEVELS, Level
 from ..lifecycle.reproduce import reproduce as rebuild
 from ..lifecycle.restore import restore as put_back
 from ..lifecycle.verify import Verified, verify_ledger, verify_release, verify_work_tree
+from ..lineage import attach
 from .shown import Shown, table, with_repairs
 
 
@@ -45,8 +46,9 @@ def verify(what: str, everything: bool, remote: bool) -> Shown:
 def doctor() -> Shown:
     """Put right what follows from the ledger."""
     opened = reconcile.doctor()
-    text = "\n".join(opened.done) or "nothing to do: pointers, tags and MLflow are in step with the ledger"
-    return Shown({"done": opened.done}, text)
+    done = [*opened.done, *attach.put_right(opened.store)]
+    text = "\n".join(done) or "nothing to do: pointers, tags and MLflow are in step with the ledger"
+    return Shown({"done": done}, text)
 
 
 def restore(what: str, data_only: bool) -> Shown:

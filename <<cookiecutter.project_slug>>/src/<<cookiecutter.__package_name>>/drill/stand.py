@@ -179,16 +179,8 @@ class Stand:
             shutil.rmtree(self.folder / name, ignore_errors=True)
 
     def settle(self, seconds: float = PATIENCE_SECONDS) -> None:
-        """Wait until MLflow has been told of the ledger: a rollback leaves that to a process of its own."""
-
-        def told() -> bool:
-            try:
-                known = json.loads(registry.PROJECTED.read_text(encoding="utf-8"))
-            except (FileNotFoundError, ValueError):
-                return False
-            return bool(known["ledger"] == self.ledger.tip)
-
-        self.until(told, "MLflow was not told", seconds)
+        """Wait until MLflow follows the ledger: every operation leaves that to a process of its own."""
+        self.until(lambda: registry.in_step(self.ledger, registry.DESCRIBED), "MLflow does not follow", seconds)
 
     def load(self, release: Release) -> tuple[Load, list[float]]:
         """A load for the server, of the newest rows whose outcome is known; and what the release predicts for them."""

@@ -12,6 +12,8 @@ import sys
 import threading
 from pathlib import Path
 
+from ..lifecycle import databases
+
 LOG = Path("logs/prefect.log")
 
 _started: list[subprocess.Popen[bytes]] = []
@@ -42,6 +44,17 @@ def ensure_api() -> None:
                 )
             )
         os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
+
+
+def what_is_wrong(error: Exception) -> str | None:
+    """What to say of an error of a flow, if it is its API's."""
+    unreachable = "Failed to reach API" in str(error)
+    if not _started:
+        url = os.environ.get("PREFECT_API_URL")
+        return f"Prefect at {url} cannot be reached: start it, or unset PREFECT_API_URL" if unreachable else None
+    if wrong := databases.damage(databases.PREFECT):
+        return databases.damaged_prefect(wrong)
+    return f"Prefect's server, which `run` starts, has ended: {LOG} says why" if unreachable else None
 
 
 def _serve(listener: int) -> None:

@@ -7,9 +7,10 @@ from typing import Any, Generic, TypeVar
 
 from ..errors import UserError
 from ..params import load_params
-from . import channels, git, registry
+from . import approvals, channels, git, registry
 from . import ledger as book
 from . import release as releases
+from .approvals import Approval
 from .channels import Move, Policy
 from .ledger import ChannelName, MovedError
 from .reconcile import open_ledger
@@ -34,7 +35,14 @@ def release(reason: str = "", automation: bool = False) -> Done[Released]:
     opened = open_ledger(network=True)
     made = releases.release(opened.ledger, opened.store, reason, automation)
     warnings = [made.warning] if made.warning else []
-    return Done(made, [*opened.done, *warnings, *registry.try_project(opened.store)])
+    return _followed(made, [*opened.done, *warnings, *registry.try_project(opened.store)])
+
+
+def approve(what: str, comment: str = "", key: str = "", by: str = "") -> Done[Approval]:
+    """Write an approval of a release; see approvals.py."""
+    opened = open_ledger(network=True)
+    approval, _ = approvals.approve(opened.ledger, opened.ledger.release(what), comment, key, by)
+    return _followed(approval, opened.done)
 
 
 def promote(
@@ -62,7 +70,7 @@ def promote(
         automation=automation,
         evidence=evidence,
     )
-    return Done(move, [*opened.done, *registry.try_project(opened.store)])
+    return _followed(move, [*opened.done, *registry.try_project(opened.store)])
 
 
 def rollback(
@@ -73,7 +81,7 @@ def rollback(
     automation: bool = False,
     evidence: dict[str, Any] | None = None,
 ) -> Done[Move]:
-    """Let a channel serve what it served before; see channels.py. MLflow is told in a process of its own."""
+    """Let a channel serve what it served before; see channels.py. MLflow follows in the background."""
     opened = open_ledger(network=True, offline=True)
     if to:
         opened.ledger.resolve(to)  # a slip of the pen is no attempt
@@ -93,8 +101,13 @@ def rollback(
     except UserError as error:
         _note_failure(channel, automation, str(error))
         raise
+    return _followed(move, opened.done)
+
+
+def _followed(result: T, notes: list[str]) -> Done[T]:
+    """After every change of the ledger, whoever made it: MLflow's cards, pages and tags follow in the background."""
     registry.project_later()
-    return Done(move, opened.done)
+    return Done(result, notes)
 
 
 def _note_failure(channel: ChannelName, automation: bool, error: str) -> None:

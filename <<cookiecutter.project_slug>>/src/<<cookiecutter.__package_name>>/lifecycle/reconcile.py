@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
-from . import git, loading, pointers, registry, restore
+from . import databases, git, loading, pointers, registry, restore, tracking
 from . import ledger as book
 from . import release as releases
 from .ledger import Ledger
@@ -48,7 +48,9 @@ def open_ledger(network: bool = False, offline: bool = False) -> Opened:
     if restore.unfinished() and (release_id := restore.finish(store)):
         done.append(f"the restore of {release_id}, which was interrupted, is complete")
     ledger = book.load()
-    for name in pointers.write(ledger):
+    if moved := pointers.write(ledger):
+        registry.project_later()
+    for name in moved:
         channel = ledger.channels()[name]
         done.append(f"{name} follows the ledger here: {channel.release or 'nothing'}, generation {channel.generation}")
     done += _heal_tags(ledger)
@@ -67,7 +69,7 @@ def doctor() -> Opened:
     Raises:
         UserError: something a person must decide.
     """
-    done: list[str] = []
+    done = _databases()
     again: list[book.Entry] = []
     try:
         book.fetch()
@@ -96,9 +98,23 @@ def doctor() -> Opened:
                     f"{channel.release}, which {name} serves, is whole again on this machine ({wrong[0]} was not)"
                 )
     with registry.alone():
+        ledger = book.load()  # another command may have moved it
         done += registry.project(ledger, store)
     done += _abandoned()
     return Opened(ledger, store, done)
+
+
+def _databases() -> list[str]:
+    """Set damaged databases aside; what MLflow's had is made again from the ledger."""
+    done = []
+    own = tracking.own_database()
+    for database, lost in (
+        (own, "runs that were not released are only there"),
+        (databases.PREFECT, "Prefect makes a new one; past flow runs are only there"),
+    ):
+        if database and (wrong := databases.damage(database)):
+            done.append(f"{database} is damaged ({wrong}), and kept as {databases.set_aside(database).name}: {lost}")
+    return done + tracking.follow_project()
 
 
 def _once_more(entry: book.Entry, store: Store) -> str:
