@@ -63,6 +63,18 @@ def test_no_git(project, tmp_path):
     assert said.startswith("git is needed: apt install git")
 
 
+def test_a_venv_that_was_moved_is_made_again(project):
+    stamp = project / ".venv/.installed"
+    stamp.parent.mkdir(exist_ok=True)
+    for place, is_made in ((stamp.parent, False), ("/another/place/.venv", True)):
+        stamp.write_text(str(place))
+        said = subprocess.run(
+            ["make", "-n", "setup"], cwd=project, capture_output=True, text=True, check=True
+        )
+        assert ("tools/setup.py" in said.stdout) == is_made
+    shutil.rmtree(project / ".venv")
+
+
 def test_no_network_or_a_proxy(project, tmp_path):
     dead = dict.fromkeys(("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY"), "http://127.0.0.1:9")
     [said] = setup(project, UV_CACHE_DIR=str(tmp_path), **dead)

@@ -85,6 +85,7 @@ src/flight_delays/lifecycle/__init__.py
 src/flight_delays/lifecycle/approvals.py
 src/flight_delays/lifecycle/channels.py
 src/flight_delays/lifecycle/compare.py
+src/flight_delays/lifecycle/databases.py
 src/flight_delays/lifecycle/features.py
 src/flight_delays/lifecycle/gc.py
 src/flight_delays/lifecycle/git.py
@@ -190,6 +191,7 @@ tests/killing.py
 tests/ledgers.py
 tests/lifecycle/test_approvals.py
 tests/lifecycle/test_channels.py
+tests/lifecycle/test_databases.py
 tests/lifecycle/test_faults.py
 tests/lifecycle/test_git.py
 tests/lifecycle/test_kills.py

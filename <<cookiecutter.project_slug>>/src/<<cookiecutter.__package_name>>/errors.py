@@ -12,7 +12,9 @@ def one_line(said: object, most: int = 300) -> str:
 
 
 def of_disk(error: Exception) -> str | None:
-    """What to say of a disk that takes nothing more; None where the error is another one."""
+    """What to say of a disk that takes nothing more, or of a damaged file; None where the error is another one."""
+    if type(error).__name__ == "InvalidInputException" and ".parquet" in str(error):  # DuckDB names the file
+        return f"a file is damaged ({one_line(error)}): move it away or bring it back, then the same command again"
     if type(error).__name__ == "OperationalError" and ("disk" in str(error) or "readonly" in str(error)):
         return f"a database cannot be written ({error}): make space, then the same command again; nothing is half done"
     if not isinstance(error, OSError):

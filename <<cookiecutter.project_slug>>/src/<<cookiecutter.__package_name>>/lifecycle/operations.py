@@ -120,9 +120,9 @@ def _note_failure(channel: ChannelName, automation: bool, error: str) -> None:
 def failed_rollbacks() -> list[dict[str, Any]]:
     """Rollbacks that were tried on this machine, and after which the channel served what it had before."""
     found = []
-    for line in FAILED.read_text(encoding="utf-8").splitlines() if FAILED.exists() else []:
+    for line in FAILED.read_text(encoding="utf-8", errors="replace").splitlines() if FAILED.exists() else []:
         try:
             found.append(json.loads(line))
-        except ValueError:  # torn by a crash
+        except ValueError:  # half a line, after a crash
             continue
     return found

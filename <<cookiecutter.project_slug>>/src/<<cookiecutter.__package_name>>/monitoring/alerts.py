@@ -77,7 +77,7 @@ def body(alert: Alert) -> str:
 def read(file: Path = FILE) -> list[dict[str, Any]]:
     """The log. A line that a crash has torn is passed over."""
     lines = []
-    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []:
         try:
             lines.append(json.loads(line))
         except ValueError:
