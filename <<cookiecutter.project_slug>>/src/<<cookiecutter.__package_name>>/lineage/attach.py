@@ -44,6 +44,8 @@ def attach(release: Release, store: Store) -> tuple[str, list[str]]:
 
     Returns: where the release's lineage page is, empty where it is not; and what there is to say.
     """
+    if not registry.in_step(book.load()):
+        return "", []  # MLflow did not answer just now, which was said, or the ledger has moved: see project_later
     if notes := follow(store):
         return "", notes
     try:
@@ -57,7 +59,7 @@ def follow(store: Store) -> list[str]:
     """Bring all that MLflow shows in step with the ledger, however often that moves meanwhile; returns problems."""
     try:
         with registry.alone(registry.DESCRIBED):
-            while not registry.in_step(ledger := book.load(), registry.DESCRIBED):
+            while (ledger := book.load()).releases and not registry.in_step(ledger, registry.DESCRIBED):
                 if problems := registry.try_project(store) or _project(ledger, _touched(ledger), store)[1]:
                     return problems
                 registry.note(registry.DESCRIBED, ledger)
