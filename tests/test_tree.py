@@ -163,8 +163,10 @@ src/flight_delays/serving/routing.py
 src/flight_delays/serving/schema.py
 src/flight_delays/stages/__init__.py
 src/flight_delays/stages/contracts.py
+src/flight_delays/stages/declared.py
 src/flight_delays/stages/evaluate.py
 src/flight_delays/stages/gate.py
+src/flight_delays/stages/history.py
 src/flight_delays/stages/ingest.py
 src/flight_delays/stages/report.html.j2
 src/flight_delays/stages/report.py
@@ -235,7 +237,9 @@ tests/serving/test_schema.py
 tests/serving/test_serve.py
 tests/stages/test_evaluate.py
 tests/stages/test_gate.py
+tests/stages/test_history.py
 tests/stages/test_ingest.py
+tests/stages/test_source.py
 tests/stages/test_train.py
 tests/support.py
 tests/synthetic.py

@@ -30,12 +30,25 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Limits(Record):
+    """What one raw file may take: MB as it is stored, unpacked, and of memory while it is read.
+
+    `future_days`: how many days from today a month may begin.
+    """
+
+    file_mb: int = Field(default=1_000, ge=1)
+    unpacked_mb: int = Field(default=1_000, ge=1)
+    memory_mb: int = Field(default=4_000, ge=1)
+    future_days: int = Field(default=1, ge=0)
+
+
 class Data(Record):
     """The data window. Both ends are included."""
 
     source: str
     since: Month
     through: Month
+    limits: Limits = Limits()
 
     @model_validator(mode="after")
     def _in_order(self) -> "Data":

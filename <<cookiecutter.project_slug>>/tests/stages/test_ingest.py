@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from << cookiecutter.__package_name >>.errors import UserError
-from << cookiecutter.__package_name >>.params import Data, load_params, set_through
+from << cookiecutter.__package_name >>.params import Data, Limits, load_params, set_through
 from << cookiecutter.__package_name >>.stages import ingest
 from << cookiecutter.__package_name >>.stages.source import FORMATS, Source, SourceFile, read_pins
 from << cookiecutter.__package_name >>.stages.tables import TABLES
@@ -201,7 +201,7 @@ def test_names_of_monthly_files_are_read_back(months: set[str], suffix: str) -> 
     months = {month for month in months if not any(month.endswith(each) for each in FORMATS)}
     for month in months | {"x"}:
         memory.pipe(f"/names/<< cookiecutter.__table >>/{month}{suffix}", b"")
-    found = Source("memory://names").files(["<< cookiecutter.__table >>"])
+    found = Source("memory://names", Limits()).files(["<< cookiecutter.__table >>"])
     assert {file.month for file in found} == months | {"x"}
     assert all(file.name == f"<< cookiecutter.__table >>/{file.month}{suffix}" for file in found)
 

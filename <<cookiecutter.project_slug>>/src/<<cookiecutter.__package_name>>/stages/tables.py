@@ -1,25 +1,9 @@
 """The raw tables: their keys, how many rows a file has, and how many nulls a column may hold.
 
-Apart from contracts.py, so that whoever only asks which tables there are need not import Pandera.
+Apart from contracts.py: code that only needs the names need not import Pandera. declared.py explains the fields.
 """
 
-from dataclasses import dataclass, field
-
-
-@dataclass(frozen=True)
-class Table:
-    """A raw table. A monthly one is landed a month at a time, and its rows must be of the month they claim.
-
-    `clock`: the time zone in which year, month, day and hour say the same as time_hour does in UTC.
-    """
-
-    name: str
-    key: tuple[str, ...]
-    rows: tuple[int, int]
-    monthly: bool = False
-    clock: str | None = None
-    null_shares: dict[str, float] = field(default_factory=dict)
-
+from .declared import Table
 
 TABLES = {
     table.name: table
@@ -28,17 +12,21 @@ TABLES = {
             "flights",
             key=("time_hour", "carrier", "flight", "origin"),
             rows=(1_000, 100_000),
-            monthly=True,
+            time="time_hour",
             clock="America/New_York",
+            readings=("year", "month", "day", "hour"),
             null_shares={"dep_time": 0.15, "arr_time": 0.15, "arr_delay": 0.15, "air_time": 0.15, "tailnum": 0.05},
+            groups=("origin", "carrier"),
         ),
         Table(
             "weather",
             key=("origin", "time_hour"),
             rows=(200, 2_300),
-            monthly=True,
+            time="time_hour",
             clock="America/New_York",
+            readings=("year", "month", "day", "hour"),
             null_shares={"temp": 0.05, "wind_speed": 0.05, "visib": 0.05, "pressure": 0.50},
+            groups=("origin",),
         ),
         Table("planes", key=("tailnum",), rows=(10, 100_000), null_shares={"year": 0.10}),
         Table("airports", key=("faa",), rows=(10, 50_000)),

@@ -7,6 +7,7 @@ from typing import Annotated, TypeAlias
 
 import pandas as pd
 import pandera.pandas as pa
+from pandera.dtypes import String
 
 Int: TypeAlias = pd.Int64Dtype
 Float: TypeAlias = pd.Float64Dtype
@@ -40,4 +41,4 @@ CONTRACTS: dict[str, type[Contract]] = {"events": Events}
 
 def text_columns(table: str) -> list[str]:
     """Columns to read as text even where every value looks like a number."""
-    return [name for name, column in CONTRACTS[table].to_schema().columns.items() if str(column.dtype) == "str"]
+    return [name for name, column in CONTRACTS[table].to_schema().columns.items() if isinstance(column.dtype, String)]
