@@ -209,8 +209,8 @@ def _tested(files: dict[Part, Path | None], new: list[Part]) -> list[tuple[Part,
     for failure in failures:
         for part in new:
             if part.table in failure["tables"]:
-                tests = "the tests in transform/models and transform/tests"
-                problems[part].append(Problem(failure["name"], "", (), failure["detail"], tests))
+                problem = Problem(failure["name"], "", (), failure["detail"], f"the bound in {failure['declared']}")
+                problems[part].append(problem)
     if failures and not problems:
         first = failures[0]
         raise UserError(f"dbt: {first['name']} did not pass: {first['detail']}; no new file has to do with it")

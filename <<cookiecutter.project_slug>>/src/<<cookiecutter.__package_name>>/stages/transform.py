@@ -127,22 +127,23 @@ class Dbt:
         return [each.node.name for each in self._failed(*arguments)]
 
     def failed_tests(self, *arguments: str) -> list[dict[str, Any]]:
-        """Run a dbt command; returns each test that failed: its name, what it found, and the raw tables it reads.
+        """Run a dbt command; returns each test that failed: its name and file, what it found, its raw tables.
 
         Raises:
             UserError: something else than a test did not pass.
         """
         found = []
-        for each in self._failed(*arguments):
+        for each in self._failed(*arguments, "--no-write-json"):
             node = each.node
-            if node.resource_type not in ("test", "source") or each.status == "runtime error":
+            if node.resource_type == "test" and each.status == "fail":
+                detail, declared = f"{each.failures:,} rows fail this test in SQL", node.original_file_path
+            elif node.resource_type == "source" and each.status == "error":
+                days = each.age / 86_400
+                detail, declared = f"its newest row is {days:.0f} days older than the window's end", "models/sources.yml"
+            else:
                 raise UserError(f"dbt: {node.name} did not pass: {one_line(each.message)}")
-            detail = (
-                one_line(each.message or "")
-                if node.resource_type == "test"
-                else f"the newest row is too old: {each.age / 86400:.0f} days before the end of the window"
-            )
-            found.append({"name": node.name, "detail": detail, "tables": sorted(self._tables(node.unique_id))})
+            tables = sorted(self._tables(node.unique_id))
+            found.append({"name": node.name, "detail": detail, "declared": str(PROJECT / declared), "tables": tables})
         return found
 
     def _tables(self, name: str) -> set[str]:
