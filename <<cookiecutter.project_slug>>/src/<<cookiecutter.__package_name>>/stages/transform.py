@@ -139,7 +139,10 @@ class Dbt:
                 detail, declared = f"{each.failures:,} rows fail this test in SQL", node.original_file_path
             elif node.resource_type == "source" and each.status == "error":
                 days = each.age / 86_400
-                detail, declared = f"its newest row is {days:.0f} days older than the window's end", "models/sources.yml"
+                detail, declared = (
+                    f"its newest row is {days:.0f} days older than the window's end",
+                    "models/sources.yml",
+                )
             else:
                 raise UserError(f"dbt: {node.name} did not pass: {one_line(each.message)}")
             tables = sorted(self._tables(node.unique_id))
