@@ -11,6 +11,7 @@ from << cookiecutter.__package_name >>.lifecycle import channels, ledger, operat
 from << cookiecutter.__package_name >>.lifecycle.ledger import Entry
 from << cookiecutter.__package_name >>.lifecycle.verify import verify_ledger
 from << cookiecutter.__package_name >>.monitoring import gauges, operation, page
+from << cookiecutter.__package_name >>.monitoring.measure import end_of
 from << cookiecutter.__package_name >>.params import Monitoring, Params, Rule, Triggers, load_params
 
 import synthetic
@@ -112,8 +113,9 @@ def test_a_retraining_that_fails_is_tried_again_and_in_the_ledger_when_it_is_don
     failing(serving.second, 0.2)
     gates = load_params().model_dump(exclude_none=True)["evaluate"]["gates"]
     # A month is new, and no model passes this.
-    synthetic.write_source(serving.folder / "extracts", [*synthetic.MONTHS, "2013-05"])
-    edit_params(serving.folder, {"data": {"through": "2013-05"}})
+    month = f"{end_of(synthetic.MONTHS[-1]):%Y-%m}"
+    synthetic.write_source(serving.folder / "extracts", [*synthetic.MONTHS, month])
+    edit_params(serving.folder, {"data": {"through": month}})
     retrain_on_errors(serving, {name: {"min": 2.0} for name in gates})
     failed = monitor("production", [], "", act=True)
     assert failed.data["acted"][0].startswith("retraining failed (1 of 2): the model does not pass its gates")
@@ -127,7 +129,7 @@ def test_a_retraining_that_fails_is_tried_again_and_in_the_ledger_when_it_is_don
     [entry] = retrainings()
     made = entry.evidence["made"]
     assert done == f"retrained: {made}" and made not in (serving.first, serving.second)
-    assert ledger.load().release(made).materials["params"]["data"]["through"] == "2013-05"
+    assert ledger.load().release(made).materials["params"]["data"]["through"] == month
     assert "errors of predictions" in entry.reason and entry.automation
     assert ledger.load().channels()["production"].release == serving.second
     assert monitor("production", [], "", act=True).data["acted"] == []  # once for a breach
