@@ -178,6 +178,7 @@ tests/browser.py
 tests/clients.py
 tests/commands/test_monitor_command.py
 tests/commands/test_run.py
+tests/commands/test_ui.py
 tests/conftest.py
 tests/drill/test_drill.py
 tests/flows/conftest.py
