@@ -31,7 +31,8 @@ class Load:
             key = self.keys[number % len(self.keys)]
             number += 2
             try:
-                connection.request("POST", "/predict", json.dumps({"row": {"flight_id": key}}))
+                body = json.dumps({"row": {"flight_id": key}})
+                connection.request("POST", "/predict", body, {"Content-Type": "application/json"})
                 reply = connection.getresponse()
                 self.answers.append((reply.status, json.loads(reply.read())))
             except OSError as error:

@@ -140,6 +140,7 @@ src/flight_delays/monitoring/page.html.j2
 src/flight_delays/monitoring/page.py
 src/flight_delays/monitoring/profile.py
 src/flight_delays/monitoring/quality.py
+src/flight_delays/monitoring/retention.py
 src/flight_delays/monitoring/rollout.py
 src/flight_delays/monitoring/sequential.py
 src/flight_delays/monitoring/shadow.py
@@ -152,6 +153,7 @@ src/flight_delays/progress.py
 src/flight_delays/serving/__init__.py
 src/flight_delays/serving/api.py
 src/flight_delays/serving/app.py
+src/flight_delays/serving/guard.py
 src/flight_delays/serving/ids.py
 src/flight_delays/serving/loader.py
 src/flight_delays/serving/log.py
@@ -218,9 +220,11 @@ tests/lineage/test_trace.py
 tests/monitoring/test_alerts.py
 tests/monitoring/test_canary.py
 tests/monitoring/test_drift.py
+tests/monitoring/test_evidence.py
 tests/monitoring/test_incidents.py
 tests/monitoring/test_monitor.py
 tests/monitoring/test_quality.py
+tests/monitoring/test_retention.py
 tests/monitoring/test_rollout.py
 tests/monitoring/test_sequential.py
 tests/monitoring/test_triggers.py

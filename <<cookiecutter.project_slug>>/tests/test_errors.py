@@ -11,7 +11,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from << cookiecutter.__package_name >>.errors import UserError, of_disk
+from << cookiecutter.__package_name >>.errors import UserError, of_disk, one_line, plain
 from << cookiecutter.__package_name >>.lifecycle import operations, restore
 from << cookiecutter.__package_name >>.lifecycle.pipeline import Pipeline, locked
 from << cookiecutter.__package_name >>.lifecycle.store import Store
@@ -25,6 +25,26 @@ def test_it_names_the_place_and_what_to_do(number: int) -> None:
     said = of_disk(OSError(number, "no", "/some/where"))
     assert said is not None
     assert said.startswith("the disk ") and "(/some/where)" in said and "the same command again" in said
+
+
+def test_control_characters_from_outside_do_not_reach_a_terminal() -> None:
+    said = "caf\u00e9 \U0001f6eb\ta\nb \x1b[2J \x9b31m \x07 \u202egnp \u2028 \ud800"
+    assert plain(said) == "caf\u00e9 \U0001f6eb\ta\nb \\x1b[2J \\x9b31m \\x07 \\u202egnp \\u2028 \\ud800"
+    assert "\x1b" not in one_line(said)
+
+
+def test_no_command_prints_a_reason_s_control_characters(releases: Releases) -> None:
+    cli_json("hold", "production", "--reason", "\x1b[2Jholidays\nproduction r-0 \x9b1m")
+    for command in (
+        ["history"],
+        ["status"],
+        ["incidents"],
+        ["hold", "production"],
+        ["rollback", "\x1b[2J", "--reason", "x"],
+    ):
+        done = cli(*command)
+        assert not set("\x1b\x9b") & set(done.stdout + done.stderr), command
+    assert "\\x1b[2Jholidays production r-0 \\x9b1m" in cli("history").stdout
 
 
 def test_other_errors_are_not_the_disk_s() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .errors import UserError, of_disk
+from .errors import UserError, of_disk, plain
 
 if TYPE_CHECKING:
     from .commands.shown import Shown
@@ -51,12 +51,12 @@ def in_project(command: Callable[..., None]) -> Callable[..., None]:
             enter_project()
             command(*args, **kwargs)
         except (UserError, StageError) as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {plain(str(error))}", file=sys.stderr)
             raise typer.Exit(1) from None
         except Exception as error:
             if (said := of_disk(error)) is None:
                 raise
-            print(f"error: {said}", file=sys.stderr)
+            print(f"error: {plain(said)}", file=sys.stderr)
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
             print("interrupted: nothing is lost, the next run goes on from here", file=sys.stderr)
@@ -67,7 +67,7 @@ def in_project(command: Callable[..., None]) -> Callable[..., None]:
 
 def show(shown: "Shown", as_json: bool) -> None:
     """Print a result; exit code 1 where it is bad news."""
-    print(json.dumps(shown.data, indent=2) if as_json else shown.text)
+    print(json.dumps(shown.data, indent=2) if as_json else plain(shown.text))
     if not shown.ok:
         raise typer.Exit(1)
 
@@ -108,7 +108,7 @@ def run(
     if as_json:
         print(json.dumps(outcome.as_dict(), indent=2))
     else:
-        print(outcome.as_text())
+        print(plain(outcome.as_text()))
     if outcome.failed_gates:
         raise typer.Exit(3)
 
@@ -120,7 +120,7 @@ def status(as_json: AsJson = False) -> None:
     from .commands.status import project_status
 
     found = project_status()
-    print(json.dumps(found.as_dict(), indent=2) if as_json else found.as_text())
+    print(json.dumps(found.as_dict(), indent=2) if as_json else plain(found.as_text()))
 
 
 @app.command(epilog="Example:  << cookiecutter.project_slug >> release --reason 'October data'")
@@ -453,14 +453,19 @@ def refresh(as_json: AsJson = False) -> None:
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8000,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME[:PORT]", help="A name by which clients reach it. May be repeated."),
+    ] = None,
+    no_token: Annotated[bool, typer.Option("--no-token", help="Let every other machine ask.")] = False,
 ) -> None:
-    """Answer requests for predictions by what production and the canary serve, until Ctrl-C or SIGTERM.
+    """Answer requests for predictions with the production and canary releases, until Ctrl-C or SIGTERM.
 
     Follows every promotion and rollback without a restart. With SERVING_TOKEN set, requests need that bearer token.
     """
     from .commands.serve import serve as answer_requests
 
-    answer_requests(host, port)
+    answer_requests(host, port, allow_host or [], no_token)
 
 
 @app.command(epilog="Example:  << cookiecutter.project_slug >> ui --mlflow-port 5001")

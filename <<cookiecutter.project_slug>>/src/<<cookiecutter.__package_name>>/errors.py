@@ -1,14 +1,25 @@
 """The one exception whose text is meant for the person at the keyboard."""
 
 import errno
+import re
 
 # The exit code of a stage that says: a person must mend something, trying again will not help.
 USER_ERROR = 2
 
 
+# What moves a terminal's cursor, colours it or turns the direction of text: C0 but tab and line feed, C1, Unicode's
+# separators and marks of direction, and halves of characters, which cannot be printed at all.
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def plain(text: str) -> str:
+    """Text from outside, fit for a terminal or a log: control characters are written out."""
+    return CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
+
+
 def one_line(said: object, most: int = 300) -> str:
     """What a library said, for a message of one line."""
-    return " ".join(str(said).split())[:most]
+    return plain(" ".join(str(said).split()))[:most]
 
 
 def of_disk(error: Exception) -> str | None:

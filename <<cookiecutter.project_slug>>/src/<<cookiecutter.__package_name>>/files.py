@@ -1,5 +1,6 @@
 """Files that are whole or not there: write aside, flush to disk, rename."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -38,3 +39,17 @@ def sha256(path: Path) -> str:
     """Hex digest of the file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def locked(folder: Path, alone: bool = False) -> Iterator[None]:
+    """Hold the lock of a folder, as long as the block lasts: alone to delete files in it, or with other readers."""
+    if not folder.is_dir():
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)

@@ -308,10 +308,14 @@ class Breaker(Record):
 
 
 class PredictionLog(Record):
-    """How the log of predictions is written: what a crash can lose follows from these."""
+    """How the log of predictions is written: what a crash can lose follows from the first two.
+
+    `keep_days`: older days are deleted by `monitor`; null for none.
+    """
 
     flush_seconds: float = Field(default=0.2, gt=0)
     queue: int = Field(default=20_000, ge=1)
+    keep_days: int | None = Field(default=None, ge=1)
 
 
 class Serving(Record):

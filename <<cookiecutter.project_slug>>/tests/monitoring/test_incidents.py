@@ -89,7 +89,7 @@ def test_what_was_not_bad_for_long_enough_is_no_incident(settings: Monitoring) -
     assert found(settings) == []
 
 
-def test_an_alert_is_counted_from_the_newest_row_that_it_is_about(settings: Monitoring) -> None:
+def test_an_alert_is_counted_from_the_same_beginning(settings: Monitoring) -> None:
     see(1, 0.5, 0.5)
     [series] = history.read(RELEASE, {"hour": 2})
     at = START + 2 * HOUR + timedelta(minutes=5)
@@ -97,7 +97,7 @@ def test_an_alert_is_counted_from_the_newest_row_that_it_is_about(settings: Moni
     alerts.tell([alert], {}, at, settings.alerts)
     alerts.tell([alert], {}, at + timedelta(days=3), settings.alerts)
     [incident] = found(settings)
-    assert (incident.alerted, incident.to_alert) == (at, 15 * 60)
+    assert (incident.alerted, incident.to_alert) == (at, 125 * 60)
 
 
 def test_breaches_at_the_same_time_are_one_incident_and_later_ones_another(settings: Monitoring) -> None:
@@ -111,6 +111,40 @@ def test_breaches_at_the_same_time_are_one_incident_and_later_ones_another(setti
     assert first.title == "errors of predictions (log) and 1 more"
     assert (first.began, first.detected, first.ended) == (START, START + 2 * HOUR, START + 5 * HOUR)
     assert (later.began, later.ended) == (START + 8 * HOUR, None)
+
+
+def move(kind: str, release: str, previous: str, minutes: float) -> Entry:
+    return entry(kind, release, previous, minutes / 60)
+
+
+@pytest.mark.parametrize(
+    ("moves", "ended", "how"),
+    [
+        ([], None, "open"),
+        ([("rollback", "r-old", RELEASE, 130)], 130, "rollback to r-old by x"),
+        ([("rollback", "r-old", RELEASE, 10)], 10, "rollback to r-old by x, before it was found"),
+        # It left and came back before anybody found it: that move ended nothing.
+        ([("rollback", "r-old", RELEASE, 10), ("promote", RELEASE, "r-old", 20)], None, "open"),
+        (
+            [
+                ("rollback", "r-old", RELEASE, 10),
+                ("promote", RELEASE, "r-old", 20),
+                ("rollback", "r-old", RELEASE, 130),
+                ("promote", RELEASE, "r-old", 150),
+            ],
+            130,
+            "rollback to r-old by x",
+        ),
+    ],
+)
+def test_the_move_that_ended_it_is_the_one_after_which_it_did_not_serve_when_it_was_found(
+    moves: list[tuple[str, str, str, float]], ended: float | None, how: str, settings: Monitoring
+) -> None:
+    see(1, 0.5, 0.5)  # from 0 to 120 minutes
+    [series] = history.read(RELEASE, {"hour": 2})
+    [(_, incident)] = incidents._breaches(RELEASE, series, history.sightings(), settings)
+    over = incidents._ended_by_a_move(incident, [move(*each) for each in moves])
+    assert (over.ended and (over.ended - START).total_seconds() / 60, over.how) == (ended, how)
 
 
 def test_data_of_the_past_has_taken_nobody_any_time(settings: Monitoring) -> None:

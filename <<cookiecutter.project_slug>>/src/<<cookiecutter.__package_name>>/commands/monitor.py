@@ -27,6 +27,7 @@ def monitor(what: str, months: list[str], at: str, act: bool = False) -> Shown:
         "verdict": found.verdict,
         "windows": [_window(each) for each in found.seen],
         "thin": [asdict(each) for each in found.thin],
+        "left_out": found.left_out,
         "breaches": [_series(each) for each in found.breaches],
         "figures": [_series(each) for each in found.series],
         "alerts": [vars(alert) for alert in done.alerts],
@@ -90,6 +91,9 @@ def _text(found: Monitored, done: operation.Done) -> str:
     ]
     looked = ", ".join(f"{seen.measured.window} ({seen.measured.rows:,})" for seen in found.seen)
     lines = [f"{found.release}, trained on {profile.train[0]} to {profile.train[-1]}", f"  rows of {looked}"]
+    if found.left_out:
+        many = ", ".join(f"{count:,} in {window}" for window, count in found.left_out.items())
+        lines.append(f"  left out {many}: their features are not those of their key (docs/serving.md#evidence)")
     lines += [f"  {each}" for each in found.thin]
     lines.append(f"{found.verdict}{':' if rows else ''}")
     lines += [table(rows)] if rows else []
@@ -125,10 +129,13 @@ def incidents(limit: int) -> Shown:
         for name, value in (("found", total.to_detect), ("told", total.to_alert), ("over", total.to_restore))
     )
     success = f", {total.success:.0%}" if total.success is not None else ""
+    closed = total.count > total.open
     lines = [table(rows)] if found else []
     if len(found) > limit:
         lines.append(f"... and {len(found) - limit} earlier (--limit)")
-    lines.append(f"{total.count} incidents, {total.open} open" + (f"; in the median {medians}" if found else ""))
+    lines.append(
+        f"{total.count} incidents, {total.open} open" + (f"; of the others, in the median {medians}" if closed else "")
+    )
     lines.append(f"{total.held} of {total.tried} rollbacks held{success}")
     data = {"incidents": [_incident(each) for each in found[:limit]], **asdict(total), "notes": opened.done}
     return Shown(data, with_repairs(opened.done, "\n".join(lines)))

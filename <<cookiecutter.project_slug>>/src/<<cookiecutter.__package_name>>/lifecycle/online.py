@@ -31,6 +31,8 @@ from .store import Store
 FOLDER = Path(".lifecycle/online")
 POINTER = FOLDER / "current.json"
 TABLE = "features"
+# Numbers are the same within this share of them: 32-bit numbers, and texts of six digits, are.
+SAME = 1e-6
 # So many tables of different SQL are kept: what serves, and what comes next.
 KEPT = 2
 BATCH = 20_000

@@ -39,6 +39,11 @@ def render(found: Monitored) -> str:
         ("monitor_fires_above", "A breach opens above that.", bounds),
         ("monitor_breach", "1 while a breach is open.", breaches),
         (
+            "monitor_left_out_rows",
+            "Rows of the log's newest windows that are no evidence: their features are not those of their key.",
+            [f'monitor_left_out_rows{{release="{_escaped(found.release)}"}} {sum(found.left_out.values())}'],
+        ),
+        (
             "monitor_run_timestamp_seconds",
             "When the monitor last ran.",
             [f"monitor_run_timestamp_seconds {(found.at - EPOCH).total_seconds()!r}"],

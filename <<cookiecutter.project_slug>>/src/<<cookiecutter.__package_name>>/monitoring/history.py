@@ -158,10 +158,9 @@ def read(release: str, consecutive: dict[str, int], folder: Path = FOLDER) -> li
 
 @dataclass(frozen=True)
 class Sighting:
-    """When runs first found a window above its bound, and below the lower one; `end`: its newest row at the former."""
+    """When runs first found a window above its bound, and below the lower one."""
 
     above: datetime | None
-    end: datetime | None
     below: datetime | None
 
 
@@ -175,8 +174,7 @@ def sightings(folder: Path = FOLDER) -> dict[tuple[str, str, str, str, str], Sig
     rows = connect().execute(
         f"""
         select release, source, "check", subject, "window",
-            min("at") filter (value > fire), arg_min("end", "at") filter (value > fire),
-            min("at") filter (value < clear)
+            min("at") filter (value > fire), min("at") filter (value < clear)
         from read_parquet([{", ".join(text(str(file)) for file in files)}])
         group by all
         """

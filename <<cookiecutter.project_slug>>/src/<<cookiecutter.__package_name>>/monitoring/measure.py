@@ -35,9 +35,12 @@ def measure(connection: "DuckDBPyConnection", window: Window, profile: Profile, 
     summaries = summarise(connection, window.relation, [*profile.columns, profile.score])["all"]
     found = quality(connection, window.relation).get("all")
     outcomes = found.labelled if found else 0
+    # A key that was asked for several times has one outcome.
+    sql = f"select count(distinct _key) + count(*) filter (_key is null) from {window.relation}"
+    [(asked,)] = connection.execute(sql).fetchall()
     figures = [
         *_of_columns(window, summaries, profile, settings),
-        _figure(settings, "unlabelled", "score", 1 - outcomes / window.rows, window.rows),
+        _figure(settings, "unlabelled", "score", 1 - outcomes / asked, asked),
         *(_of_quality(connection, window, profile, settings, found) if found else []),
         *_of_service(connection, window, settings),
     ]

@@ -46,7 +46,10 @@ class Thin:
 
 @dataclass(frozen=True)
 class Monitored:
-    """What a run saw. `series` holds everything known of the release, this run's figures included."""
+    """What a run saw. `series` holds everything known of the release, this run's figures included.
+
+    `left_out`: how many rows of a window of the log are no evidence, since their features are not those of their key.
+    """
 
     release: str
     at: datetime
@@ -55,6 +58,7 @@ class Monitored:
     series: list[Series]
     thin: list[Thin]
     notes: list[str]
+    left_out: dict[str, int]
 
     @property
     def verdict(self) -> str:
@@ -102,7 +106,7 @@ def monitor(
     connection = connect()
     table = Path(release.model["feature_table"])
     chosen = _months(months_of(connection, table, settings.columns), months, profile)
-    seen = []
+    seen, left_out = [], dict[str, int]()
     if chosen:
         model = loading.load_model(release, loading.materialise(release, store))
         for window in of_features(connection, table, chosen, settings.columns, model):
@@ -110,7 +114,8 @@ def monitor(
     if not months:
         features, labels = release.model["features"], (table, settings.columns)
         args = (connection, release.id, features, settings.log_window, settings.log_windows, labels, log)
-        seen += [measure.measure(connection, window, profile, settings) for window in of_log(*args)]
+        windows, left_out = of_log(*args)
+        seen += [measure.measure(connection, window, profile, settings) for window in windows]
     if not seen:
         raise UserError(
             f"nothing to look at: {table} has no month after {profile.train[-1]}, "
@@ -120,7 +125,8 @@ def monitor(
     fresh, notes = measure.freshness(connection, settings.freshness, clock, at)
     history.append(release.id, at, [*(each.measured for each in seen), fresh])
     series = history.read(release.id, {str(grain): many for grain, many in settings.consecutive.items()})
-    return Monitored(release.id, at, profile, seen, series, _thin([each.measured for each in seen], settings), notes)
+    thin = _thin([each.measured for each in seen], settings)
+    return Monitored(release.id, at, profile, seen, series, thin, notes, left_out)
 
 
 def _thin(windows: list[Measured], settings: Monitoring) -> list[Thin]:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from ..lifecycle.reconcile import open_ledger
 from ..params import load_params
-from . import alerts, gauges, page, triggers
+from . import alerts, gauges, page, retention, triggers
 from .alerts import Alert
-from .monitor import Monitored, monitor
+from .monitor import Monitored, monitor, now
 from .triggers import Decision
 
 
@@ -58,5 +58,8 @@ def run(
         more, unheard = alerts.tell(failed, targets or {}, at, settings)
         new, problems = [*new, *more], [*problems, *unheard]
         page.write(found, open_ledger().ledger)
+    gone = retention.expire(opened.ledger, params, now())  # `at` may be another time
     notes = [*opened.done, *found.notes, *problems]
+    if gone:
+        notes.append(f"the prediction log of {gone[0]} to {gone[-1]} is deleted (serving.log.keep_days)")
     return Done(found, due, production.generation if production else 0, new, acted, page.FILE, notes)

@@ -208,7 +208,7 @@ class Loader:
                 self._refuse(name, f"{type(error).__name__}: {one_line(error)}")
             else:
                 if watch.problem:
-                    log.warning("%s is in order again", name)
+                    log.info("%s is in order again", name)
                 self._watched[name] = _Watch(seen)
 
     def _refuse(self, name: Name, reason: str) -> None:
@@ -257,7 +257,7 @@ class Loader:
         self.table = (
             replace(self.table, production=channel) if name == "production" else replace(self.table, canary=channel)
         )
-        log.warning("%s serves %s, generation %d", name, channel.release_id if channel else "nothing", generation)
+        log.info("%s serves %s, generation %d", name, channel.release_id if channel else "nothing", generation)
 
     def _load(self, release_id: str) -> Loaded:
         for channel in self.table.channels:
