@@ -87,10 +87,9 @@ def test_what_does_not_fit_is_refused_and_nothing_is_said_of_the_inside(releases
         assert answer["errors"][0]["field"] == field, body
         assert reason in answer["errors"][0]["reason"], body
     assert server.predict({"row": row})[0] == 200
-    text = next(each for each in server.loader.table.channels[0].loaded.schema.fields if each.kind == "string").name
-    for value, said in ((5, "not 5"), (None, ""), (True, "not true"), ([], "not a list")):
-        _, answer = server.predict({"row": row | {text: value}})
-        assert ("errors" not in answer) if value is None else said in answer["errors"][0]["reason"]
+    assert server.predict({"row": row | {name: None}})[0] == 200
+    _, answer = server.predict({"row": row | {name: []}})
+    assert "not a list" in answer["errors"][0]["reason"]
     for method, path, wanted in (("GET", "/predict", 405), ("POST", "/info", 405), ("GET", "/none", 404)):
         status, answer = server.ask(method, path)
         assert (status, list(answer)) == (
