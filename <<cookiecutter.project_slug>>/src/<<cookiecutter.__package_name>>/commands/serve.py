@@ -122,7 +122,9 @@ def listen(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
         listener.listen(2048)
     except (OSError, OverflowError) as error:
-        raise UserError(f"{host}:{port} cannot be listened on: {error}. `--help` names the option for another") from None
+        raise UserError(
+            f"{host}:{port} cannot be listened on: {error}. `--help` names the option for another"
+        ) from None
     return listener
 
 
