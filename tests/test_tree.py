@@ -86,6 +86,7 @@ src/flight_delays/lifecycle/approvals.py
 src/flight_delays/lifecycle/channels.py
 src/flight_delays/lifecycle/compare.py
 src/flight_delays/lifecycle/databases.py
+src/flight_delays/lifecycle/entries.py
 src/flight_delays/lifecycle/features.py
 src/flight_delays/lifecycle/gc.py
 src/flight_delays/lifecycle/git.py
@@ -96,10 +97,12 @@ src/flight_delays/lifecycle/online.py
 src/flight_delays/lifecycle/operations.py
 src/flight_delays/lifecycle/pipeline.py
 src/flight_delays/lifecycle/pointers.py
+src/flight_delays/lifecycle/policy.py
 src/flight_delays/lifecycle/reconcile.py
 src/flight_delays/lifecycle/record.py
 src/flight_delays/lifecycle/registry.py
 src/flight_delays/lifecycle/release.py
+src/flight_delays/lifecycle/replay.py
 src/flight_delays/lifecycle/reproduce.py
 src/flight_delays/lifecycle/restore.py
 src/flight_delays/lifecycle/scoring.py
@@ -201,6 +204,7 @@ tests/lifecycle/test_faults.py
 tests/lifecycle/test_git.py
 tests/lifecycle/test_kills.py
 tests/lifecycle/test_ledger.py
+tests/lifecycle/test_policy.py
 tests/lifecycle/test_put_back.py
 tests/lifecycle/test_races.py
 tests/lifecycle/test_record.py

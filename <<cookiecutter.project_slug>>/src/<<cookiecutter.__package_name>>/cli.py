@@ -157,12 +157,15 @@ def promote(
     traffic: Annotated[str, typer.Option(metavar="SHARE", help="Share of requests, for a canary.")] = "",
     reason: Reason = "",
     generation: Generation = None,
+    without_comparison: Annotated[
+        bool, typer.Option("--without-comparison", help="Go on where it cannot be compared with production; --reason.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Let a channel serve a release, if the policy in params.yaml allows it (promotion)."""
     from .commands.channels import promote as promote_release
 
-    show(promote_release(release, to.value, traffic, reason, generation), as_json)
+    show(promote_release(release, to.value, traffic, reason, generation, without_comparison), as_json)
 
 
 @app.command(epilog="Example:  << cookiecutter.project_slug >> rollback production --reason 'misses late << cookiecutter.__table >>'")
@@ -266,7 +269,10 @@ def verify(
 @app.command(epilog="Example:  << cookiecutter.project_slug >> doctor")
 @in_project
 def doctor(as_json: AsJson = False) -> None:
-    """Put right what follows from the ledger: pointers, tags, MLflow's versions and aliases. Says what it did."""
+    """Put right what follows from the ledger: pointers, tags, MLflow, and altered files in DVC's cache.
+
+    Exit code 1 when something is left for a person.
+    """
     from .commands.upkeep import doctor as put_right
 
     show(put_right(), as_json)

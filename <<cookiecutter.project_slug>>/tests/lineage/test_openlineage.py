@@ -17,6 +17,7 @@ from << cookiecutter.__package_name >>.commands import channels as commands
 from << cookiecutter.__package_name >>.commands.score import score
 from << cookiecutter.__package_name >>.lifecycle import channels, git, ledger
 from << cookiecutter.__package_name >>.lifecycle.pipeline import Pipeline, StageError, StageResult, locked
+from << cookiecutter.__package_name >>.lifecycle.policy import Policy
 from << cookiecutter.__package_name >>.lifecycle.store import Store
 from << cookiecutter.__package_name >>.lineage import openlineage, project, structure
 from << cookiecutter.__package_name >>.params import load_params
@@ -202,7 +203,7 @@ def test_a_ledger_that_went_another_way_is_told_from_there_on(silent: Releases) 
     """A rollback without a network that was given up, say: its successor has the same number."""
     openlineage.tell_of_ledger()
     before, params = ledger.load(), load_params()
-    release, policy = before.release(silent.second), channels.Policy(params.promotion, params.evaluate)
+    release, policy = before.release(silent.second), Policy(params.promotion, params.evaluate)
     channels.promote(before, release, "canary", policy, Store())
     openlineage.tell_of_ledger()
     told = len(lines())

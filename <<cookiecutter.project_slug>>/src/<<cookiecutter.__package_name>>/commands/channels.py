@@ -28,12 +28,16 @@ def share(text: str) -> float | None:
     return value
 
 
-def promote(what: str, to: ChannelName, traffic: str, reason: str, generation: int | None) -> Shown:
+def promote(
+    what: str, to: ChannelName, traffic: str, reason: str, generation: int | None, without_comparison: bool
+) -> Shown:
     """Let a channel serve a release."""
+    if without_comparison and not reason.strip():
+        raise UserError("--without-comparison needs a reason, for those who come after: --reason '...'")
     part = share(traffic)
     if part is not None and to != "canary":
         raise UserError(f"--traffic is for the canary; {to} gets all of its requests")
-    done = operations.promote(what, to, part, reason, generation)
+    done = operations.promote(what, to, part, reason, generation, without_comparison=without_comparison)
     return _shown(done.result, done.notes)
 
 

@@ -23,7 +23,10 @@ def release_result(reason: str) -> Shown:
     lines.append("  gates    " + ", ".join(f"{name} {metrics[name]:.3f}" for name in names))
     comparison = record.observed.get("comparison")
     if comparison and "problem" in comparison:
-        lines.append(f"  champion {comparison['champion']} cannot be measured on this holdout: {comparison['problem']}")
+        lines.append(
+            f"  champion {comparison['champion']}, not compared: {comparison['problem']}. Where against_champion in "
+            "params.yaml asks for it, `promote` tries again, and needs a person where it fails again"
+        )
     elif comparison:
         changes = [f"{name} {each['change']:+.4f}" for name, each in comparison["metrics"].items() if name in names]
         lines.append(f"  champion {comparison['champion']}, on the same holdout: {', '.join(changes)}")

@@ -25,6 +25,7 @@ class ProjectStatus:
     is_of_result: bool
     channels: dict[ChannelName, Channel]
     holds: dict[ChannelName, str]
+    warnings: list[str]
 
     def as_dict(self) -> dict[str, Any]:
         """For --json."""
@@ -37,6 +38,7 @@ class ProjectStatus:
             "result_is_tracked": self.is_tracked,
             "channels": {name: channel.model_dump() for name, channel in self.channels.items()},
             "holds": self.holds,
+            "warnings": self.warnings,
         }
 
     def as_text(self) -> str:
@@ -64,6 +66,7 @@ class ProjectStatus:
             since = f"since {channel.at} (generation {channel.generation})"
             hold = f", on hold: {self.holds[name]}" if name in self.holds else ""
             lines.append(f"{name:<10} {channel.release or 'nothing'} {since}{hold}")
+        lines += [f"warning: {each}" for each in self.warnings]
         return "\n".join(lines)
 
 
@@ -82,4 +85,7 @@ def project_status() -> ProjectStatus:
     holds = {name: held.reason for name in channels if (held := book.held(name))}
     tracked, is_tracked = tracking.last_tracked(), tracking.is_tracked()
     is_of_result = bool(tracked and LOCK_FILE.exists() and tracked.result_digest == result_digest())
-    return ProjectStatus(data, changes, stages, differences, tracked, is_tracked, is_of_result, channels, holds)
+    warnings = book.warnings()
+    return ProjectStatus(
+        data, changes, stages, differences, tracked, is_tracked, is_of_result, channels, holds, warnings
+    )

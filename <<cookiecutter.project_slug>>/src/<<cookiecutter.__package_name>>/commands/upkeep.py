@@ -47,8 +47,10 @@ def doctor() -> Shown:
     """Put right what follows from the ledger."""
     opened = reconcile.doctor()
     done = [*opened.done, *attach.put_right(opened.store)]
-    text = "\n".join(done) or "nothing to do: pointers, tags and MLflow are in step with the ledger"
-    return Shown({"done": done}, text)
+    text = "\n".join([*done, *(f"not put right: {line}" for line in opened.left)]) or (
+        "nothing to do: pointers, tags and MLflow are in step with the ledger, and the bytes of all releases are whole"
+    )
+    return Shown({"done": done, "left": opened.left}, text, ok=not opened.left)
 
 
 def restore(what: str, data_only: bool) -> Shown:

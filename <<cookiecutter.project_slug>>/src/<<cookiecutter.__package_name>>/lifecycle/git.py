@@ -104,8 +104,11 @@ def tree_files(tree: str) -> dict[str, str]:
     return {path: meta.split()[2] for meta, path in (line.split("\t", 1) for line in lines if line)}
 
 
-def tree_with(base: str | None, changes: Mapping[str, bytes | None]) -> str:
-    """A tree like `base`, with these files in it; None takes one out. Paths are from the top of the tree."""
+def tree_with(base: str | None, changes: Mapping[str, bytes | str | None]) -> str:
+    """A tree like `base`, with these files in it: content, or the hash of a blob; None takes one out.
+
+    Paths are from the top of the tree.
+    """
     with tempfile.TemporaryDirectory(prefix="ledger-") as folder:
         index = {"GIT_INDEX_FILE": str(Path(folder, "index"))}
         if base:
@@ -115,7 +118,8 @@ def tree_with(base: str | None, changes: Mapping[str, bytes | None]) -> str:
             if content is None:
                 lines.append(f"0 {NO_COMMIT}\t{path}\0")
             else:
-                blob = _run(["hash-object", "-w", "--stdin"], content).decode().strip()
+                write = ["hash-object", "-w", "--stdin"]
+                blob = content if isinstance(content, str) else _run(write, content).decode().strip()
                 lines.append(f"100644 {blob}\t{path}\0")
         git("update-index", "--add", "-z", "--index-info", stdin="".join(lines), env=index)
         return git("write-tree", env=index).strip()

@@ -11,8 +11,9 @@ from . import approvals, channels, git, registry
 from . import ledger as book
 from . import release as releases
 from .approvals import Approval
-from .channels import Move, Policy
+from .channels import Move
 from .ledger import ChannelName, MovedError
+from .policy import Policy
 from .reconcile import open_ledger
 from .release import Released
 
@@ -41,8 +42,15 @@ def release(reason: str = "", automation: bool = False) -> Done[Released]:
 def approve(what: str, comment: str = "", key: str = "", by: str = "") -> Done[Approval]:
     """Write an approval of a release; see approvals.py."""
     opened = open_ledger(network=True)
-    approval, _ = approvals.approve(opened.ledger, opened.ledger.release(what), comment, key, by)
-    return _followed(approval, opened.done)
+    approval, after = approvals.approve(opened.ledger, opened.ledger.release(what), comment, key, by)
+    notes = opened.done
+    if quarantine := after.quarantine(approval.release):
+        notes.append(
+            f"{approval.release} is in quarantine since {quarantine.at}: rolled back from {quarantine.channel}, "
+            f"{quarantine.reason}. The approval does not end that: automation does not promote it, and a person needs "
+            "`promote --reason '...'`"
+        )
+    return _followed(approval, notes)
 
 
 def promote(
@@ -52,6 +60,7 @@ def promote(
     reason: str = "",
     generation: int | None = None,
     automation: bool = False,
+    without_comparison: bool = False,
     evidence: dict[str, Any] | None = None,
 ) -> Done[Move]:
     """Let a channel serve a release, by the policy of params.yaml; see channels.py."""
@@ -68,6 +77,7 @@ def promote(
         reason=reason,
         generation=generation,
         automation=automation,
+        without_comparison=without_comparison,
         evidence=evidence,
     )
     return _followed(move, [*opened.done, *registry.try_project(opened.store)])

@@ -259,6 +259,8 @@ class Service:
         for name, reason in problems.items():
             channels.setdefault(name, {"release": None})
             channels[name] |= {"refused": self.loader.refused(name), "problem": reason}
+        for name, warning in self.loader.warnings().items():
+            channels.setdefault(name, {"release": None})["warning"] = warning
         log = {
             "waiting": self.log.waiting,
             "dropped": self.log.dropped,

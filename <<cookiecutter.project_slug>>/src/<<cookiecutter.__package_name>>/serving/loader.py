@@ -139,6 +139,7 @@ class _Watch:
     seen: Any = ()
     problem: str = ""
     refused: str | None = None
+    warning: str = ""
     retry: float = math.inf
     wait: float = FIRST_RETRY
 
@@ -183,6 +184,10 @@ class Loader:
         """Why a channel does not serve what it should, for those that do not."""
         return {name: watch.problem for name, watch in self._watched.items() if watch.problem}
 
+    def warnings(self) -> dict[Name, str]:
+        """Entries of the ledger that a channel does not follow, because they are not allowed."""
+        return {name: watch.warning for name, watch in self._watched.items() if watch.warning}
+
     def refused(self, name: Name) -> str | None:
         """The release that a channel should serve, and that was refused."""
         return self._watched[name].refused
@@ -209,7 +214,7 @@ class Loader:
             else:
                 if watch.problem:
                     log.info("%s is in order again", name)
-                self._watched[name] = _Watch(seen)
+                self._watched[name] = _Watch(seen, warning=watch.warning)
 
     def _refuse(self, name: Name, reason: str) -> None:
         watch = self._watched[name]
@@ -224,7 +229,11 @@ class Loader:
     def _follow(self, name: Name) -> None:
         now: Channel | None = getattr(self.table, name)
         pointer = _read_pointer(name)
-        self._watched[name].refused = pointer.release if pointer else None
+        watch = self._watched[name]
+        watch.refused = pointer.release if pointer else None
+        if pointer and pointer.warning and pointer.warning != watch.warning:
+            log.error("%s: %s", name, pointer.warning)
+        watch.warning = pointer.warning if pointer else ""
         if pointer is None:  # nothing was ever promoted to it
             return
         if pointer.release is None:
