@@ -167,7 +167,10 @@ def test_a_record_altered_by_hand_is_not_followed(releases: Releases) -> None:
     git.git("update-ref", book.REF, forged)
     done = cli("verify", "--all")
     assert done.returncode == 1
-    for says in (f"note: ledger commit {forged[:12]} is not allowed", f"ledger commit {forged[:12]}: it holds no readable"):
+    for says in (
+        f"note: ledger commit {forged[:12]} is not allowed",
+        f"ledger commit {forged[:12]}: it holds no readable",
+    ):
         assert says in done.stdout
     promote(releases.second)
     serves(releases.second)
