@@ -90,6 +90,7 @@ src/flight_delays/lifecycle/entries.py
 src/flight_delays/lifecycle/features.py
 src/flight_delays/lifecycle/gc.py
 src/flight_delays/lifecycle/git.py
+src/flight_delays/lifecycle/heal.py
 src/flight_delays/lifecycle/history.py
 src/flight_delays/lifecycle/ledger.py
 src/flight_delays/lifecycle/loading.py
@@ -109,6 +110,7 @@ src/flight_delays/lifecycle/scoring.py
 src/flight_delays/lifecycle/store.py
 src/flight_delays/lifecycle/tracking.py
 src/flight_delays/lifecycle/verify.py
+src/flight_delays/lifecycle/window.py
 src/flight_delays/lifecycle/worktree.py
 src/flight_delays/lineage/__init__.py
 src/flight_delays/lineage/attach.py
@@ -202,8 +204,10 @@ tests/lifecycle/test_channels.py
 tests/lifecycle/test_databases.py
 tests/lifecycle/test_faults.py
 tests/lifecycle/test_git.py
+tests/lifecycle/test_heal.py
 tests/lifecycle/test_kills.py
 tests/lifecycle/test_ledger.py
+tests/lifecycle/test_pipeline.py
 tests/lifecycle/test_policy.py
 tests/lifecycle/test_put_back.py
 tests/lifecycle/test_races.py

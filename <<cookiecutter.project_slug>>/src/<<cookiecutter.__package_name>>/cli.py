@@ -45,10 +45,13 @@ def in_project(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> None:
+        from .lifecycle.heal import heal
         from .lifecycle.pipeline import StageError
 
         try:
             enter_project()
+            for note in heal():
+                print(f"note: {note}", file=sys.stderr)
             command(*args, **kwargs)
         except (UserError, StageError) as error:
             print(f"error: {plain(str(error))}", file=sys.stderr)

@@ -1,15 +1,17 @@
 """`run`: the pipeline from the command line."""
 
 import os
-from contextlib import suppress
+import signal
+import sys
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import UserError
-from ..files import write_text
 from ..lifecycle import tracking
-from ..lifecycle.pipeline import LOCK_FILE, Pipeline, StageError
-from ..params import PARAMS_FILE, load_params, set_through
+from ..lifecycle.pipeline import Pipeline, StageError
+from ..lifecycle.window import moved
+from ..params import load_params
 from ..stages import ingest
 from ..stages.source import pins_of, read_pins
 
@@ -51,22 +53,17 @@ def run_pipeline(through: str = "") -> Outcome:
     Raises:
         UserError, StageError: with the state as it was before.
     """
-    built = _lock()
-    before = set_through(through) if through else None
-    try:
+    signal.signal(signal.SIGTERM, _stop)
+    with moved(through) if through else nullcontext():
         changed = _run()
-    except UserError:
-        # Nothing was built for the new watermark (a file failed the gate, say): it was not moved.
-        if before is not None and _lock() == built:
-            write_text(PARAMS_FILE, before)
-        raise
     tracked = tracking.last_tracked()
     assert tracked is not None
     return Outcome(changed, tracked, tracking.failed_gates())
 
 
-def _lock() -> bytes | None:
-    return LOCK_FILE.read_bytes() if LOCK_FILE.exists() else None
+def _stop(number: int, _frame: object) -> None:
+    """End as after Ctrl-C: with the stage's processes, and nothing half done."""
+    sys.exit(128 + number)
 
 
 def _run() -> bool:

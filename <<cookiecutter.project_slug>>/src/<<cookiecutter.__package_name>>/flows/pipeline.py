@@ -15,6 +15,7 @@ from prefect.tasks import exponential_backoff
 
 from ..errors import UserError
 from ..lifecycle import tracking
+from ..lifecycle.heal import heal
 from ..lifecycle.pipeline import LOGS, Pipeline, Stage, StageError, StageResult
 from ..lineage import openlineage
 from ..params import load_params
@@ -88,6 +89,8 @@ def pipeline() -> None:
     """
     own_id, results = str(flow_run.id) if flow_run.id else None, []
     with openlineage.run_of_pipeline(own_id, flow_run.scheduled_start_time, get_run_logger().warning) as recorder:
+        for note in heal():
+            get_run_logger().warning(note)
         admit()
         dvc = Pipeline()
         # While stages run in processes of their own, get the slowest import over with.

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from ..errors import UserError
+from ..files import append_lines
 from ..params import load_params
 from . import approvals, channels, git, registry
 from . import ledger as book
@@ -122,9 +123,7 @@ def _followed(result: T, notes: list[str]) -> Done[T]:
 
 def _note_failure(channel: ChannelName, automation: bool, error: str) -> None:
     line = {"at": book.now(), "channel": channel, "by": git.identity(), "automation": automation, "error": error}
-    FAILED.parent.mkdir(exist_ok=True)
-    with FAILED.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    append_lines(FAILED, json.dumps(line) + "\n")
 
 
 def failed_rollbacks() -> list[dict[str, Any]]:

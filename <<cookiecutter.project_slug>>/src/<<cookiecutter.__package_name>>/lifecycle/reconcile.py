@@ -182,10 +182,10 @@ def _once_more(entry: book.Entry, store: Store) -> str:
 
 def _abandoned() -> list[str]:
     """Delete what processes that are gone have left."""
-    left = [*SCRATCH.glob("*"), *loading.RELEASES.glob(".*")]
+    left = [*SCRATCH.glob("*"), *loading.RELEASES.glob(".*"), *Path().glob(".*.tmp"), *Path("data").glob(".*.tmp")]
     old = [path for path in left if time.time() - path.stat().st_mtime > ABANDONED_SECONDS]
     for path in old:
-        shutil.rmtree(path, ignore_errors=True)
+        path.unlink() if path.is_file() else shutil.rmtree(path, ignore_errors=True)
     if old:
         git.git("worktree", "prune")
     return [f"{path.name} of an interrupted command is deleted" for path in old]

@@ -4,7 +4,6 @@ MLflow decides nothing: all of this can be made again from the ledger and DVC.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import subprocess
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UserError, one_line
-from ..files import write_json
+from ..files import held, write_json
 from . import ledger as book
 from . import loading, tracking
 from .ledger import ChannelName, Ledger
@@ -251,9 +250,7 @@ def try_project(store: Store) -> list[str]:
 @contextlib.contextmanager
 def alone(state: Path = PROJECTED) -> Iterator[None]:
     """Two processes at once might log a lost run twice, or leave MLflow with the older ledger."""
-    state.parent.mkdir(exist_ok=True)
-    with state.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with held(state.with_suffix(".lock")):
         yield
 
 

@@ -4,13 +4,13 @@ Every alert is a line of a log. Whoever delivers one adds a line of its own, so 
 """
 
 import json
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from ..files import append_lines
 from ..params import Alerts
 from .history import Series
 from .monitor import Monitored
@@ -124,17 +124,4 @@ def _line(alert: Alert, to: str, at: datetime) -> dict[str, Any]:
 
 def append(file: Path, *lines: dict[str, Any]) -> None:
     """Add lines of JSON to a log, and see them on the disk."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a+b") as log:
-        # A line that a crash has torn is ended first.
-        if log.tell() and not _ends_line(log):
-            log.write(b"\n")
-        for line in lines:
-            log.write((json.dumps(line, sort_keys=True) + "\n").encode())
-        log.flush()
-        os.fsync(log.fileno())
-
-
-def _ends_line(log: Any) -> bool:
-    log.seek(-1, os.SEEK_END)
-    return bool(log.read(1) == b"\n")
+    append_lines(file, "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines))
