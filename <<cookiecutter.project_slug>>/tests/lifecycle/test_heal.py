@@ -17,9 +17,8 @@ from << cookiecutter.__package_name >>.errors import UserError
 from << cookiecutter.__package_name >>.lifecycle import git, ledger, pipeline
 from << cookiecutter.__package_name >>.lifecycle.heal import RWLOCK, SAVED, heal
 from << cookiecutter.__package_name >>.lifecycle.pipeline import Pipeline
-from << cookiecutter.__package_name >>.params import load_params
 
-from support import PACKAGE, Releases, cli, digests, environment, forget_runs
+from support import Releases, cli, digests, environment, forget_runs
 
 BUILT = [Path(name) for name in ("data/raw", "data/features", "model", "reports", "dvc.lock")]
 TORN = ("", "{", '{"write": {"', "\0\0\0", "[]", '{"write": 3}')
@@ -28,6 +27,12 @@ OLD = (0, 0)
 
 def fresh() -> bool:
     return all(stage.fresh for stage in Pipeline().status())
+
+
+def run_stages() -> set[str]:
+    """What `run` does between the gate and MLflow."""
+    dvc = Pipeline()
+    return {dvc.run(stage.name).outcome for stage in dvc.stages()}
 
 
 def half(path: Path) -> None:
@@ -62,7 +67,7 @@ def dvc_status() -> str:
 def test_after_any_command_dvc_works_again(releases: Releases) -> None:
     RWLOCK.write_text("", encoding="utf-8")
     assert "Unable to read RWLock-file" in dvc_status()
-    for command in (["status"], ["doctor"], ["history"], ["run"], ["release"]):
+    for command in (["status"], ["doctor"], ["run"], ["release"]):
         RWLOCK.write_text("", encoding="utf-8")
         done = cli(*command)
         assert done.returncode == 0, done.stderr
@@ -135,11 +140,11 @@ def test_a_torn_dvc_lock_comes_back_and_no_stage_runs_again(cut: float, built: P
     before = digests(*BUILT)
     content = Path("dvc.lock").read_bytes()
     Path("dvc.lock").write_bytes(content[: int(len(content) * cut)].rstrip(b"\n"))
-    done = cli("run")
-    assert done.returncode == 0, done.stderr
-    assert "dvc.lock was half written" in done.stderr
+    with pytest.raises(UserError, match="`git restore dvc"):
+        pipeline.locked()
+    assert heal() == ["dvc.lock was half written and is deleted: `run` takes what was built from DVC's cache"]
+    assert run_stages() == {"cached"}
     assert digests(*BUILT) == before
-    assert "Running stage" not in "".join(log.read_text(encoding="utf-8") for log in Path("logs").glob("*.log"))
 
 
 def test_a_torn_dvc_lock_that_is_committed_is_the_committed_one(releases: Releases) -> None:
@@ -171,13 +176,17 @@ def test_wherever_dvc_lock_is_cut_it_is_torn_or_names_only_what_it_knows(built: 
 
 def test_half_written_files_that_dvc_dbt_and_prefect_read_are_made_again(built: Path) -> None:
     before = digests(*BUILT)
-    torn = [*Path(".dvc/cache/runs").rglob("*"), *Path("transform/target").glob("*"), *Path(".prefect").glob("*.toml")]
-    torn = [path for path in torn if path.is_file() and path.suffix != ".duckdb"]
+    torn = [*Path("transform/target").glob("*.*"), *Path(".prefect").glob("*.toml")]
+    torn = [path for path in torn if path.suffix != ".duckdb"]
     names = {path.name for path in torn}
     assert {"partial_parse.msgpack", "manifest.json", "graph.gpickle", "run_results.json", "memo_store.toml"} <= names
     for path in torn:
         path.chmod(0o644)
         half(path)
+    for path in Path(".dvc/cache/runs").rglob("*"):  # DVC renames these into place: only a power cut leaves one empty
+        if path.is_file():
+            path.chmod(0o644)
+            path.write_bytes(b"")
     Path("dvc.lock").unlink()  # so that every stage asks the run-cache, and then runs
     done = cli("run")
     assert done.returncode == 0, done.stderr
@@ -192,7 +201,7 @@ def test_profiles_of_prefect_that_are_torn_are_kept_aside(built: Path) -> None:
     assert (SAVED / "profiles.toml").read_text(encoding="utf-8") == 'active = "mine'
 
 
-# It runs a command and dies in the middle of a write of DVC's.
+# A process that dies in the middle of a write of DVC's.
 DIE = """
 import io, os, signal, sys
 import dvc.rwlock, dvc.utils.serialize._yaml as serialize
@@ -208,7 +217,9 @@ def dump(value, file):
 def dump_yaml(value, file, **_):
     aside = io.StringIO()
     original(value, aside)
-    die(file, aside.getvalue())
+    if file.name.endswith("dvc.lock"):
+        die(file, aside.getvalue())
+    file.write(aside.getvalue())
 
 json = dvc.rwlock.json
 original = serialize._dump
@@ -219,27 +230,20 @@ else:
 """
 
 
-def killed(how: str, *more: str) -> None:
-    """Run the command line in a process that kills itself, as some lines of Python tell it to."""
-    run = f"from {PACKAGE}.cli import main\nmain()"
-    command = [sys.executable, "-c", f"{how}\n{run}", *more]
-    done = subprocess.run(command, env=environment(Path.cwd()), capture_output=True, start_new_session=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
-
-
-def test_a_run_killed_while_dvc_writes_is_completed_by_the_next(built: Path) -> None:
-    through = load_params().data.through
+def test_a_dvc_killed_while_it_writes_is_completed_by_the_next(built: Path) -> None:
     before = digests(*BUILT)
     for what in ("rwlock", "dvc.lock"):
-        Path("dvc.lock").unlink()
         forget_runs(built)
-        killed(DIE, what, "run")
+        Path("dvc.lock").unlink(missing_ok=True)
+        repro = "from dvc.cli import main\nmain(sys.argv[1:])"
+        command = [sys.executable, "-c", f"{DIE}\n{repro}", what, "repro", "ingest"]
+        done = subprocess.run(command, env=environment(built), capture_output=True, text=True, start_new_session=True)
+        assert done.returncode == -signal.SIGKILL, done.stderr
         done = cli("status")
         assert done.returncode == 0, done.stderr
         assert f"{what} was half written" in done.stderr
-    done = cli("run")
-    assert done.returncode == 0, done.stderr
-    assert (digests(*BUILT), load_params().data.through) == (before, through)
+    assert run_stages() == {"ran"}
+    assert digests(*BUILT) == before
 
 
 # git
@@ -252,9 +256,7 @@ def lock_of(name: str) -> Path:
     return lock
 
 
-@pytest.mark.parametrize(
-    "name", ["index", "HEAD", "config", "packed-refs", "shallow", "refs/heads/main", ledger.REF]
-)
+@pytest.mark.parametrize("name", ["index", "HEAD", "config", "packed-refs", "shallow", "refs/heads/main", ledger.REF])
 def test_a_lock_that_a_killed_git_has_left_is_deleted(name: str, releases: Releases) -> None:
     lock = lock_of(name)
     assert heal() == []  # it is new: whoever took it may be at work

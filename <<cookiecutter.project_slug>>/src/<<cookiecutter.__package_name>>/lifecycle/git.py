@@ -203,11 +203,12 @@ def _run(
     said = ""
     for _ in range(3):
         done = _try(arguments, stdin, env, folder)
+        said = " ".join(done.stderr.decode("utf-8", "replace").split()) or f"exit code {done.returncode}"
+        if (blank := BLANK_OBJECT.search(said)) and _is_deleted(blank[1]):
+            continue
         if not done.returncode:
             return done.stdout
-        said = " ".join(done.stderr.decode("utf-8", "replace").split()) or f"exit code {done.returncode}"
-        lock, blank = LOCKED.search(said), BLANK_OBJECT.search(said)
-        if not (lock and _is_released(Path(lock[1]))) and not (blank and _is_deleted(blank[1])):
+        if not (lock := LOCKED.search(said)) or not _is_released(Path(lock[1])):
             break
     raise GitError(f"git {arguments[0]}: {said}")
 
