@@ -325,8 +325,7 @@ class Range:
             self._doctor()
             self.tally.doctor_seconds = max(self.tally.doctor_seconds, time.monotonic() - begun)
         _equal("in the end", look().but(*NEVER_EQUAL), self.end.but(*NEVER_EQUAL))
-        tip = git.resolve(book.REF)
-        problems = verify_ledger(Ledger(tip, git.tree_files(str(tip)))).problems
+        problems = verify_ledger(book.load()).problems
         assert not problems, problems
 
     def _doctor(self) -> None:

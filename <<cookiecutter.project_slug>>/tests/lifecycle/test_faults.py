@@ -173,8 +173,8 @@ def test_a_record_altered_by_hand_is_not_followed(releases: Releases) -> None:
     ):
         assert says in done.stdout
     promote(releases.second)
-    serves(releases.second)
-    after = book.load()
+    after, pointer = book.load(), pointers.read("production")
+    assert pointer and pointer.release == after.resolve("production") == releases.second
     assert after.files[path] == git.tree_files(str(after.tip))[path] == before.files[path]
 
 
