@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .errors import UserError, of_disk, plain
+from .errors import UserError, of_disk, plain, redacted_traceback
 
 if TYPE_CHECKING:
     from .commands.shown import Shown
@@ -56,9 +56,12 @@ def in_project(command: Callable[..., None]) -> Callable[..., None]:
         except (UserError, StageError) as error:
             print(f"error: {plain(str(error))}", file=sys.stderr)
             raise typer.Exit(1) from None
+        except (typer.Exit, typer.Abort, typer.BadParameter):
+            raise
         except Exception as error:
             if (said := of_disk(error)) is None:
-                raise
+                with redacted_traceback():
+                    raise
             print(f"error: {plain(said)}", file=sys.stderr)
             raise typer.Exit(1) from None
         except KeyboardInterrupt:

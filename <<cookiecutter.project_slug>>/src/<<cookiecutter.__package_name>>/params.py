@@ -54,6 +54,8 @@ class Data(Record):
     def _in_order(self) -> "Data":
         if self.through < self.since:
             raise ValueError(f"through ({self.through}) is earlier than since ({self.since})")
+        if re.search(r"://[^/]*:[^/]*@", self.source):
+            raise ValueError("source holds a password, and this file is committed: leave it to the environment")
         return self
 
     def months(self) -> list[str]:

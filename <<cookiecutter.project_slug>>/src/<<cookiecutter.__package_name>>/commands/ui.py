@@ -4,7 +4,7 @@ import os
 import subprocess
 from contextlib import ExitStack, suppress
 
-from ..errors import UserError
+from ..errors import UserError, redacted
 from ..flows.server import log_of, start
 from ..lifecycle import databases
 from ..lifecycle.tracking import follow_project, tracking_uri
@@ -27,7 +27,7 @@ def serve(mlflow_port: int, prefect_port: int) -> None:
     ports = {"MLflow": mlflow_port, "Prefect": prefect_port}
     uri = tracking_uri()
     if uri.startswith(("http://", "https://")):
-        print(f"MLflow   {uri}")
+        print(f"MLflow   {redacted(uri)}")
         del ports["MLflow"]
     processes: dict[str, subprocess.Popen[bytes]] = {}
     try:

@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 
 import yaml
 
-from ..errors import USER_ERROR, UserError, one_line
+from ..errors import USER_ERROR, UserError, one_line, redacted
 
 if TYPE_CHECKING:
     pass
@@ -32,6 +32,7 @@ class StageError(Exception):
     """A stage ended badly. `for_good` says that trying again will not help."""
 
     def __init__(self, stage: str, reason: str, log: Path, for_good: bool) -> None:
+        reason = redacted(reason)
         super().__init__(f"stage {stage} failed: {reason} (log: {log}; try again with `dvc repro -s {stage}`)")
         self.stage, self.reason, self.for_good = stage, reason, for_good
 
@@ -248,6 +249,9 @@ def _output_to(log: Path, mode: str = "w") -> Iterator[None]:
             for number, copy in zip((1, 2), kept, strict=True):
                 os.dup2(copy, number)
                 os.close(copy)
+    said = log.read_text(encoding="utf-8", errors="replace")
+    if (clean := redacted(said)) != said:
+        log.write_text(clean, encoding="utf-8")
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ..errors import UserError, one_line
+from ..errors import UserError, one_line, redacted, redacted_traceback
 from ..files import sha256, write_json
 from ..params import PARAMS_FILE
 from . import databases, git
@@ -72,8 +72,8 @@ def own_database() -> Path | None:
 
 
 def noted_uri() -> str:
-    """The tracking URI as the project's files note it: without the project's folder, which may move."""
-    return f"sqlite:///{DATABASE}" if own_database() else tracking_uri()
+    """The tracking URI as the project's files note it: without its password, and without the folder, which may move."""
+    return f"sqlite:///{DATABASE}" if own_database() else redacted(tracking_uri())
 
 
 def is_there(noted: object) -> bool:
@@ -392,4 +392,5 @@ def _register(client: "MlflowClient", name: str, uri: str, run_id: str, model_id
 
 
 if __name__ == "__main__":
-    track(commit=sys.argv[1])
+    with redacted_traceback():
+        track(commit=sys.argv[1])

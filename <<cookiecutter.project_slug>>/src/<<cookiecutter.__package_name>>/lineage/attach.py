@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import UserError, one_line
+from ..errors import UserError, one_line, redacted_traceback
 from ..files import write_text
 from ..lifecycle import ledger as book
 from ..lifecycle import registry, tracking
@@ -165,5 +165,6 @@ def _read(client: "MlflowClient", run_id: str, path: str) -> str | None:
 
 
 if __name__ == "__main__":
-    for line in [*openlineage.tell_of_ledger(), *follow(Store())]:
-        print(line)
+    with redacted_traceback():
+        for line in [*openlineage.tell_of_ledger(), *follow(Store())]:
+            print(line)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 from uuid import uuid4
 
-from ..errors import one_line
+from ..errors import one_line, redacted, redacted_traceback
 from ..files import append_lines, held, write_json
 from ..lifecycle import git, scoring
 from ..lifecycle import ledger as book
@@ -293,6 +293,7 @@ if __name__ == "__main__":
     try:
         _follow(book.load())
     except Exception:  # what is in the file can be sent all the same
-        traceback.print_exc()
-    if os.environ.get("OPENLINEAGE_URL"):
-        print(f"{send()} events sent")
+        print(redacted(traceback.format_exc()))
+    with redacted_traceback():
+        if os.environ.get("OPENLINEAGE_URL"):
+            print(f"{send()} events sent")

@@ -45,10 +45,11 @@ class Alert:
 
 def of(found: Monitored, settings: Alerts) -> list[Alert]:
     """An alert for each open breach."""
-    return [_alert(found.release, each, settings) for each in found.breaches]
+    return [of_series(found.release, each, settings) for each in found.breaches]
 
 
-def _alert(release: str, series: Series, settings: Alerts) -> Alert:
+def of_series(release: str, series: Series, settings: Alerts) -> Alert:
+    """The alert for one open breach."""
     point = series.now
     title = f"{series.check} of {series.subject} ({series.source})"
     since = "" if series.source == "freshness" else f", since {point.state.since}"

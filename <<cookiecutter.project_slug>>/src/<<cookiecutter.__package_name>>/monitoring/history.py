@@ -156,6 +156,32 @@ def read(release: str, consecutive: dict[str, int], folder: Path = FOLDER) -> li
     return [Series(*name, _points(figures, consecutive.get(name[1], 1))) for name, figures in found.items()]
 
 
+def in_breach(series: list[Series]) -> list[Series]:
+    """Those that are in breach now, the furthest out first."""
+    return sorted((each for each in series if each.open), key=lambda each: -_excess(each.now))
+
+
+def _excess(point: Point) -> float:
+    return (point.value or 0.0) / point.fire if point.fire else 0.0
+
+
+def last_run(release: str, folder: Path = FOLDER) -> datetime | None:
+    """When the monitor measured a release last, in UTC; None where it never has."""
+    from .window import connect
+
+    files = sorted(folder.glob("*.parquet"))
+    if not files:
+        return None
+    (found,) = connect().execute(
+        f"""
+        select max("at") from read_parquet([{", ".join(text(str(file)) for file in files)}])
+        where release = {text(release)}
+        """
+    ).fetchall()
+    at: datetime | None = found[0]
+    return at
+
+
 @dataclass(frozen=True)
 class Sighting:
     """When runs first found a window above its bound, and below the lower one."""

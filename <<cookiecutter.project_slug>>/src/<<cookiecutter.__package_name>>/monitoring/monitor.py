@@ -72,12 +72,7 @@ class Monitored:
     @property
     def breaches(self) -> list[Series]:
         """What is in breach now, the furthest out first."""
-        return sorted((each for each in self.series if each.open), key=lambda each: -_excess(each))
-
-
-def _excess(series: Series) -> float:
-    point = series.now
-    return (point.value or 0.0) / point.fire if point.fire else 0.0
+        return history.in_breach(self.series)
 
 
 def now() -> datetime:
