@@ -185,6 +185,7 @@ tests/browser.py
 tests/clients.py
 tests/commands/test_monitor_command.py
 tests/commands/test_run.py
+tests/commands/test_status.py
 tests/commands/test_ui.py
 tests/conftest.py
 tests/drill/test_drill.py
@@ -262,6 +263,7 @@ tests/test_files.py
 tests/test_imports.py
 tests/test_interrupts.py
 tests/test_params.py
+tests/test_secrets.py
 tests/transform/test_point_in_time.py
 tests/transform/test_sql.py
 tests/workers.py

@@ -61,9 +61,9 @@ class Refuse(BaseHTTPRequestHandler):
     def _refuse(self) -> None:
         self.send_error(403, f"{self.path} is not for you")
 
-    do_GET = do_HEAD = do_POST = do_PUT = _refuse
+    do_GET = do_HEAD = do_POST = do_PUT = _refuse  # noqa: N815  the names that http.server asks for
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, *_: object) -> None:
         """Say nothing."""
 
 
@@ -109,8 +109,10 @@ def test_no_command_lets_a_password_out(releases: Releases, refusing: int, tmp_p
     def url(port: int) -> str:
         return f"http://team:{secret}@127.0.0.1:{port}"
 
-    named = {name: [each.format(**vars(releases)) for each in told] if told is not None else None
-             for name, told in ARGUMENTS.items()}
+    named = {
+        name: [each.format(**vars(releases)) for each in told] if told is not None else None
+        for name, told in ARGUMENTS.items()
+    }
     subprocess.run(["git", "remote", "add", "origin", f"{url(refusing)}/project.git"], cwd=folder, check=True)
     remote = f"[core]\n    remote = far\n['remote \"far\"']\n    url = {url(refusing)}/dvc\n"
     (folder / ".dvc/config.local").write_text(remote, encoding="utf-8")

@@ -122,7 +122,7 @@ def run(
 @app.command(epilog="Example:  << cookiecutter.project_slug >> status --json | jq .stages")
 @in_project
 def status(as_json: AsJson = False) -> None:
-    """Show which stages are fresh, which are stale and why, the data window and the registered model."""
+    """Show what needs a person, which stages are fresh or stale and why, the data window, the model, the channels."""
     from .commands.status import project_status
 
     found = project_status()

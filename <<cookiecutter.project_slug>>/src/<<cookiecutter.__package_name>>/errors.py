@@ -29,7 +29,9 @@ _QUERY = re.compile(
     r"([?&;][\w.-]*(?:auth|credential|key|password|secret|sig|signature|token)=)[^\s&;#'\"<>]+", re.IGNORECASE
 )
 # The path of a webhook's URL is its password.
-_HOOK = re.compile(r"(://(?:hooks\.[\w.-]+|[\w.-]+\.webhook\.office\.com|discord(?:app)?\.com/api/webhooks)/)[^\s'\"<>]+")
+_HOOK = re.compile(
+    r"(://(?:hooks\.[\w.-]+|[\w.-]+\.webhook\.office\.com|discord(?:app)?\.com/api/webhooks)/)[^\s'\"<>]+"
+)
 # Variables of the environment that hold a password or a key, unless it is the path of one.
 _VARIABLE = re.compile(r".*(?:TOKEN|PASSWORD|SECRET|KEY|AUTH_STRING|CONNECTION_STRING)", re.IGNORECASE)
 # Shorter ones are words: to replace them would leave little of a message.
@@ -73,7 +75,8 @@ def of_disk(error: Exception) -> str | None:
     if type(error).__name__ == "InvalidInputException" and ".parquet" in str(error):  # DuckDB names the file
         return f"a file is damaged ({one_line(error)}): move it away or bring it back, then the same command again"
     if type(error).__name__ == "OperationalError" and ("disk" in str(error) or "readonly" in str(error)):
-        return f"a database cannot be written ({one_line(error)}): make space, then the same command again; nothing is half done"
+        said = one_line(error)
+        return f"a database cannot be written ({said}): make space, then the same command again; nothing is half done"
     if not isinstance(error, OSError):
         return None
     where = f" ({error.filename})" if error.filename else ""

@@ -12,7 +12,7 @@ from ..lifecycle.pipeline import LOCK_FILE, Pipeline, StageStatus, result_digest
 from ..lifecycle.store import Store
 from ..monitoring import alerts, history
 from ..monitoring import incidents as log_of
-from ..params import Data, Monitoring, Params, load_params
+from ..params import Data, Monitoring, load_params
 from ..stages import ingest
 from ..stages.source import read_pins, unpinned
 
@@ -165,8 +165,7 @@ def project_status() -> ProjectStatus:
     serving = {channel.release for channel in channels.values() if channel.release}
     counted = approvals.count_all(book, book.read_releases(sorted(serving)))
     approvers = {
-        name: [each.approval.by.split(" <")[0] for each in found if not each.problem]
-        for name, found in counted.items()
+        name: [each.approval.by.split(" <")[0] for each in found if not each.problem] for name, found in counted.items()
     }
     quarantine = {each: kept.reason for each in sorted(serving) if (kept := book.quarantine(each))}
     holds = {name: held.reason for name in channels if (held := book.held(name))}

@@ -172,12 +172,16 @@ def last_run(release: str, folder: Path = FOLDER) -> datetime | None:
     files = sorted(folder.glob("*.parquet"))
     if not files:
         return None
-    (found,) = connect().execute(
-        f"""
+    (found,) = (
+        connect()
+        .execute(
+            f"""
         select max("at") from read_parquet([{", ".join(text(str(file)) for file in files)}])
         where release = {text(release)}
         """
-    ).fetchall()
+        )
+        .fetchall()
+    )
     at: datetime | None = found[0]
     return at
 
