@@ -89,17 +89,9 @@ class Demo:
         return done
 
     def commit(self, message):
-        """Commit all changes, as a user would."""
-        self.run(
-            "git",
-            "-c",
-            "user.name=Demo",
-            "-c",
-            "user.email=demo@example.org",
-            "commit",
-            "-qam",
-            message,
-        )
+        """Commit all changes, under a name that says whose they are."""
+        who = ("-c", "user.name=Demo", "-c", "user.email=demo@example.org")
+        self.run("git", *who, "commit", "-qam", message)
 
     def set_params(self, pattern, value):
         """Change one line of params.yaml."""
@@ -153,6 +145,7 @@ class Demo:
             expect=1,
         )
         shutil.rmtree(self.project / "delivery")
+        shutil.rmtree(self.project / "data/quarantine")
         self.run("git", "checkout", "--quiet", "params.yaml")
         status = json.loads(self.run(self.cli, "status", "--json").stdout)
         assert all(stage["fresh"] for stage in status["stages"])
@@ -222,6 +215,19 @@ class Demo:
             f"the server followed: {len(load.answers):,} requests, {len(load.failed)} failed",
         )
 
+    def put_right(self, good):
+        """End with the production release in the work tree, committed, and on staging too."""
+        self.step(
+            lambda made: f"restore production: the work tree is that of {made['release']} again",
+            *("restore", "production"),
+        )
+        self.pipeline("nothing to build, the cache has it all")
+        self.step(
+            lambda m: f"promote {m['release']} to staging, which the mistake leaves",
+            *("promote", good, "--to", "staging"),
+        )
+        assert self.run("git", "status", "--porcelain").stdout == ""
+
     def tell(self):
         """The whole story."""
         print("\nA release's life, on the same project:\n", flush=True)
@@ -241,12 +247,10 @@ class Demo:
             mistaken = self.spoil()
             self.promote(mistaken)
             self.by_itself(load, mistaken)
+        self.put_right(good)
         self.step(rebuilt, "reproduce", "production")
         self.step(whole, "verify", "--all")
-        print(
-            f"\ncd {os.path.relpath(self.project)}; {self.cli.relative_to(self.project)} history\n"
-        )
-        print(self.run(self.cli, "history").stdout, end="")
+        print(NEXT.format(folder=os.path.relpath(self.project), cli=self.project.name))
 
 
 def back_again(move):
@@ -264,6 +268,18 @@ def whole(found):
     """One line on a verification."""
     return f"verify --all: {len(found['verified']) - 1} releases and the ledger are whole"
 
+
+NEXT = """
+The work tree holds the production release, committed. Look around:
+
+    cd {folder} && . .venv/bin/activate
+    {cli} status               # what is fresh, what serves
+    {cli} history production   # who moved it, when and why
+    {cli} lineage --html lineage.html    # everything that led to it, on one page
+    make ui                    # MLflow and Prefect, until Ctrl-C
+
+Pages: reports/report.html (the model), .lifecycle/monitoring/monitor.html (the last monitoring).
+Then let December in: {cli} run --through 2013-12"""
 
 NEWEST_KEYS = """
 import json

@@ -150,10 +150,35 @@ def test_the_life_of_a_release(lived):
         "reproduce production: L0 for all 10 outputs",
         "again, by itself: ",
         "requests, 0 failed",
+        "restore production: the work tree is that of",
         "verify --all: 4 releases and the ledger are whole",
     ):
         assert step in told
     assert run(project, "git", "status", "--porcelain") == ""
+
+
+def test_the_demo_ends_with_the_production_release_in_a_clean_work_tree(lived):
+    project, told = lived
+    cli = str(project / ".venv/bin/flight-delays")
+    status = json.loads(run(project, cli, "status", "--json"))
+    assert all(stage["fresh"] for stage in status["stages"])
+    channels = status["channels"]
+    good = channels["production"]["release"]
+    assert channels["staging"]["release"] == good
+    release = json.loads(run(project, "git", "show", f"lifecycle/ledger:releases/{good}.json"))
+    made_at = release["predicate"]["materials"]["git"]["commit"]
+    assert run(project, "git", "diff", "--stat", made_at, "--") == ""
+    baked = run(project, "git", "rev-list", "--max-parents=0", "HEAD").strip()
+    assert run(project, "git", "diff", "--stat", baked, "--", "src") == ""
+    assert not any((project / "data/quarantine").glob("*"))
+    assert not (project / "delivery").exists()
+    # What it ends with is there to be typed and opened.
+    _, shown = told.split("Look around:")
+    for command in ("status", "history production"):
+        assert f"flight-delays {command} " in shown
+        run(project, cli, *command.split())
+    for page in re.findall(r"[.\w/]+/\w+\.html", shown):
+        assert (project / page).exists(), page
 
 
 def test_openlineage_events_are_what_the_published_schemas_ask_for(lived, tmp_path):

@@ -250,6 +250,8 @@ tests/serving/test_routing.py
 tests/serving/test_schema.py
 tests/serving/test_serve.py
 tests/stages/test_evaluate.py
+tests/stages/conftest.py
+tests/stages/test_formats.py
 tests/stages/test_gate.py
 tests/stages/test_history.py
 tests/stages/test_ingest.py
@@ -321,6 +323,7 @@ OF_BLANK = (
 transform/models/features/events.sql
 transform/models/staging/stg_events.sql
 transform/tests/features_cover_every_event.sql
+tests/test_leaks.py
 """.split()
     + [f"example/events/2013-{month:02}.csv" for month in range(1, 13)]
 )

@@ -153,6 +153,16 @@ def repro(folder: Path) -> None:
     subprocess.run(command, cwd=folder, env=environment(folder), check=True, capture_output=True)
 
 
+def ingest_all() -> dict[str, str]:
+    """What `run` does up to the end of the first stage, here; returns the digests of data/raw."""
+    from << cookiecutter.__package_name >>.params import load_params
+    from << cookiecutter.__package_name >>.stages import ingest
+
+    ingest.admit(load_params().data)
+    ingest.main()
+    return digests(Path("data/raw"))
+
+
 def mlflow_rows(table: str) -> int | None:
     """How many rows a table of the MLflow database here has; None when there is no such table yet."""
     try:
