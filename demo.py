@@ -273,10 +273,10 @@ NEXT = """
 The work tree holds the production release, committed. Look around:
 
     cd {folder} && . .venv/bin/activate
-    {cli} status               # what is fresh, what serves
-    {cli} history production   # who moved it, when and why
-    {cli} lineage --html lineage.html    # everything that led to it, on one page
-    make ui                    # MLflow and Prefect, until Ctrl-C
+    {cli} status                       # what is fresh, what serves
+    {cli} history production           # who moved it, when and why
+    {cli} lineage --html lineage.html  # all that led to it, on one page
+    make ui                                      # MLflow and Prefect, until Ctrl-C
 
 Pages: reports/report.html (the model), .lifecycle/monitoring/monitor.html (the last monitoring).
 Then let December in: {cli} run --through 2013-12"""

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from << cookiecutter.__package_name >> import model
 from << cookiecutter.__package_name >>.params import Gate, load_params
 from << cookiecutter.__package_name >>.stages import evaluate
-from << cookiecutter.__package_name >>.stages.train import LABEL, Parts
+from << cookiecutter.__package_name >>.stages.train import FEATURES, LABEL, MODEL, Parts
 
 from support import ROOT, digests
 
@@ -179,6 +181,11 @@ def test_the_stage_gives_the_same_bytes_again(built: Path) -> None:
 def test_the_slices_are_those_of_params(finished: Path) -> None:
     slices = json.loads((finished / evaluate.SLICED).read_text(encoding="utf-8"))
     assert list(slices) == sorted(load_params(ROOT / "params.yaml").monitoring.slices)
+
+
+def test_the_model_predicts_probabilities(finished: Path) -> None:
+    predicted = model.load(finished / MODEL).predict(pq.read_table(finished / FEATURES))
+    assert 0 <= predicted.min() < predicted.max() <= 1
 
 
 def test_every_gate_is_on_a_metric_that_is_measured(finished: Path) -> None:
