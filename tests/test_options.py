@@ -14,6 +14,7 @@ import boto3
 import pytest
 import tomllib
 import yaml
+from needs import lacking
 
 from baking import BLANK, bake, files_of
 from needs_cookiecutter_2_6_or_newer import Refused, check_slug
@@ -274,8 +275,9 @@ def test_releases_go_to_google_cloud_storage(made, tmp_path):
         check_remote(with_settings(cli, plain), with_settings(command, plain))
 
 
-@pytest.mark.skipif(not shutil.which("azurite-blob"), reason="no azurite here: npm install azurite")
 def test_releases_go_to_azure(made, tmp_path):
+    if not shutil.which("azurite-blob"):
+        lacking("azurite", "no Azurite here: npm install --global azurite")
     port = free_port()
     _, command, cli = made(dvc_remote="azure")
     # The account that every Azurite has.

@@ -238,6 +238,7 @@ tests/monitoring/test_rollout.py
 tests/monitoring/test_sequential.py
 tests/monitoring/test_triggers.py
 tests/monitoring/test_verdicts.py
+tests/needs.py
 tests/predictions.py
 tests/rows.py
 tests/servers.py

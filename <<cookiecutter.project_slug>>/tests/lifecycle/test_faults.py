@@ -21,6 +21,7 @@ from << cookiecutter.__package_name >>.lifecycle.verify import verify_ledger, ve
 
 from killing import look
 from servers import free_port
+from needs import lacking
 from support import CLI, PACKAGE, Releases, cli, commit_all, copy_project, environment
 
 REMOTE = Path(".dvc-remote")
@@ -465,7 +466,7 @@ def in_own_mounts(script: str, *arguments: str, folder: Path) -> subprocess.Comp
     try:
         subprocess.run([*command[:3], "mount", "-t", "tmpfs", "tmpfs", "/mnt"], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"no disk can be mounted here: {error}")
+        lacking("mounts", f"no disk can be mounted here: {error}")
     return subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True)
 
 
