@@ -20,8 +20,8 @@ from << cookiecutter.__package_name >>.lifecycle.store import File, Store
 from << cookiecutter.__package_name >>.lifecycle.verify import verify_ledger, verify_release
 
 from killing import look
-from servers import free_port
 from needs import lacking
+from servers import free_port
 from support import CLI, PACKAGE, Releases, cli, commit_all, copy_project, environment
 
 REMOTE = Path(".dvc-remote")
