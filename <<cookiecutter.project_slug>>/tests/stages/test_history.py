@@ -16,8 +16,8 @@ from << cookiecutter.__package_name >>.stages.history import compare, profile
 HONEST_MONTHS = 120
 
 
-class Weather(Contract):
-    """A day's weather at some places."""
+class Harvest(Contract):
+    """A day's harvest at some places."""
 
     day: Instant
     place: Text
@@ -26,13 +26,13 @@ class Weather(Contract):
     gust: Float = pa.Field(nullable=True)
 
 
-DAILY = Table("weather_by_day", ("day", "place"), (1, 1_000), time="day", zone="UTC", groups=("place",))
+DAILY = Table("harvest_by_day", ("day", "place"), (1, 1_000), time="day", zone="UTC", groups=("place",))
 Change = Callable[[pd.DataFrame], pd.DataFrame]
 
 
 @pytest.fixture(autouse=True)
 def contract(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(CONTRACTS, DAILY.name, Weather)
+    monkeypatch.setitem(CONTRACTS, DAILY.name, Harvest)
 
 
 def month_of(number: int, places: int = 1, seed: int = 1) -> tuple[str, pd.DataFrame]:
@@ -158,4 +158,4 @@ def test_a_share_of_nulls_counts_the_rows() -> None:
     assert gate.check(frame.assign(rain=frame.rain.mask(frame.index < 3)), table, None)[1] == []
     (problem,) = gate.check(frame.assign(rain=frame.rain.mask(frame.index < 15)), table, None)[1]
     assert "at most 5.0% of a file or month allowed" in problem.detail
-    assert problem.bound.startswith("`null_shares` of weather_by_day in src/")
+    assert problem.bound.startswith("`null_shares` of harvest_by_day in src/")
