@@ -208,12 +208,12 @@ tests/lifecycle/test_git.py
 tests/lifecycle/test_heal.py
 tests/lifecycle/test_kills.py
 tests/lifecycle/test_ledger.py
-tests/lifecycle/test_pipeline.py
 tests/lifecycle/test_policy.py
 tests/lifecycle/test_put_back.py
 tests/lifecycle/test_races.py
 tests/lifecycle/test_record.py
 tests/lifecycle/test_scoring.py
+tests/lifecycle/test_stage_errors.py
 tests/lifecycle/test_tracking.py
 tests/lifecycle/test_verify.py
 tests/lineage/test_attach.py

@@ -191,7 +191,7 @@ def test_the_ledger_s_decisions_are_told_once(silent: Releases) -> None:
     gates = model["inputFacets"]["dataQualityAssertions"]["assertions"]
     assert [each["assertion"] for each in gates] == [gate["name"] for gate in release.evidence["gates"]]
     assert made["job"]["facets"]["sourceCodeLocation"]["version"] == release.commit
-    commands.promote(silent.second, "production", "", "", None)
+    commands.promote(silent.second, "production", "", "", None, False)
     wait_until(lambda: len(lines()) > 2 * len(entries))
     done = lines()[-1]
     assert (done["job"]["name"], done["inputs"][0]["name"]) == ("promote", f"releases/{silent.second}")
@@ -368,7 +368,7 @@ def test_whatever_the_receiver_does_a_run_takes_as_long_as_without(
 
 def test_what_is_after_a_rollback_cannot_fail_it(silent: Releases) -> None:
     """It has happened by then. A disk that takes no more, say."""
-    commands.promote(silent.second, "production", "", "", None)
+    commands.promote(silent.second, "production", "", "", None, False)
     for log in (Path("logs/openlineage.log"), Path("logs/attach.log")):
         log.unlink(missing_ok=True)
         log.mkdir()
