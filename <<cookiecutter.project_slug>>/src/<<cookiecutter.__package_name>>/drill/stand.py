@@ -30,6 +30,8 @@ from .load import Load, plain, shift
 
 PACKAGE = __package__.split(".")[0]
 CLI = [sys.executable, "-m", f"{PACKAGE}.cli"]
+# What an operation leaves behind, to update MLflow.
+FOLLOWER = f"{PACKAGE}.lineage.attach"
 # Settings that lead out of the copy.
 FOREIGN = ("DASK_", "DVC_", "GIT_", "MLFLOW_", "OPENLINEAGE_", "PREFECT_", "RAY_", "SERVING_")
 ROWS = 2000
@@ -181,6 +183,14 @@ class Stand:
     def settle(self, seconds: float = PATIENCE_SECONDS) -> None:
         """Wait until MLflow follows the ledger: every operation leaves that to a process of its own."""
         self.until(lambda: registry.in_step(self.ledger, registry.DESCRIBED), "MLflow does not follow", seconds)
+        # One that finds nothing to do may still run, and would repair what a fault breaks.
+        self.until(lambda: not self._follows(), "a process still updates MLflow", seconds)
+
+    def _follows(self) -> bool:
+        import psutil
+
+        running = [each.info for each in psutil.process_iter(["cmdline", "cwd"])]
+        return any(each["cwd"] == str(self.folder) and FOLLOWER in (each["cmdline"] or ()) for each in running)
 
     def load(self, release: Release) -> tuple[Load, list[float]]:
         """A load for the server, of the newest rows whose outcome is known; and what the release predicts for them."""
