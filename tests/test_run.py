@@ -4,6 +4,7 @@ One project serves all of these, in order, in one worker; the first test pays fo
 """
 
 import json
+import re
 import os
 from pathlib import Path
 
