@@ -4,8 +4,8 @@ One project serves all of these, in order, in one worker; the first test pays fo
 """
 
 import json
-import re
 import os
+import re
 from pathlib import Path
 
 import pytest
