@@ -33,7 +33,7 @@ def promote(
 ) -> Shown:
     """Let a channel serve a release."""
     if without_comparison and not reason.strip():
-        raise UserError("--without-comparison needs a reason, for those who come after: --reason '...'")
+        raise UserError("--without-comparison needs a reason for the ledger: --reason '...'")
     part = share(traffic)
     if part is not None and to != "canary":
         raise UserError(f"--traffic is for the canary; {to} gets all of its requests")

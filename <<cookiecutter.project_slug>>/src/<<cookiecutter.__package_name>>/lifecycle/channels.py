@@ -88,7 +88,7 @@ def promote(
         | ({"traffic": traffic} if traffic is not None else {}),
     )
     entry = _with_evidence(ledger, entry, release, rules, store, without_comparison)
-    loading.need(release.commit)  # a rollback goes without: what serves is held against the tree
+    loading.need(release.commit)  # a rollback does not need it: its files are compared with the tree
     loading.try_out(release, loading.materialise(release, store))
     lifted: dict[str, bytes | None] = {}
     if ledger.quarantine(release.id):

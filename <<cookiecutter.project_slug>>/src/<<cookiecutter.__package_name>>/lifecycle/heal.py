@@ -53,7 +53,7 @@ def _dvc_lock() -> list[str]:
 
 
 def _is_torn(content: bytes) -> bool:
-    """Whether it is no dvc.lock, and no conflict of a merge either: that is for a person."""
+    """Whether the file is damaged. A merge conflict is not damage: a person resolves it."""
     try:
         whole_lock(content)
     except ValueError:

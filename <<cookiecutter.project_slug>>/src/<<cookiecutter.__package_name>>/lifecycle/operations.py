@@ -116,7 +116,7 @@ def rollback(
 
 
 def _followed(result: T, notes: list[str]) -> Done[T]:
-    """After every change of the ledger, whoever made it: MLflow's cards, pages and tags follow in the background."""
+    """Update MLflow's cards, pages and tags in the background, after any change of the ledger."""
     registry.project_later()
     return Done(result, notes)
 
