@@ -31,7 +31,8 @@ class Load:
             key = self.keys[number % len(self.keys)]
             number += 2
             try:
-                connection.request("POST", "/predict", json.dumps({"row": {"flight_id": key}}))
+                body = json.dumps({"row": {"flight_id": key}})
+                connection.request("POST", "/predict", body, {"Content-Type": "application/json"})
                 reply = connection.getresponse()
                 self.answers.append((reply.status, json.loads(reply.read())))
             except OSError as error:
@@ -88,17 +89,9 @@ class Demo:
         return done
 
     def commit(self, message):
-        """Commit all changes, as a user would."""
-        self.run(
-            "git",
-            "-c",
-            "user.name=Demo",
-            "-c",
-            "user.email=demo@example.org",
-            "commit",
-            "-qam",
-            message,
-        )
+        """Commit all changes, under a name that says whose they are."""
+        who = ("-c", "user.name=Demo", "-c", "user.email=demo@example.org")
+        self.run("git", *who, "commit", "-qam", message)
 
     def set_params(self, pattern, value):
         """Change one line of params.yaml."""
@@ -152,15 +145,16 @@ class Demo:
             expect=1,
         )
         shutil.rmtree(self.project / "delivery")
+        shutil.rmtree(self.project / "data/quarantine")
         self.run("git", "checkout", "--quiet", "params.yaml")
         status = json.loads(self.run(self.cli, "status", "--json").stdout)
         assert all(stage["fresh"] for stage in status["stages"])
 
     @contextmanager
     def served(self):
-        """A server that follows production, under load by the keys of the newest rows."""
+        """A server that follows production, under load by keys of the newest month."""
         self.run(self.cli, "refresh")
-        keys = json.loads(self.run(self.project / ".venv/bin/python", "-c", NEWEST_KEYS).stdout)
+        keys = json.loads(self.run(self.project / ".venv/bin/python", "-c", KEYS).stdout)
         log = self.project / "logs/serve.log"
         with log.open("w") as output:
             server = subprocess.Popen(
@@ -221,6 +215,19 @@ class Demo:
             f"the server followed: {len(load.answers):,} requests, {len(load.failed)} failed",
         )
 
+    def put_right(self, good):
+        """End with the production release in the work tree, committed, and on staging too."""
+        self.step(
+            lambda made: f"restore production: the work tree is that of {made['release']} again",
+            *("restore", "production"),
+        )
+        self.pipeline("nothing to build, the cache has it all")
+        self.step(
+            lambda m: f"promote {m['release']} to staging, which the mistake leaves",
+            *("promote", good, "--to", "staging"),
+        )
+        assert self.run("git", "status", "--porcelain").stdout == ""
+
     def tell(self):
         """The whole story."""
         print("\nA release's life, on the same project:\n", flush=True)
@@ -240,12 +247,10 @@ class Demo:
             mistaken = self.spoil()
             self.promote(mistaken)
             self.by_itself(load, mistaken)
+        self.put_right(good)
         self.step(rebuilt, "reproduce", "production")
         self.step(whole, "verify", "--all")
-        print(
-            f"\ncd {os.path.relpath(self.project)}; {self.cli.relative_to(self.project)} history\n"
-        )
-        print(self.run(self.cli, "history").stdout, end="")
+        print(NEXT.format(folder=os.path.relpath(self.project), cli=self.project.name))
 
 
 def back_again(move):
@@ -264,14 +269,29 @@ def whole(found):
     return f"verify --all: {len(found['verified']) - 1} releases and the ledger are whole"
 
 
-NEWEST_KEYS = """
+NEXT = """
+The work tree holds the production release, committed. Look around:
+
+    cd {folder} && . .venv/bin/activate
+    {cli} status                       # what is fresh, what serves
+    {cli} history production           # who moved it, when and why
+    {cli} lineage --html lineage.html  # all that led to it, on one page
+    make ui                                      # MLflow and Prefect, until Ctrl-C
+
+Pages: reports/report.html (the model), .lifecycle/monitoring/monitor.html (the last monitoring).
+Then let December in: {cli} run --through 2013-12"""
+
+# Of the whole month: one day has its own weather, on which a sound release looks worse.
+KEYS = """
 import json
+import random
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-columns = ["flight_id", "asked_at", "is_late"]
+columns = ["flight_id", "month", "is_late"]
 rows = pq.read_table("data/features/flights.parquet", columns=columns)
-rows = rows.filter(pc.is_valid(rows["is_late"])).sort_by("asked_at")
-print(json.dumps(rows["flight_id"].to_pylist()[-2000:]))
+newest = pc.equal(rows["month"], pc.max(rows["month"]))
+keys = rows.filter(pc.and_(newest, pc.is_valid(rows["is_late"])))["flight_id"].to_pylist()
+print(json.dumps(random.Random(0).sample(sorted(keys), 2000)))
 """
 
 BAD_DELIVERY = """

@@ -1,7 +1,9 @@
 """Resolve the project's dependencies, with every option, into one requirements.lock.
 
 `make lock` runs it; needs uv. What only some answers need stands there under their condition, and
-every answer gets the same version of what it shares with the others.
+every answer gets the same version of what it shares with the others. requirements-dev.lock has the
+same versions, of every option, beside the template's own tools: the machinery is tested with them.
+The names that the lock's packages use are added to taken_names.txt, which no project may have.
 """
 
 import json
@@ -12,9 +14,12 @@ import tempfile
 from pathlib import Path
 
 import tomllib
+import yaml
 from cookiecutter.main import cookiecutter
 
 TEMPLATE = Path(__file__).resolve().parent
+TAKEN = TEMPLATE / "taken_names.txt"
+DEV_LOCK = TEMPLATE / "requirements-dev.lock"
 LOCK = TEMPLATE / ("<" + "<cookiecutter.project_slug>" + ">") / "requirements.lock"
 # The answers that need the least, and for each option those that need more.
 LEAST = {"example": "blank", "dvc_remote": "local", "fan_out": "threads"}
@@ -27,11 +32,24 @@ COMPILE = [
 ]
 
 
+# Run by a Python that has the packages: modules, distributions, commands, dbt's reserved words.
+INSTALLED = """
+import importlib.metadata, pathlib, sys
+from dbt.contracts.project import BANNED_PROJECT_NAMES
+names = {*sys.stdlib_module_names, *BANNED_PROJECT_NAMES}
+names.update(importlib.metadata.packages_distributions())
+for each in importlib.metadata.distributions():
+    names.add(each.name)
+    names.update(entry.name for entry in each.entry_points if entry.group == "console_scripts")
+print(*names, sep="\\n")
+"""
+
+
 def bake(folder, answers):
-    """Bake with some answers; returns what pyproject.toml asks for, tools included."""
+    """Bake with some answers; returns the project."""
     config = folder / "config.yml"
     config.write_text(f'replay_dir: "{folder}"\ncookiecutters_dir: "{folder}"\n')
-    project = cookiecutter(
+    return cookiecutter(
         str(TEMPLATE),
         no_input=True,
         extra_context=answers,
@@ -39,8 +57,52 @@ def bake(folder, answers):
         config_file=str(config),
         accept_hooks=False,
     )
-    asked = tomllib.loads((Path(project) / "pyproject.toml").read_text())["project"]
+
+
+def needs(folder, answers):
+    """What pyproject.toml asks for with some answers, tools included."""
+    project = Path(bake(folder, answers))
+    asked = tomllib.loads((project / "pyproject.toml").read_text())["project"]
     return [*asked["dependencies"], *asked["optional-dependencies"]["dev"]]
+
+
+def tools():
+    """What the template itself asks for."""
+    asked = tomllib.loads((TEMPLATE / "pyproject.toml").read_text())["project"]
+    return asked["optional-dependencies"]["dev"]
+
+
+def declared(project):
+    """The names that a project gives to its stages, artifacts, tables, dbt nodes and files."""
+    pipeline = yaml.safe_load((project / "dvc.yaml").read_text())
+    names = {*pipeline["stages"], *pipeline["artifacts"]} - {project.name}
+    names |= {path.stem for path in project.iterdir()}
+    for start in (project, project / ".blank"):
+        for source in yaml.safe_load((start / "transform/models/sources.yml").read_text())[
+            "sources"
+        ]:
+            names |= {source["name"], *(table["name"] for table in source["tables"])}
+        for folder in ("tests", "transform"):
+            names |= {path.stem for path in (start / folder).rglob("*")}
+    return names
+
+
+def taken(folder):
+    """The names in use by a lock's packages, with every option, and by a project's own files."""
+    run = {"cwd": folder, "check": True, "encoding": "utf-8"}
+    subprocess.run(["uv", "venv", "--quiet", "--python", sys.executable, "installed"], **run)
+    python = folder / "installed/bin/python"
+    lock = ["--require-hashes", "-r", "all.lock"]
+    subprocess.run(["uv", "pip", "install", "--quiet", "--python", python, *lock], **run)
+    printed = subprocess.run([python, "-c", INSTALLED], stdout=subprocess.PIPE, **run).stdout
+    names = {*printed.splitlines(), *declared(Path(bake(folder, {"ci": "none"})))}
+    return {re.sub(r"[-.]", "_", name).lower() for name in names}
+
+
+def add_taken(names):
+    """Add names to the list. None is taken off: an older Python or lock may still use it."""
+    kept = {name for name in names if re.fullmatch(r"[a-z][a-z0-9_]{,29}", name)}
+    TAKEN.write_text("\n".join(sorted({*TAKEN.read_text().split(), *kept})) + "\n")
 
 
 def resolve(folder, requirements, output, *options):
@@ -75,24 +137,28 @@ def main():
     upgrade = ["--upgrade"] if sys.argv[1:] == ["--upgrade"] else []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        least = bake(folder, LEAST)
-        asked = {(key, answer): bake(folder, LEAST | {key: answer}) for key, answer in MORE}
-        everything = sorted({*least, *(each for needs in asked.values() for each in needs)})
+        least = needs(folder, LEAST)
+        asked = {(key, answer): needs(folder, LEAST | {key: answer}) for key, answer in MORE}
+        everything = sorted({*least, *tools(), *(each for more in asked.values() for each in more)})
         merged = folder / "all.lock"
-        merged.write_text(re.sub(r"<%.*%>\n", "", LOCK.read_text()))
+        merged.write_text(re.sub(r"<%.*%>\n", "", LOCK.read_text()) + DEV_LOCK.read_text())
         locked = resolve(folder, everything, merged, "--generate-hashes", *upgrade)
+        DEV_LOCK.write_text("".join(locked.values()))
         versions = folder / "versions.txt"
         versions.write_text("\n".join(pin for block in locked.values() for pin in pins(block)))
         pinned = ("--constraint", str(versions))
         always = resolve(folder, least, folder / "least.lock", *pinned)
         only = {
-            choice: resolve(folder, needs, folder / "more.lock", *pinned).keys() - always.keys()
-            for choice, needs in asked.items()
+            choice: resolve(folder, more, folder / "more.lock", *pinned).keys() - always.keys()
+            for choice, more in asked.items()
         }
+        add_taken(taken(folder))
     written = []
     for package, block in locked.items():
         if package not in always:
             needing = [choice for choice, more in only.items() if package in more]
+            if not needing:  # a tool of the template
+                continue
             tests = [f"cookiecutter.{key} == '{answer}'" for key, answer in needing]
             block = f"<% if {' or '.join(tests)} -%>\n{block}<% endif -%>\n"
         written.append(block)

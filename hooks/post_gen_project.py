@@ -14,6 +14,7 @@ import subprocess
 from pathlib import Path
 
 ANSWERS = json.loads(r"""<< cookiecutter | tojson >>""")
+TEMPLATE = json.loads(r"""<< template | tojson >>""")
 
 BY_HAND = "git init && git add --all && git commit -m 'Bake the project'"
 # Of git's variables only these are about the user; the others name a repository, an
@@ -131,21 +132,27 @@ def lay_over(folder):
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def absolute(place, base):
+    """Return a path that exists as one that holds in any folder; a URL as it is."""
+    path = Path(base, place)
+    return str(path.resolve()) if path.exists() else place
+
+
 def template():
     """Return where the whole team finds the template later, and its commit.
 
-    Both as far as git tells: a folder that is no clone has no commit.
+    Both as far as git tells: a zip file knows its commit alone, any other folder neither.
     """
-    folder, named = ANSWERS["_repo_dir"], ANSWERS["_template"]
-    url = str(Path(named).resolve()) if Path(named).is_dir() else named
+    folder = TEMPLATE["folder"]
+    url = absolute(ANSWERS["_template"], TEMPLATE["started_in"])
     try:
-        if Path(git("-C", folder, "rev-parse", "--show-toplevel")) != Path(folder).resolve():
-            return url, None
+        if Path(git("-C", folder, "rev-parse", "--show-toplevel")) != Path(folder):
+            return url, TEMPLATE["commit"]
         commit = git("-C", folder, "rev-parse", "HEAD")
         if git("-C", folder, "branch", "--remotes", "--contains", commit):
-            url = git("-C", folder, "config", "remote.origin.url")
+            url = absolute(git("-C", folder, "config", "remote.origin.url"), folder)
     except (GitFailed, OSError):
-        return url, None
+        return url, TEMPLATE["commit"]
     return re.sub(r"(?<=://)[^/@]*@", "", url), commit
 
 
@@ -186,8 +193,7 @@ def main():
     lay_over(Path(".blank"))  # there is one for `example: blank`
     note_template()
     done = start_repository()
-    here = Path.cwd()
-    started_in = Path(os.environ.get("PWD", "/"))  # cookiecutter itself has moved on
+    here, started_in = Path.cwd(), Path(TEMPLATE["started_in"])
     folder = here.relative_to(started_in) if started_in in here.parents else here
     print(f"\n{ANSWERS['project_slug']} is ready. {done}\n")
     print(f"    cd {shlex.quote(str(folder))}\n    make run\n")

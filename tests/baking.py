@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,26 +49,27 @@ BLANK = {
 
 @dataclass
 class Refusal:
-    """A bake that was refused: what was raised, and what the hooks wrote to stderr."""
+    """A bake that was refused: what was raised, whose text is what a user reads."""
 
     error: BaseException
-    message: str
+
+    @property
+    def message(self):
+        return str(self.error)
 
 
 @contextmanager
-def written_to(descriptor):
-    """Collect what subprocesses write to a file descriptor; yields a list of one text."""
+def silenced(descriptor):
+    """Drop what subprocesses write to a file descriptor."""
     sys.stderr.flush()
-    kept, collected = os.dup(descriptor), []
-    with tempfile.TemporaryFile() as file:
-        os.dup2(file.fileno(), descriptor)
+    kept = os.dup(descriptor)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), descriptor)
         try:
-            yield collected
+            yield
         finally:
             os.dup2(kept, descriptor)
             os.close(kept)
-            file.seek(0)
-            collected.append(file.read().decode())
 
 
 def bake(parent, answers=None, **options):
@@ -80,14 +80,14 @@ def bake(parent, answers=None, **options):
     if "replay" not in options:
         options |= {"no_input": True, "extra_context": answers or {}}
     error, project = None, None
-    with written_to(1), written_to(2) as stderr:
+    with silenced(1), silenced(2):
         try:
             project = cookiecutter(
                 str(TEMPLATE), output_dir=str(parent), config_file=str(config), **options
             )
         except Exception as raised:
             error = raised
-    return Refusal(error, stderr[0]) if error else Path(project)
+    return Refusal(error) if error else Path(project)
 
 
 def run_cookiecutter(folder, *arguments, typed=None, **environment):

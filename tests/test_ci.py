@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -55,8 +54,6 @@ def test_workflows_are_safe(tmp_path):
     """Pinned by hash, least permissions, no input in a script, no token left behind."""
     project = bake(tmp_path / "out", {"ci": "github"})
     check(project, "zizmor", "--offline", "--no-progress", "--quiet", ".github")
-    if shutil.which("actionlint"):
-        subprocess.run(["actionlint"], cwd=project, check=True)
     for workflow in (project / ".github/workflows").iterdir():
         for used in re.findall(r"uses: (\S+)", workflow.read_text()):
             assert re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", used), f"{workflow.name}: {used}"

@@ -3,7 +3,6 @@
 import ast
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -199,10 +198,11 @@ def test_baking_again_leaves_the_repository_alone(home):
 def test_a_refusal_is_short_and_leaves_nothing(home):
     done = run_cookiecutter(home, "project_slug=../../etc/x")
     assert done.returncode == 1
-    [refusal] = done.stderr.splitlines()
+    [refusal] = done.stdout.splitlines()
+    assert done.stderr == ""
     assert refusal.startswith("Refused: project_slug must be 1 to 30 lower-case ASCII letters")
     assert refusal.endswith('"../../etc/x" is not.')
-    assert list((home / "out").iterdir()) == []
+    assert not (home / "out").exists()
 
 
 def test_a_refusal_leaves_an_existing_project_alone(home):
@@ -227,20 +227,11 @@ def test_an_older_cookiecutter_gets_a_clear_message():
     assert done.stderr == "This template needs cookiecutter 2.6 or newer.\n"
 
 
-@pytest.mark.parametrize("hook", ["pre_gen_project", "post_gen_project"])
-def test_hooks_parse_on_python_3_10(hook):
-    ast.parse((TEMPLATE / f"hooks/{hook}.py").read_text(), feature_version=(3, 10))
-
-
-def test_no_dependency_of_the_project_can_be_its_name():
-    """Every distribution in the project's lock, as far as its name would be accepted."""
-    names = {}
-    exec((TEMPLATE / "hooks/pre_gen_project.py").read_text().split("\nclass ")[0], names)
-    [lock] = TEMPLATE.glob("*project_slug*/requirements.lock")
-    locked = {name.lower() for name in re.findall(r"(?m)^([\w.-]+)==", lock.read_text())}
-    modules = {name.replace("-", "_").replace(".", "_") for name in locked}
-    free = modules - {*names["TAKEN"]} - sys.stdlib_module_names
-    assert {name for name in free if len(name) <= names["LONGEST_NAME"]} == set()
+@pytest.mark.parametrize(
+    "path", ["needs_cookiecutter_2_6_or_newer.py", "hooks/post_gen_project.py"]
+)
+def test_what_bakes_parses_on_python_3_10(path):
+    ast.parse((TEMPLATE / path).read_text(), feature_version=(3, 10))
 
 
 @pytest.mark.parametrize("key", ["project_slug", "project_name", "description", "author_email"])
@@ -250,5 +241,6 @@ def test_an_edited_replay_file_is_refused(home, key):
     (home / "edited.json").write_text(json.dumps(replay))
     done = run_cookiecutter(home, "--replay-file", "edited.json", typed="")
     assert done.returncode == 1
-    assert done.stderr.startswith(f"Refused: {key} differs from what this replay file derived")
+    refusal = done.stdout.splitlines()[-1]
+    assert refusal.startswith(f"Refused: {key} differs from what this replay file derived")
     assert list((home / "out").iterdir()) == []

@@ -8,13 +8,16 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import boto3
 import pytest
 import tomllib
+import yaml
+from needs import lacking
 
 from baking import BLANK, bake, files_of
+from needs_cookiecutter_2_6_or_newer import Refused, check_slug
 from running import run
 
 pytestmark = pytest.mark.xdist_group("options")
@@ -109,6 +112,48 @@ def with_packages(ready, tmp_path_factory):
         return {"PYTHONPATH": f"{project / 'src'}{os.pathsep}{extra}", "PATH": path}
 
     return install
+
+
+# All that Python can import, by the files that are there, and the names that dbt reserves.
+IN_USE = """
+import pathlib, sys
+from dbt.contracts.project import BANNED_PROJECT_NAMES
+names = {*sys.stdlib_module_names, *BANNED_PROJECT_NAMES}
+for folder in (path for path in sys.path if path.endswith(("site-packages", sys.argv[1]))):
+    for path in pathlib.Path(folder).iterdir():
+        if path.suffix in (".py", ".so") or path.is_dir() and not path.suffix:
+            names.add(path.name.split(".")[0])
+print(*names)
+"""
+
+
+def declared(project):
+    """The names in a project's dvc.yaml, and of what dbt builds and reads."""
+    pipeline = yaml.safe_load((project / "dvc.yaml").read_text())
+    names = {*pipeline["stages"], *pipeline["artifacts"]} - {project.name}
+    names |= {path.stem for path in (project / "transform").rglob("*.sql")}
+    for source in yaml.safe_load((project / "transform/models/sources.yml").read_text())["sources"]:
+        names |= {source["name"], *(table["name"] for table in source["tables"])}
+    return names
+
+
+@pytest.mark.parametrize(
+    ("option", "answer"), [("example", "blank"), *(each[:2] for each in OPTIONS)]
+)
+def test_no_project_is_named_like_something_it_uses(option, answer, with_packages, tmp_path):
+    """Projects of these names were baked, and did not run."""
+    project = bake(tmp_path / "out", {option: answer})
+    environment = with_packages(project)
+    extra = environment["PYTHONPATH"].split(os.pathsep)[-1]
+    settings = (f"{key}={value}" for key, value in environment.items())
+    names = {*run(project, "env", *settings, "python", "-c", IN_USE, extra).split()}
+    names |= declared(project) | {"con", "prn", "aux", "nul", "com1", "lpt9"}
+    accepted = set()
+    for name in names:
+        with suppress(Refused):
+            check_slug(name.lower().replace("_", "-"))
+            accepted.add(name)
+    assert accepted == set(), "run: make lock"
 
 
 @pytest.fixture
@@ -230,8 +275,9 @@ def test_releases_go_to_google_cloud_storage(made, tmp_path):
         check_remote(with_settings(cli, plain), with_settings(command, plain))
 
 
-@pytest.mark.skipif(not shutil.which("azurite-blob"), reason="no azurite here: npm install azurite")
 def test_releases_go_to_azure(made, tmp_path):
+    if not shutil.which("azurite-blob"):
+        lacking("azurite", "no Azurite here: npm install --global azurite")
     port = free_port()
     _, command, cli = made(dvc_remote="azure")
     # The account that every Azurite has.

@@ -116,6 +116,9 @@ def test_what_is_not_about_the_example_holds_for_the_new_table(own):
         "serving/test_app.py",
         "serving/test_online.py",
         "serving/test_schema.py",
+        "stages/test_ingest.py",
+        "stages/test_train.py",
+        "test_leaks.py",
         "test_params.py",
     ]
     command = [".venv/bin/python", "-m", "pytest", "-p", "no:cacheprovider"]

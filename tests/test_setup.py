@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from http.server import HTTPServer
 
 import pytest
+from needs import lacking
 
 from baking import bake
 from running import python_of
@@ -63,6 +64,18 @@ def test_no_git(project, tmp_path):
     assert said.startswith("git is needed: apt install git")
 
 
+def test_a_venv_that_was_moved_is_made_again(project):
+    stamp = project / ".venv/.installed"
+    stamp.parent.mkdir(exist_ok=True)
+    for place, is_made in ((stamp.parent, False), ("/another/place/.venv", True)):
+        stamp.write_text(str(place))
+        said = subprocess.run(
+            ["make", "-n", "setup"], cwd=project, capture_output=True, text=True, check=True
+        )
+        assert ("tools/setup.py" in said.stdout) == is_made
+    shutil.rmtree(project / ".venv")
+
+
 def test_no_network_or_a_proxy(project, tmp_path):
     dead = dict.fromkeys(("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY"), "http://127.0.0.1:9")
     [said] = setup(project, UV_CACHE_DIR=str(tmp_path), **dead)
@@ -72,6 +85,8 @@ def test_no_network_or_a_proxy(project, tmp_path):
 @contextmanager
 def signed_by_itself(folder):
     """A server whose certificate nobody knows; yields its address."""
+    if not shutil.which("openssl"):
+        lacking("openssl", "no openssl here to make a certificate with")
     key, certificate = folder / "key.pem", folder / "certificate.pem"
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"]
     command += ["-keyout", str(key), "-out", str(certificate), "-days", "2"]
@@ -85,7 +100,6 @@ def signed_by_itself(folder):
     server.shutdown()
 
 
-@pytest.mark.skipif(not shutil.which("openssl"), reason="no openssl here")
 def test_a_certificate_that_nobody_knows(project, tmp_path):
     with signed_by_itself(tmp_path) as index:
         [said] = setup(project, UV_CACHE_DIR=str(tmp_path / "cache"), UV_DEFAULT_INDEX=index)
@@ -106,7 +120,7 @@ def test_a_full_disk(project, tmp_path):
     inside = f'mount -t tmpfs -o size=1m tmpfs "{tmp_path}" && exec "$@"'
     mounted = ["unshare", "--map-root-user", "--mount", "sh", "-c", inside, "sh"]
     if subprocess.run([*mounted, "true"], capture_output=True).returncode:
-        pytest.skip("mounting is not allowed here")
+        lacking("mounts", "no disk can be mounted here")
     [said] = setup(project, *mounted, UV_CACHE_DIR=str(tmp_path))
     assert said.startswith("make setup: the disk is full. ")
     assert "UV_CACHE_DIR=/other/disk make setup" in said

@@ -10,6 +10,8 @@ from pathlib import Path
 
 VENV = Path(".venv")
 PYTHON = str(VENV / "bin/python")
+# Says where .venv was made: its programs hold that path.
+STAMP = VENV / ".installed"
 UV = "uv>=0.6"
 NO_INDEX = (
     "the package index cannot be reached. Behind a proxy: HTTPS_PROXY=http://host:port make setup. "
@@ -64,7 +66,8 @@ def main() -> None:
         sys.exit(f"Python 3.11, 3.12 or 3.13 is needed and {found}: try make setup PYTHON=python3.12")
     if not shutil.which("git"):
         sys.exit("git is needed: apt install git, or on a Mac xcode-select --install")
-    if not shutil.which(PYTHON):
+    made_in = STAMP.read_text(encoding="utf-8") if STAMP.exists() else ""
+    if not shutil.which(PYTHON) or made_in not in ("", str(VENV.resolve())):
         must(sys.executable, "-m", "venv", "--clear", str(VENV))
     print("Installing requirements.lock into .venv: 1.4 GB, minutes the first time ...", flush=True)
     pip = [uv(), "pip", "install", "--quiet", "--python", PYTHON]
@@ -76,7 +79,7 @@ def main() -> None:
         settings = {"UV_NO_CACHE": "1"}
     must(*pip, "--compile-bytecode", "--require-hashes", "-r", "requirements.lock", **settings)
     must(*pip, "--no-deps", "--no-build-isolation", "--editable", ".", **settings)
-    (VENV / ".installed").touch()
+    STAMP.write_text(str(VENV.resolve()), encoding="utf-8")
 
 
 if __name__ == "__main__":

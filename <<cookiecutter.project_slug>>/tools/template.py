@@ -46,12 +46,19 @@ def succeeds(*arguments: str, folder: Path | str = ".") -> bool:
 
 def clone(template: str, commit: str | None, folder: Path) -> None:
     """Get the template with its whole history, and see that it has the commit that this project stands at."""
-    git("clone", "--quiet", "--no-checkout", template, str(folder))
-    if not commit or not succeeds("cat-file", "-e", f"{commit}^{{commit}}", folder=folder):
+    elsewhere = "`make template-update TEMPLATE=...` takes it from another folder or URL"
+    try:
+        git("clone", "--quiet", "--no-checkout", template, str(folder))
+    except RefusedError as error:
+        said = str(error).splitlines()[-1]
+        raise RefusedError(f"the template cannot be cloned from {template}: {elsewhere} ({said})") from None
+    if not commit:
         raise RefusedError(
-            f"{template} has no commit {commit}, which {ANSWERS} names: `make template-update TEMPLATE=...` "
-            "takes the clone that it was made from"
+            f"{ANSWERS} names no commit: this project was not made from a git repository. Write the full id of the "
+            'commit that it was made from there as "commit"'
         )
+    if not succeeds("cat-file", "-e", f"{commit}^{{commit}}", folder=folder):
+        raise RefusedError(f"{template} has no commit {commit}, which {ANSWERS} names: {elsewhere}")
 
 
 def newest(commit: str, to: str, template: Path) -> str:
@@ -79,6 +86,7 @@ def complete(answers: dict[str, Any], template: Path) -> dict[str, Any]:
     from cookiecutter.utils import create_env_with_context
 
     context = generate_context(str(template / "cookiecutter.json"))["cookiecutter"]
+    context.pop("_extensions", None)  # the template's own code, which cookiecutter itself loads to render it
     questions = {key: default for key, default in context.items() if not key.startswith("_")}
     env = create_env_with_context({"cookiecutter": context})
     given: dict[str, Any] = {}

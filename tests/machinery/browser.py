@@ -12,6 +12,8 @@ from typing import Any
 
 from websockets.sync.client import ClientConnection, connect
 
+from needs import lacking
+
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 FLAGS = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"),
@@ -132,8 +134,7 @@ class Page:
 @contextmanager
 def open_browser() -> Iterator[Page]:
     """A browser with one tab and nobody's profile, gone afterwards."""
-    program = find_chromium()
-    assert program, "there is no Chromium"
+    program = find_chromium() or lacking("chromium", "no Chromium here to open a page in")
     with tempfile.TemporaryDirectory(prefix="browser-", ignore_cleanup_errors=True) as profile:
         command = [program, f"--user-data-dir={profile}", *FLAGS]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
@@ -13,13 +13,15 @@ import uvicorn
 
 from lifecycle import params
 from lifecycle.commands.serve import listen
-from lifecycle.releases import ledger as book
 from lifecycle.serving import predictions
 from lifecycle.serving.app import Service, make_app
 from lifecycle.serving.loader import Loader
 from lifecycle.serving.log import Log
-
 from lifecycle.testing.servers import wait_until
+from << cookiecutter.__package_name >>.commands.serve import CLIENT_SECONDS, configuration, listen
+from lifecycle.releases import ledger as book
+from << cookiecutter.__package_name >>.serving.guard import guard
+
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Client:
 def send(connection: HTTPConnection, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
     """One request on a connection that stays open."""
     content = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+    if content is not None:
+        headers = {"Content-Type": "application/json"} | headers
     connection.request(method, path, content, headers)
     answer = connection.getresponse()
     text = answer.read()
@@ -83,18 +87,21 @@ class Served(Client):
 
 
 @contextmanager
-def running(settings: params.Serving, token: str | None = None) -> Iterator[Served]:
-    """A server in a thread."""
+def running(
+    settings: params.Serving, token: str | None = None, names: Sequence[str] = (), seconds: int = CLIENT_SECONDS
+) -> Iterator[Served]:
+    """A server in a thread; `names` and `seconds` as for `serve`."""
     loader = Loader(settings, params.load_params().monitoring.columns.key)
     loader.look()
     service = Service(settings, loader, Log(settings.log))
-    server = uvicorn.Server(uvicorn.Config(make_app(service, token), log_config=None, access_log=False))
     with listen("127.0.0.1", 0) as listener:
+        port = listener.getsockname()[1]
+        server = uvicorn.Server(configuration(make_app(service, guard("127.0.0.1", port, names, token)), seconds))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
             wait_until(lambda: server.started, "the server does not start")
-            yield Served(listener.getsockname()[1], token or "", service)
+            yield Served(port, token or "", service)
         finally:
             server.should_exit = True
             thread.join()

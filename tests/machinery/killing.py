@@ -227,6 +227,10 @@ class Range:
         self.end = look()
         assert self._committed(self.end), "the operation did nothing"
 
+    def _put_back(self) -> None:
+        end_all_in(self.folder)  # MLflow follows in a process of its own
+        self.snapshot.put_back()
+
     def _committed(self, seen: Seen) -> bool:
         return bool(getattr(seen, self.operation.commit) != getattr(self.start, self.operation.commit))
 
@@ -240,7 +244,7 @@ class Range:
 
     def inside_git(self, ref: str) -> None:
         """Kill it and the git that it has just started, which holds the lock of a ref and has not moved it yet."""
-        self.snapshot.put_back()
+        self._put_back()
         hook = self.folder / ".git/hooks/reference-transaction"
         hook.parent.mkdir(exist_ok=True)
         hook.write_text(f'#!/bin/sh\n[ "$1" = prepared ] && grep -q " {ref}$" && kill -KILL 0\nexit 0\n')
@@ -260,7 +264,7 @@ class Range:
         self._kill(die_after=seconds)
 
     def _kill(self, **how: Any) -> bool:
-        self.snapshot.put_back()
+        self._put_back()
         ended = self.worker.do(self.folder, self.operation.name, **how, **self.operation.arguments)
         assert ended.killed or not ended.error, ended
         end_all_in(self.folder)
@@ -270,7 +274,7 @@ class Range:
 
     def command_after_seconds(self, seconds: float) -> None:
         """Kill the real command line after some time."""
-        self.snapshot.put_back()
+        self._put_back()
         process = subprocess.Popen(
             [*CLI, *self.operation.command],
             cwd=self.folder,
@@ -321,12 +325,11 @@ class Range:
             self._doctor()
             self.tally.doctor_seconds = max(self.tally.doctor_seconds, time.monotonic() - begun)
         _equal("in the end", look().but(*NEVER_EQUAL), self.end.but(*NEVER_EQUAL))
-        tip = git.resolve(book.REF)
-        problems = verify_ledger(Ledger(tip, git.tree_files(str(tip)))).problems
+        problems = verify_ledger(book.load()).problems
         assert not problems, problems
 
     def _doctor(self) -> None:
-        end_all_in(self.folder)  # a rollback tells MLflow in a process of its own: doctor must not need that
+        end_all_in(self.folder)  # MLflow follows in a process of its own: doctor must not need that
         ended = self.worker.do(self.folder, "doctor")
         assert not ended.error, f"doctor: {ended}"
 

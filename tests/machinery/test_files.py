@@ -12,6 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lifecycle.files import replacing, sha256, write_json, write_text
+from << cookiecutter.__package_name >>.files import append_lines, held, replacing, sha256, write_json, write_text
+
 
 
 def test_makes_the_folder_and_the_file(tmp_path: Path) -> None:
@@ -96,6 +98,35 @@ def test_json_has_no_word_for_not_a_number(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "x.json", {"auc": float("nan")})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_half_a_line_that_a_kill_has_left_spoils_no_other(tmp_path: Path) -> None:
+    log = tmp_path / "new/log.jsonl"
+    assert append_lines(log, "1\n2\n") == 0
+    with log.open("a", encoding="utf-8") as file:
+        file.write("hal")
+    assert append_lines(log, "3\n") == len("1\n2\nhal")
+    assert log.read_text(encoding="utf-8").splitlines() == ["1", "2", "hal", "3"]
+
+
+def test_a_lock_is_held_once_and_ends_with_its_process(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    program = f"""
+from pathlib import Path
+from {PACKAGE}.files import held
+with held(Path("lock")):
+    print("held", flush=True)
+    input()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", program], cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout and holder.stdout.readline() == b"held\n"
+        with held(lock, wait=False) as mine:
+            assert not mine
+        holder.kill()
+    with held(lock, wait=False) as mine:
+        assert mine
 
 
 def test_sha256(tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def move(what: str, to: str, reason: str = "", traffic: float | None = None) -> 
     """A promotion without what follows from it in MLflow."""
     params = importlib.import_module("lifecycle.params").load_params()
     channels, opened = _module("channels"), _module("reconcile").open_ledger(network=True)
-    policy = channels.Policy(params.promotion, params.evaluate)
+    policy = _module("policy").Policy(params.promotion, params.evaluate)
     release = opened.ledger.release(what)
     made = channels.promote(opened.ledger, release, to, policy, opened.store, reason=reason, traffic=traffic)
     return asdict(made)

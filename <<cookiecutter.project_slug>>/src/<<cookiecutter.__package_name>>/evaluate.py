@@ -22,7 +22,6 @@ GATES = Path("reports/gates.json")
 PLOTS = Path("reports/plots")
 REPORT = Path("reports/report.html")
 
-SLICES = <% if cookiecutter.example == 'blank' %>("kind",)<% else %>("carrier", "origin")<% endif %>
 # A slice with fewer << cookiecutter.__table >> than this says more about chance than about the model.
 SMALLEST_SLICE = <% if cookiecutter.example == 'blank' %>30<% else %>200<% endif %>
 
@@ -98,13 +97,13 @@ def carrier_hour_history(parts: Parts) -> Array:
 <%- endif %>
 
 
-def by_slice(holdout: pa.Table, truth: Array, probability: Array) -> Slices:
-    """Scores of every slice with enough rows and both outcomes."""
+def by_slice(holdout: pa.Table, truth: Array, probability: Array, columns: Iterable[str]) -> Slices:
+    """Scores of every value of some columns, with enough rows and both outcomes. Rows without a value have no slice."""
     slices: Slices = {}
-    for column in SLICES:
-        values = np.array(holdout[column].to_pylist())
+    for column in columns:
+        values = np.array([None if value is None else str(value) for value in holdout[column].to_pylist()])
         slices[column] = {}
-        for value in sorted(set(values)):
+        for value in sorted({each for each in values if each is not None}):
             chosen = values == value
             if chosen.sum() >= SMALLEST_SLICE and 0 < truth[chosen].mean() < 1:
                 scores = score(truth[chosen], probability[chosen]).as_dict()
@@ -182,7 +181,7 @@ def main() -> None:
     truth = truth_of(parts.holdout)
     if not 0 < truth.mean() < 1:
         raise UserError("every row of the holdout has the same outcome, so there is nothing to measure: see split")
-    slices = by_slice(parts.holdout, truth, probability)
+    slices = by_slice(parts.holdout, truth, probability, params.monitoring.slices)
     metrics = measure(parts, probability, slices)
     gates = hold_to_gates(metrics, params.evaluate.gates)
     importance = fitted.importance()

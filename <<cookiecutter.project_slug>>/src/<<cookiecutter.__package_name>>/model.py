@@ -21,6 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field
 if TYPE_CHECKING:
     import lightgbm as lgb
 
+# What is minimised, as training and its plots call it.
+LOSS = "log loss"
 # What a machine needs to load and run a saved model, beside this package's own code.
 REQUIREMENTS = ("lightgbm", "numpy", "pyarrow", "pydantic")
 
@@ -192,7 +194,7 @@ def fit(
         label: name of the label column.
         names: names of the feature columns, in order.
         settings: params.yaml's `train`.
-        progress: called after each round with the round and both log losses.
+        progress: called after each round with the round and both losses.
     """
     with _without("pandas", "sklearn"):
         import lightgbm as lgb

@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from lifecycle.contract import write_text
+from .. import model
 
 SHOWN_FEATURES = 12
 
@@ -62,7 +63,7 @@ def _picture(evaluation: Evaluation) -> str:
     rounds, train, validation = _columns(evaluation.learning_curve)
     learning.plot(rounds, train, color="#999999", label="train")
     learning.plot(rounds, validation, color="#1f6feb", label="validation")
-    learning.set(title="Learning curve", xlabel="round", ylabel="log loss")
+    learning.set(title="Learning curve", xlabel="round", ylabel=model.LOSS)
     learning.legend()
 
     shares = list(evaluation.importance.items())[:SHOWN_FEATURES][::-1]

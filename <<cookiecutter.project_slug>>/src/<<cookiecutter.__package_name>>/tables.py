@@ -1,6 +1,7 @@
 """The raw tables: their keys, how many rows a file has, and how many nulls a column may hold.
 
-Apart from contracts.py, so that asking which tables there are does not import Pandera.
+Apart from contracts.py: code that only needs the names need not import Pandera. vendor/lifecycle/docs/contract.md
+explains the fields.
 """
 
 from lifecycle.contract import Table
@@ -14,7 +15,9 @@ TABLES = {
             rows=(1_000, 100_000),
             time="time_hour",
             clock="America/New_York",
+            readings=("year", "month", "day", "hour"),
             null_shares={"dep_time": 0.15, "arr_time": 0.15, "arr_delay": 0.15, "air_time": 0.15, "tailnum": 0.05},
+            groups=("origin", "carrier"),
         ),
         Table(
             "weather",
@@ -22,7 +25,9 @@ TABLES = {
             rows=(200, 2_300),
             time="time_hour",
             clock="America/New_York",
+            readings=("year", "month", "day", "hour"),
             null_shares={"temp": 0.05, "wind_speed": 0.05, "visib": 0.05, "pressure": 0.50},
+            groups=("origin",),
         ),
         Table("planes", key=("tailnum",), rows=(10, 100_000), null_shares={"year": 0.10}),
         Table("airports", key=("faa",), rows=(10, 50_000)),

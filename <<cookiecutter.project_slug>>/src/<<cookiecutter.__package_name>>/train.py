@@ -65,13 +65,13 @@ def main() -> None:
     def progress(round_number: int, train_loss: float, validation_loss: float) -> None:
         curve.append((round_number, train_loss, validation_loss))
         if round_number % 50 == 0:
-            print(f"round {round_number}: log loss {train_loss:.4f}, validation {validation_loss:.4f}", flush=True)
+            print(f"round {round_number}: {model.LOSS} {train_loss:.4f}, validation {validation_loss:.4f}", flush=True)
 
     fitted = model.fit(parts.train, parts.validation, LABEL, names, settings_of(model.Settings, params.train, "train"), progress)
     fitted.save(MODEL)
     with replacing(LEARNING_CURVE) as aside, aside.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["round", "train_log_loss", "validation_log_loss"])
+        writer.writerow(["round", "train_loss", "validation_loss"])
         writer.writerows((number, f"{train:.6f}", f"{validation:.6f}") for number, train, validation in curve)
 
 

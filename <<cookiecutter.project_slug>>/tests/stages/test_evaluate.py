@@ -8,16 +8,20 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from lifecycle.contract import Gate, load_params
 from << cookiecutter.__package_name >> import evaluate
 from << cookiecutter.__package_name >>.train import LABEL, Parts
+from << cookiecutter.__package_name >> import model
+from << cookiecutter.__package_name >>.stages.train import FEATURES, LABEL, MODEL, Parts
 
 from lifecycle.testing import ROOT, digests
 
 TRUTH = np.array([0, 0, 1, 1])
 PROBABILITY = np.array([0.1, 0.4, 0.35, 0.8])
+SLICES = ["carrier", "origin"]
 
 
 def rows(carriers: str, hours: list[int], late: list[int]) -> pa.Table:
@@ -98,7 +102,7 @@ def test_slices_leave_out_the_small_ones() -> None:
     late = [0, 1] * many
     holdout = rows("A" * many + "B" * few + "C", [9] * 2 * many, late)
     probability = np.where(np.array(late) == 1, 0.9, 0.1)
-    slices = evaluate.by_slice(holdout, np.array(late), probability)
+    slices = evaluate.by_slice(holdout, np.array(late), probability, SLICES)
     assert list(slices["carrier"]) == ["A"]
     assert slices["carrier"]["A"]["rows"] == many
     assert slices["carrier"]["A"]["roc_auc"] == 1
@@ -110,10 +114,18 @@ def test_a_slice_with_one_outcome_only_is_left_out() -> None:
     many = evaluate.SMALLEST_SLICE
     late = np.array([0] * many + [0, 1] * many)
     slices = evaluate.by_slice(
-        rows("A" * many + "B" * 2 * many, [9] * 3 * many, late.tolist()), late, np.full(3 * many, 0.3)
+        rows("A" * many + "B" * 2 * many, [9] * 3 * many, late.tolist()), late, np.full(3 * many, 0.3), SLICES
     )
     assert list(slices["carrier"]) == ["B"]
     assert all(math.isfinite(number) for number in slices["origin"]["JFK"].values())
+
+
+def test_rows_without_a_value_are_no_slice() -> None:
+    many = evaluate.SMALLEST_SLICE
+    outcome = np.array([0, 1] * many)
+    holdout = pa.table({"carrier": [None, None, "A", "A"] * (many // 2), LABEL: pa.array(outcome == 1)})
+    slices = evaluate.by_slice(holdout, outcome, np.linspace(0.1, 0.9, 2 * many), ["carrier"])
+    assert {value: scores["rows"] for value, scores in slices["carrier"].items()} == {"A": many}
 
 
 def test_the_worst_slice_is_the_worst() -> None:
@@ -185,6 +197,16 @@ def test_the_stage_gives_the_same_bytes_again(built: Path) -> None:
     before = digests(Path("reports"))
     evaluate.main()
     assert digests(Path("reports")) == before
+
+
+def test_the_slices_are_those_of_params(finished: Path) -> None:
+    slices = json.loads((finished / evaluate.SLICED).read_text(encoding="utf-8"))
+    assert list(slices) == sorted(load_params(ROOT / "params.yaml").monitoring.slices)
+
+
+def test_the_model_predicts_probabilities(finished: Path) -> None:
+    predicted = model.load(finished / MODEL).predict(pq.read_table(finished / FEATURES))
+    assert 0 <= predicted.min() < predicted.max() <= 1
 
 
 def test_every_gate_is_on_a_metric_that_is_measured(finished: Path) -> None:

@@ -20,7 +20,7 @@ from lifecycle.errors import UserError
 
 from lifecycle.testing import digests
 
-REAL = ("worse-model", "lost-cache-object")
+REAL = tuple(fault.name for fault in FAULTS)
 
 
 def break_something(scene: Scene) -> str:
@@ -33,8 +33,7 @@ def break_something(scene: Scene) -> str:
 def test_a_drill_tells_what_holds_from_what_does_not_and_touches_nothing(
     built: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    faults = [fault for fault in FAULTS if fault.name in REAL]
-    monkeypatch.setattr(drill, "FAULTS", (*faults, Fault("broken", "somebody notices", break_something)))
+    monkeypatch.setattr(drill, "FAULTS", (*FAULTS, Fault("broken", "somebody notices", break_something)))
     before = digests(built)
     said: list[str] = []
     done = drill.drill([], said.append)
@@ -44,14 +43,14 @@ def test_a_drill_tells_what_holds_from_what_does_not_and_touches_nothing(
     assert rows["broken"].happened == "nobody has noticed"
     for name in REAL:
         row = rows[name]
-        assert (row.failed, row.wrong) == (0, 0)
-        assert row.requests > 10
-        assert row.to_detect is not None and row.to_restore is not None
-        assert 0 < row.to_detect <= row.to_restore
+        assert row.wrong == 0 and (row.failed == 0 or name == "killed-process"), row
+        assert row.requests > 10, row
+        assert row.to_detect is not None and row.to_detect > 0, row
+        assert row.to_restore is None or row.to_detect <= row.to_restore, row
     assert rows["worse-model"].exposed > 0, "the worse model has answered"
     assert "skill_drop" in rows["worse-model"].happened
     assert rows["worse-model"].to_alert is not None
-    assert (done.tried, done.rolled_back) == (1, 1)
+    assert done.tried == done.rolled_back >= 1
     assert Path.cwd() == built
     reports = {str(built / path) for path in (REPORT, TABLE)}
     after = digests(built)

@@ -6,11 +6,14 @@ from typing import Any
 
 from lifecycle.commands.channels import promote, rollback
 from lifecycle.commands.release import approve_release
-from lifecycle.releases import ledger, registry, tracking
-from lifecycle.releases.store import Store
 from lifecycle.lineage import attach, card
+import pytest
+
+from lifecycle.releases import ledger, operations, registry, tracking
+from lifecycle.releases.store import Store
 
 from lifecycle.testing import Releases, wait_until
+from support import Releases, cli_json, is_quiet, wait_until
 
 OBJECTS = (".dvc/cache/files", ".dvc-remote/files")
 
@@ -22,21 +25,26 @@ def version_of(release_id: str) -> Any:
     return version
 
 
+def read(uri: str) -> str:
+    """An artifact of a run, by `runs:/`."""
+    _, run_id, path = uri.split("/", 2)
+    return Path(tracking.open_client().download_artifacts(run_id, path)).read_text(encoding="utf-8")
+
+
 def test_a_release_has_its_page_in_mlflow_where_its_tag_says(releases: Releases) -> None:
-    client = tracking.open_client()
     for release_id in (releases.first, releases.second):
         version = version_of(release_id)
-        assert attach.ARTIFACT in [each.path for each in client.list_artifacts(version.run_id, "lineage")]
-        assert release_id in Path(version.tags["lineage"].removeprefix("file://")).read_text(encoding="utf-8")
+        assert version.tags["lineage"] == f"runs:/{version.run_id}/lineage/{release_id}/lineage.html"
+        assert release_id in read(version.tags["lineage"])
 
 
 def described(release_id: str) -> bool:
     """Whether its card in MLflow is what holds now, whole in the run and as far as there is room in the description."""
     release, book, version = ledger.load().release(release_id), ledger.load(), version_of(release_id)
-    whole = Path(version.tags["lineage"].removeprefix("file://")).with_name("model_card.md")
+    whole = version.tags["lineage"].replace("lineage.html", "model_card.md")
     return bool(
         version.description == card.render(release, book, Store(), at_most=attach.ROOM)
-        and whole.read_text(encoding="utf-8") == card.render(release, book, Store())
+        and read(whole) == card.render(release, book, Store())
         and len(version.description) <= attach.ROOM
     )
 
@@ -65,16 +73,81 @@ def test_who_looks_at_a_run_sees_the_release(releases: Releases) -> None:
 
 def test_a_page_that_cannot_be_made_is_a_note_and_nothing_worse(releases: Releases) -> None:
     release, store = ledger.load().release(releases.second), Store()
-    assert registry.try_project(store) == []
     version = version_of(release.id)
     assert attach.attach(release, store) == (version.tags["lineage"], [])
-    tracking.open_client().delete_model_version_tag(version.name, str(version.version), "lineage")
+    registry.DESCRIBED.unlink()
     for objects in OBJECTS:
         shutil.move(objects, f"{objects}.away")
-    uri, [note] = attach.attach(release, store)
+    uri, notes = attach.attach(release, store)
     assert uri == ""
-    assert note.startswith(f"the lineage page and the card of {release.id} are not in MLflow: ")
+    assert [note.split(" are not in MLflow: ")[0] for note in notes] == [
+        f"the lineage page and the card of {each}" for each in sorted([releases.first, releases.second])
+    ]
     for objects in OBJECTS:
         shutil.move(f"{objects}.away", objects)
-    uri, notes = attach.attach(release, store)
-    assert (version_of(release.id).tags["lineage"], notes) == (uri, [])
+    assert attach.attach(release, store) == (version.tags["lineage"], [])
+
+
+def test_an_automatic_rollback_reaches_mlflow_whoever_decided_it(releases: Releases) -> None:
+    operations.promote(releases.second, "production", automation=True)
+    operations.rollback("production", "it smells", automation=True)
+    wait_until(lambda: described(releases.first) and described(releases.second))
+    assert "production, generation 3: " in version_of(releases.first).description
+    assert [line for line in version_of(releases.second).description.splitlines() if line.endswith(" to now")] == [
+        line for line in version_of(releases.second).description.splitlines() if line.startswith("- staging, gen")
+    ]
+    assert cli_json("doctor")["done"] == []
+
+
+def test_a_move_while_mlflow_is_updated_is_followed_too(releases: Releases, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "project_later", lambda: None)  # nobody else does it
+    operations.promote(releases.second, "production")
+    render, moved = card.render, []
+
+    def move_meanwhile(*arguments: Any, **named: Any) -> str:
+        if not moved:
+            moved.append(operations.rollback("production", "it smells").result.release)
+        return render(*arguments, **named)
+
+    monkeypatch.setattr(card, "render", move_meanwhile)
+    assert attach.follow(Store()) == []
+    assert moved == [releases.first]
+    assert described(releases.first)
+    assert described(releases.second)
+    assert registry.in_step(ledger.load(), registry.DESCRIBED)
+
+
+def test_doctor_names_and_repairs_whatever_a_hand_has_changed(releases: Releases) -> None:
+    wait_until(lambda: is_quiet(releases.folder))
+    assert cli_json("doctor")["done"] == []
+    client, first, second = tracking.open_client(), version_of(releases.first), version_of(releases.second)
+    name, one, two = first.name, str(first.version), str(second.version)
+    extra = client.create_model_version(name, second.source, second.run_id, await_creation_for=0)
+    three = str(extra.version)
+    for tag, value in (("release", releases.first), ("release_digest", "forged"), ("lineage", "forged")):
+        client.set_model_version_tag(name, three, tag, value)
+    client.set_model_version_tag(name, two, "release", releases.first)
+    client.set_model_version_tag(name, two, "result_digest", "forged")
+    client.set_model_version_tag(name, one, "lineage", "forged")
+    client.update_model_version(name, one, "production, generation 7: to now")
+    client.set_tag(first.run_id, "release", releases.second)
+    client.set_registered_model_alias(name, "challenger", one)
+    [page] = Path("mlartifacts").rglob(f"lineage/{releases.second}/lineage.html")
+    page.write_text("forged", encoding="utf-8")
+    done = "\n".join(cli_json("doctor")["done"])
+    for expected in (
+        f"{name} version {three} loses the tag release=",
+        f"{name} version {three} loses the tag release_digest=",
+        f"{name} version {three} loses the tag lineage=",
+        f"{name} version {two} is tagged release={releases.second}",
+        f"{name} version {two} is tagged result_digest=",
+        f"run {first.run_id[:8]} is tagged release={releases.first}",
+        f"alias challenger is {name} version ",
+        f"{name} version {one} ({releases.first}): the description, the tag lineage written again",
+        f"{name} version {two} ({releases.second}): lineage.html written again",
+    ):
+        assert expected in done, done
+    assert described(releases.first)
+    assert described(releases.second)
+    assert "forged" not in read(second.tags["lineage"])
+    assert cli_json("doctor")["done"] == []

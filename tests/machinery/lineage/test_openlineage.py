@@ -15,13 +15,14 @@ import pytest
 
 from lifecycle.commands import channels as commands
 from lifecycle.commands.score import score
-from lifecycle.releases import channels, git, ledger
-from lifecycle.releases.pipeline import Pipeline, StageError, StageResult, locked
-from lifecycle.releases.store import Store
 from lifecycle.lineage import openlineage, project, structure
 from lifecycle.params import load_params
-
 from lifecycle.testing import Releases, environment, wait_until
+from lifecycle.releases import channels, git, ledger
+from lifecycle.releases.pipeline import Pipeline, StageError, StageResult, locked
+from lifecycle.releases.policy import Policy
+from lifecycle.releases.store import Store
+
 
 FLOW_RUN = "0197d3a0-0000-7000-8000-000000000001"
 
@@ -190,7 +191,7 @@ def test_the_ledger_s_decisions_are_told_once(silent: Releases) -> None:
     gates = model["inputFacets"]["dataQualityAssertions"]["assertions"]
     assert [each["assertion"] for each in gates] == [gate["name"] for gate in release.evidence["gates"]]
     assert made["job"]["facets"]["sourceCodeLocation"]["version"] == release.commit
-    commands.promote(silent.second, "production", "", "", None)
+    commands.promote(silent.second, "production", "", "", None, False)
     wait_until(lambda: len(lines()) > 2 * len(entries))
     done = lines()[-1]
     assert (done["job"]["name"], done["inputs"][0]["name"]) == ("promote", f"releases/{silent.second}")
@@ -202,7 +203,7 @@ def test_a_ledger_that_went_another_way_is_told_from_there_on(silent: Releases) 
     """A rollback without a network that was given up, say: its successor has the same number."""
     openlineage.tell_of_ledger()
     before, params = ledger.load(), load_params()
-    release, policy = before.release(silent.second), channels.Policy(params.promotion, params.evaluate)
+    release, policy = before.release(silent.second), Policy(params.promotion, params.evaluate)
     channels.promote(before, release, "canary", policy, Store())
     openlineage.tell_of_ledger()
     told = len(lines())
@@ -367,7 +368,7 @@ def test_whatever_the_receiver_does_a_run_takes_as_long_as_without(
 
 def test_what_is_after_a_rollback_cannot_fail_it(silent: Releases) -> None:
     """It has happened by then. A disk that takes no more, say."""
-    commands.promote(silent.second, "production", "", "", None)
+    commands.promote(silent.second, "production", "", "", None, False)
     for log in (Path("logs/openlineage.log"), Path("logs/attach.log")):
         log.unlink(missing_ok=True)
         log.mkdir()

@@ -15,11 +15,9 @@ from lifecycle.releases import ledger
 from lifecycle.lineage import page
 from lifecycle.lineage.graph import KINDS, Graph
 
-from browser import Page, find_chromium, open_browser
+from browser import Page, open_browser
 from graphs import A, B, add, many, reached, two_releases
 from lifecycle.testing import Releases
-
-in_browser = pytest.mark.skipif(find_chromium() is None, reason="no Chromium here to open the page in")
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +57,6 @@ def next_frame(tab: Page) -> None:
     tab.run("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 
-@in_browser
 def test_it_opens_from_the_disk_whole_and_asks_nobody_for_anything(tab: Page, tmp_path: Path) -> None:
     graph = two_releases()
     seen = shown(tab, graph, tmp_path)
@@ -69,7 +66,6 @@ def test_it_opens_from_the_disk_whole_and_asks_nobody_for_anything(tab: Page, tm
     assert tab.complaints == []
 
 
-@in_browser
 def test_what_came_first_is_on_the_left_and_no_two_nodes_share_a_place(tab: Page, tmp_path: Path) -> None:
     for graph in (two_releases(), many(300, 600)):
         seen = shown(tab, graph, tmp_path)
@@ -82,7 +78,6 @@ def test_what_came_first_is_on_the_left_and_no_two_nodes_share_a_place(tab: Page
         assert shown(tab, graph, tmp_path)["places"] == seen["places"]
 
 
-@in_browser
 def test_a_click_shows_facts_and_marks_what_is_up_and_downstream_and_nothing_else(tab: Page, tmp_path: Path) -> None:
     graph = two_releases()
     shown(tab, graph, tmp_path)
@@ -104,7 +99,6 @@ def test_a_click_shows_facts_and_marks_what_is_up_and_downstream_and_nothing_els
     assert tab.complaints == []
 
 
-@in_browser
 def test_of_a_large_graph_too(tab: Page, tmp_path: Path) -> None:
     graph = many(400, 900)
     shown(tab, graph, tmp_path)
@@ -115,7 +109,6 @@ def test_of_a_large_graph_too(tab: Page, tmp_path: Path) -> None:
         assert set(seen["down"]) == reached(graph, node, graph.nodes[node].releases, back=False)
 
 
-@in_browser
 def test_the_rest_is_dimmed_and_escape_brings_it_back(tab: Page, tmp_path: Path) -> None:
     shown(tab, two_releases(), tmp_path)
 
@@ -142,7 +135,6 @@ def test_the_rest_is_dimmed_and_escape_brings_it_back(tab: Page, tmp_path: Path)
     assert tab.run("location.hash") == ""
 
 
-@in_browser
 def test_search_finds_by_name_and_id_and_jumps(tab: Page, tmp_path: Path) -> None:
     graph = many(2000, 100)
     shown(tab, graph, tmp_path)
@@ -161,7 +153,6 @@ def test_search_finds_by_name_and_id_and_jumps(tab: Page, tmp_path: Path) -> Non
     assert state(tab)["camera"]["zoom"] >= 0.8
 
 
-@in_browser
 def test_of_one_release_only_its_nodes_are_shown(tab: Page, tmp_path: Path) -> None:
     graph = two_releases()
     shown(tab, graph, tmp_path)
@@ -175,7 +166,6 @@ def test_of_one_release_only_its_nodes_are_shown(tab: Page, tmp_path: Path) -> N
     assert tab.run(options) == ["all (2)", f"{B}, production", f"{A}, staging"]
 
 
-@in_browser
 def test_two_releases_compared_differ_in_exactly_what_differs(tab: Page, tmp_path: Path) -> None:
     graph = two_releases()
     add(graph, "file", "data/other.parquet", "r-cccccccccccc", after=[])
@@ -195,7 +185,6 @@ def test_two_releases_compared_differ_in_exactly_what_differs(tab: Page, tmp_pat
     assert f"only in B: {B}" in panel(tab)
 
 
-@in_browser
 def test_an_address_names_a_node(tab: Page, tmp_path: Path) -> None:
     graph = two_releases()
     assert shown(tab, graph, tmp_path, "#model%3Astaging.trips")["chosen"] == "model:staging.trips"
@@ -223,7 +212,6 @@ HOSTILE = [
 ]
 
 
-@in_browser
 @pytest.mark.parametrize("label", HOSTILE, ids=range(len(HOSTILE)))
 def test_what_a_node_holds_is_text_and_nothing_else(label: str, tab: Page, tmp_path: Path) -> None:
     graph = Graph()
@@ -246,7 +234,6 @@ def test_what_a_node_holds_is_text_and_nothing_else(label: str, tab: Page, tmp_p
     assert tab.complaints == []
 
 
-@in_browser
 def test_it_moves_and_zooms_by_mouse_and_keys(tab: Page, tmp_path: Path) -> None:
     shown(tab, two_releases(), tmp_path)
     node = "model:staging.trips"
@@ -275,7 +262,6 @@ def test_it_moves_and_zooms_by_mouse_and_keys(tab: Page, tmp_path: Path) -> None
     assert state(tab)["camera"]["zoom"] == pytest.approx(zoom)
 
 
-@in_browser
 def test_every_control_has_a_name_and_is_reached_by_keys(tab: Page, tmp_path: Path) -> None:
     shown(tab, two_releases(), tmp_path)
     click_node(tab, "model:staging.trips")
@@ -289,7 +275,6 @@ def test_every_control_has_a_name_and_is_reached_by_keys(tab: Page, tmp_path: Pa
     assert reached_by_tab == 0
 
 
-@in_browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_stands_out_from_what_is_behind_it(scheme: str, tab: Page, tmp_path: Path) -> None:
     tab.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
@@ -312,7 +297,6 @@ def luminance(colour: str) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-@in_browser
 def test_two_thousand_nodes_are_drawn_soon_and_move_smoothly(tab: Page, tmp_path: Path) -> None:
     graph = many(2000, 4000)
     drawn, dragged, zoomed = [], [], []
@@ -351,7 +335,6 @@ def test_before_the_first_release_it_says_what_to_do(project: Path) -> None:
         lineage(None, [], as_json=False)
 
 
-@in_browser
 def test_the_page_of_real_releases(tab: Page, releases: Releases) -> None:
     said = lineage(None, [], as_json=False)
     assert said.text.startswith("open .lifecycle/lineage.html\n")

@@ -1,6 +1,7 @@
 """When an incident began, was found, told and over, out of what is written down anyway; and how rollbacks went."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -8,14 +9,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from lifecycle.errors import UserError
-from lifecycle.releases import ledger as book
-from lifecycle.releases import operations
-from lifecycle.releases.ledger import Entry, Ledger
 from lifecycle.monitoring import alerts, history, incidents, operation
 from lifecycle.monitoring.history import Measured
 from lifecycle.monitoring.incidents import Incident
 from lifecycle.monitoring.verdicts import Figure
 from lifecycle.params import Monitoring, load_params
+from << cookiecutter.__package_name >>.commands.run import run_pipeline
+from lifecycle.releases import ledger as book
+from lifecycle.releases import operations
+from lifecycle.releases.ledger import Entry, Ledger
 
 from predictions import predictions, write
 from lifecycle.testing import ROOT, Releases
@@ -65,12 +67,29 @@ def test_a_breach_begins_with_its_first_bad_row_and_is_over_when_it_closes(setti
     assert incident.to_restore == 3 * 3600
 
 
+def test_a_window_that_is_too_thin_to_judge_neither_begins_nor_ends_an_incident(settings: Monitoring) -> None:
+    see(0, 0.5)
+
+    def see_thin(hour: int, value: float | None) -> None:
+        thin = replace(measured(hour, 0.0), figures=[Figure("errors", "predictions", value, 3)])
+        history.append(RELEASE, START + (hour + 1) * HOUR, [thin])
+
+    see_thin(1, 0.5)
+    see(2, 0.5)
+    see_thin(3, None)
+    [incident] = found(settings)
+    assert (incident.began, incident.detected, incident.ended) == (START, START + 3 * HOUR, None)
+    [series] = history.read(RELEASE, {"hour": 2})
+    assert (series.open, series.now.window, series.now.value) == (True, "2026-05-01T02", 0.5)
+    assert series.caveat == "last judged in 2026-05-01T02: 2026-05-01T03 (rows: 3) cannot be judged"
+
+
 def test_what_was_not_bad_for_long_enough_is_no_incident(settings: Monitoring) -> None:
     see(2, 0.0, 0.5, 0.0)
     assert found(settings) == []
 
 
-def test_an_alert_is_counted_from_the_newest_row_that_it_is_about(settings: Monitoring) -> None:
+def test_an_alert_is_counted_from_the_same_beginning(settings: Monitoring) -> None:
     see(1, 0.5, 0.5)
     [series] = history.read(RELEASE, {"hour": 2})
     at = START + 2 * HOUR + timedelta(minutes=5)
@@ -78,7 +97,7 @@ def test_an_alert_is_counted_from_the_newest_row_that_it_is_about(settings: Moni
     alerts.tell([alert], {}, at, settings.alerts)
     alerts.tell([alert], {}, at + timedelta(days=3), settings.alerts)
     [incident] = found(settings)
-    assert (incident.alerted, incident.to_alert) == (at, 15 * 60)
+    assert (incident.alerted, incident.to_alert) == (at, 125 * 60)
 
 
 def test_breaches_at_the_same_time_are_one_incident_and_later_ones_another(settings: Monitoring) -> None:
@@ -92,6 +111,40 @@ def test_breaches_at_the_same_time_are_one_incident_and_later_ones_another(setti
     assert first.title == "errors of predictions (log) and 1 more"
     assert (first.began, first.detected, first.ended) == (START, START + 2 * HOUR, START + 5 * HOUR)
     assert (later.began, later.ended) == (START + 8 * HOUR, None)
+
+
+def move(kind: str, release: str, previous: str, minutes: float) -> Entry:
+    return entry(kind, release, previous, minutes / 60)
+
+
+@pytest.mark.parametrize(
+    ("moves", "ended", "how"),
+    [
+        ([], None, "open"),
+        ([("rollback", "r-old", RELEASE, 130)], 130, "rollback to r-old by x"),
+        ([("rollback", "r-old", RELEASE, 10)], 10, "rollback to r-old by x, before it was found"),
+        # It left and came back before anybody found it: that move ended nothing.
+        ([("rollback", "r-old", RELEASE, 10), ("promote", RELEASE, "r-old", 20)], None, "open"),
+        (
+            [
+                ("rollback", "r-old", RELEASE, 10),
+                ("promote", RELEASE, "r-old", 20),
+                ("rollback", "r-old", RELEASE, 130),
+                ("promote", RELEASE, "r-old", 150),
+            ],
+            130,
+            "rollback to r-old by x",
+        ),
+    ],
+)
+def test_the_move_that_ended_it_is_the_one_after_which_it_did_not_serve_when_it_was_found(
+    moves: list[tuple[str, str, str, float]], ended: float | None, how: str, settings: Monitoring
+) -> None:
+    see(1, 0.5, 0.5)  # from 0 to 120 minutes
+    [series] = history.read(RELEASE, {"hour": 2})
+    [(_, incident)] = incidents._breaches(RELEASE, series, history.sightings(), settings)
+    over = incidents._ended_by_a_move(incident, [move(*each) for each in moves])
+    assert (over.ended and (over.ended - START).total_seconds() / 60, over.how) == (ended, how)
 
 
 def test_data_of_the_past_has_taken_nobody_any_time(settings: Monitoring) -> None:
@@ -116,7 +169,7 @@ def errors_on_two_days(release_id: str) -> None:
 def test_a_rollback_ends_it_and_counts_until_somebody_goes_back_on_it(releases: Releases) -> None:
     operations.promote(releases.second, "production")
     errors_on_two_days(releases.second)
-    done = operation.run("production", [], datetime.now(UTC).replace(tzinfo=None), retrain=lambda: "")
+    done = operation.run("production", [], datetime.now(UTC).replace(tzinfo=None), build=run_pipeline)
     assert any("serves" in each for each in done.acted), done
     settings = load_params().monitoring
     seen = [each for each in incidents.find(book.load(), settings) if "errors of predictions (log)" in each.what]

@@ -9,8 +9,12 @@ from lifecycle.monitoring import measure
 from lifecycle.monitoring.quality import quality
 from lifecycle.monitoring.window import connect
 from lifecycle.params import load_params
+from << cookiecutter.__package_name >>.monitoring import measure, profile
+from << cookiecutter.__package_name >>.params import Monitoring, load_params
 
 from lifecycle.testing import ROOT
+
+SEASONS, A_DAY = 40, 10
 
 
 def test_a_classification_by_slices_with_ties_and_unknown_outcomes() -> None:
@@ -68,3 +72,48 @@ def test_a_bound_is_where_the_seasons_are_or_where_params_say() -> None:
     assert bounds(0.0) == (psi.fire, psi.clear)
     assert bounds(psi.fire * 4) == pytest.approx((psi.fire * 4 * measure.MARGIN, psi.clear * 4 * measure.MARGIN))
     assert bounds(0.0, rows=settings.min_rows - 1) == bounds(0.0, judged=False) == (None, None)
+
+
+def made_up(random: np.random.Generator, first: int, years: int, classes: bool) -> pa.Table:
+    """Rows with a strong season, in what happens and in how hard it is to tell; and a model that knows both."""
+    day = np.repeat(np.arange(first * 365, (first + years) * 365), A_DAY)
+    season = np.cos(2 * np.pi * day / 365)
+    known = random.normal(size=len(day))
+    if classes:
+        score = 1 / (1 + np.exp(1.5 - 1.2 * season - known))
+        label: np.ndarray = random.random(len(day)) < score
+    else:
+        score = 12 - 9 * season + 2 * known
+        label = score + random.normal(size=len(day)) * (2.5 + season)
+    at = np.datetime64("2001-01-01", "us") + day * np.timedelta64(1, "D")
+    return pa.table({"_at": at, "_part": at.astype("datetime64[M]").astype(str), "_score": score, "_label": label})
+
+
+def breaches(seed: int, classes: bool, lost: bool) -> list[str]:
+    """The months of a year in which a model has lost skill, says the monitor; it has `lost` it, or it has not."""
+    random, connection = np.random.default_rng(seed), connect()
+    settings = load_params(ROOT / "params.yaml").monitoring
+    settings = Monitoring.model_validate(settings.model_dump() | {"slices": [], "min_rows": 200})
+    connection.register("train", made_up(random, 0, 3, classes))
+    connection.register("holdout", made_up(random, 3, 1, classes))
+    later = made_up(random, 4, 1, classes)
+    if lost:  # each row gets the answer that was meant for another one of about that time
+        later = later.set_column(2, "_score", pa.array(np.roll(later["_score"].to_numpy(), A_DAY)))
+    connection.register("later", later)
+    reference = profile._usual(connection, "_part", settings)["score"]
+    months = []
+    for month, found in quality(connection, "later", "_part").items():
+        for check in ("skill_drop", "ranking_drop"):
+            args = (reference.drops(found)[check], found.labelled, None, reference.natural[check])
+            figure = measure._figure(settings, check, "score", *args)
+            if figure.value is not None and figure.fire is not None and figure.value > figure.fire:
+                months.append(month)
+    return months
+
+
+@pytest.mark.parametrize("classes", [False, True])
+def test_a_season_is_no_loss_of_skill_and_a_loss_is_seen_in_the_first_month(classes: bool) -> None:
+    fired = [seed for seed in range(SEASONS) if breaches(seed, classes, lost=False)]
+    assert len(fired) <= 0.05 * SEASONS, fired
+    for seed in range(3):
+        assert breaches(seed, classes, lost=True)[0] == "2005-01"

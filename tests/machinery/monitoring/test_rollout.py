@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lifecycle.releases import ledger as book
-from lifecycle.releases import operations
-from lifecycle.releases.ledger import ChannelName, Entry
-from lifecycle.releases.store import Store
 from lifecycle.monitoring import rollout, shadow
 from lifecycle.monitoring.rollout import Progress, Stop, advance, decide
 from lifecycle.params import load_params
+from lifecycle.releases import ledger as book
+from lifecycle.releases import operations, registry
+from lifecycle.releases.ledger import ChannelName, Entry
+from lifecycle.releases.store import Store
 
 from predictions import predictions, write
 from lifecycle.testing import Releases, cli, commit_all, copy_project, edit_params, repro
+from support import Releases, cli, commit_all, copy_project, edit_params, repro, wait_until
 from workers import Worker
 
 REQUESTS = 2000
@@ -97,6 +98,7 @@ def test_a_release_that_is_as_good_reaches_production_without_a_person(releases:
     assert entry.evidence["rollout"]["canary"]["requests"] == 3 * REQUESTS
     assert entry.evidence["policy"]["approvals"] == 1, "the policy was asked too"
     assert advance(releases.second).steps == [], "and then there is nothing left to do"
+    wait_until(lambda: registry.in_step(book.load(), registry.DESCRIBED))  # what MLflow shows follows by itself
 
 
 def test_a_release_that_is_worse_on_labelled_rows_is_rolled_back_and_stays_out(releases: Releases) -> None:

@@ -1,18 +1,24 @@
 """What breaches lead to: rollback, hold or retraining, once, with a limit, and in the ledger with the figures."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from lifecycle.errors import UserError
-from lifecycle.releases import channels, ledger, operations
-from lifecycle.releases.ledger import Entry
-from lifecycle.releases.verify import verify_ledger
 from lifecycle.monitoring import operation
 from lifecycle.params import Monitoring, Params, Rule, Triggers, load_params
+from << cookiecutter.__package_name >>.commands.monitor import monitor
+from << cookiecutter.__package_name >>.commands.run import run_pipeline
+from lifecycle.releases import channels, ledger, operations, registry
+from lifecycle.releases.ledger import Entry
+from lifecycle.releases.verify import verify_ledger
+from << cookiecutter.__package_name >>.monitoring import gauges, operation, page
+from << cookiecutter.__package_name >>.monitoring.measure import end_of
 
-from predictions import failing
 from lifecycle.testing import Releases
+import synthetic
+from predictions import failing, predictions, write
+from support import Releases, commit_all, edit_params, wait_until
 
 
 def now() -> datetime:
@@ -33,7 +39,7 @@ def act(rules: Triggers | None = None, monkeypatch: pytest.MonkeyPatch | None = 
         monitoring = Monitoring.model_validate(params.monitoring.model_dump() | {"triggers": rules.model_dump()})
         changed = Params.model_validate(params.model_dump() | {"monitoring": monitoring.model_dump()})
         monkeypatch.setattr(operation, "load_params", lambda: changed)
-    return operation.run("production", [], now().replace(tzinfo=None), retrain=lambda: "a new one").acted
+    return operation.run("production", [], now().replace(tzinfo=None), build=run_pipeline).acted
 
 
 def last() -> Entry:
@@ -56,6 +62,7 @@ def test_a_server_that_fails_is_rolled_back_with_the_figures_in_the_ledger(servi
     [figure] = entry.evidence["trigger"]["figures"]
     assert (figure["check"], figure["value"]) == ("errors", 0.2)
     assert ledger.load().quarantine(serving.second)
+    wait_until(lambda: registry.in_step(ledger.load(), registry.DESCRIBED))  # what MLflow shows follows by itself
 
 
 def test_a_server_that_does_not_fail_is_left_alone(serving: Releases, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,11 +100,78 @@ def test_with_nothing_to_go_back_to_production_is_put_on_hold(
     assert ledger.load().channels()["production"].release == releases.first
 
 
-def test_the_same_breach_retrains_once(serving: Releases, monkeypatch: pytest.MonkeyPatch) -> None:
+def retrainings() -> list[Entry]:
+    return [entry for _, entry in ledger.load().entries() if entry.kind == "retrain"]
+
+
+def retrain_on_errors(releases: Releases, gates: dict[str, dict[str, float]], attempts: int = 2) -> None:
+    """Let a breach of errors retrain; hold models to these gates; and commit both, as a release asks for."""
+    triggers = {"rules": [{"check": "errors", "do": "retrain"}], "retrain_attempts": attempts}
+    edit_params(releases.folder, {"monitoring": {"triggers": triggers}, "evaluate": {"gates": gates}})
+    commit_all(releases.folder, "Other triggers and gates")
+
+
+def test_a_retraining_that_fails_is_tried_again_and_in_the_ledger_when_it_is_done(serving: Releases) -> None:
     failing(serving.second, 0.2)
-    assert act(only("retrain"), monkeypatch) == ["retrained: a new one"]
-    assert act(only("retrain"), monkeypatch) == []
-    assert [entry.kind for _, entry in ledger.load().entries()].count("retrain") == 1
+    gates = load_params().model_dump(exclude_none=True)["evaluate"]["gates"]
+    # A month is new, and no model passes this.
+    month = f"{end_of(synthetic.MONTHS[-1]):%Y-%m}"
+    synthetic.write_source(serving.folder / "extracts", [*synthetic.MONTHS, month])
+    edit_params(serving.folder, {"data": {"through": month}})
+    retrain_on_errors(serving, {name: {"min": 2.0} for name in gates})
+    failed = monitor("production", [], "", act=True)
+    assert failed.data["acted"][0].startswith("retraining failed (1 of 2): the model does not pass its gates")
+    assert failed.data["acted"][1] == "the next run of the monitor tries again"
+    [alert] = [each for each in failed.data["alerts"] if each["title"] == "retraining failed"]
+    assert "does not pass its gates" in alert["text"] and "tries again" in alert["text"]
+    assert retrainings() == []
+
+    retrain_on_errors(serving, gates)
+    [done] = monitor("production", [], "", act=True).data["acted"]
+    [entry] = retrainings()
+    made = entry.evidence["made"]
+    assert done == f"retrained: {made}" and made not in (serving.first, serving.second)
+    assert ledger.load().release(made).materials["params"]["data"]["through"] == month
+    assert "errors of predictions" in entry.reason and entry.automation
+    assert ledger.load().channels()["production"].release == serving.second
+    assert monitor("production", [], "", act=True).data["acted"] == []  # once for a breach
+    assert verify_ledger(ledger.load()).problems == []
+
+
+def test_a_retraining_that_keeps_failing_is_left_to_a_person(serving: Releases) -> None:
+    failing(serving.second, 0.2)
+    retrain_on_errors(serving, {"roc_auc": {"min": 2.0}})
+    assert monitor("production", [], "", act=True).data["acted"][0].startswith("retraining failed (1 of 2)")
+    last_try, held = monitor("production", [], "", act=True).data["acted"]
+    assert last_try.startswith("retraining failed (2 of 2)")
+    assert held.startswith("production is on hold for a person") and "retraining failed 2 times" in held
+    channels.hold(ledger.load(), "production", reason="I have seen it", end=True)
+    assert monitor("production", [], "", act=True).data["acted"] == []
+    assert retrainings() == []
+
+
+def test_a_breach_is_acted_on_though_the_newest_window_is_too_thin_to_judge(serving: Releases) -> None:
+    failing(serving.second, 0.2)
+    tomorrow = now() + timedelta(days=1)
+    write(predictions(serving.second, "production", 2, [0.2], start=tomorrow, errors=1, name="thin"))
+    said = monitor("production", [], "")
+    [breach] = [each for each in said.data["breaches"] if each["check"] == "errors"]
+    assert (breach["value"], breach["window"]) == (0.2, f"{now():%Y-%m-%d}")
+    assert breach["unjudged"] == [{"window": f"{tomorrow:%Y-%m-%d}", "rows": 1}]
+    told = f"last judged in {now():%Y-%m-%d}: {tomorrow:%Y-%m-%d} (rows: 1) cannot be judged"
+    [alert] = [each for each in said.data["alerts"] if each["title"].startswith("errors")]
+    assert told in alert["text"]
+    assert "1 day of the prediction log had too few rows to judge: 1, min_rows is" in said.text
+    assert told in page.FILE.read_text(encoding="utf-8")
+    breaches = [line for line in gauges.read().splitlines() if line.startswith("monitor_breach{")]
+    assert [line[-1] for line in breaches if 'check="errors"' in line] == ["1"]
+
+    acted = monitor("production", [], "", act=True).data["acted"]
+    assert any(each.startswith(f"production serves {serving.first} again") and told in each for each in acted)
+    entry = last()
+    assert (entry.kind, entry.release, entry.automation) == ("rollback", serving.first, True)
+    html = page.FILE.read_text(encoding="utf-8")
+    assert f"serves {serving.first} since" in html and f"rollback to {serving.first} by itself: monitor: errors" in html
 
 
 def test_a_hold_stops_automation_until_a_person_ends_it(releases: Releases) -> None:

@@ -6,21 +6,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from lifecycle.commands.channels import share
 from lifecycle.errors import UserError
+from lifecycle.params import ChannelPolicy, Gate, load_params
+from lifecycle.testing import Releases, cli, commit_all, digests
 from lifecycle.releases import approvals, channels, git, loading, operations, pointers
 from lifecycle.releases import ledger as book
 from lifecycle.releases import release as releasing
-from lifecycle.releases.channels import Move, Policy
+from lifecycle.releases.channels import Move
 from lifecycle.releases.ledger import ChannelName, Entry, MovedError
 from lifecycle.releases.pipeline import outputs as locked_outputs
+from lifecycle.releases.policy import Policy
 from lifecycle.releases.record import Release
 from lifecycle.releases.store import Store
 from lifecycle.releases.verify import verify_ledger
-from lifecycle.params import ChannelPolicy, Gate, load_params
 
-from lifecycle.testing import Releases, cli, commit_all, digests
 
 # Nothing asked: for tests of what happens whatever the policy.
 FREE = {name: ChannelPolicy(approvals=0) for name in ("staging", "canary", "production")}
@@ -166,6 +168,36 @@ def test_a_champion_that_has_changed_since_the_release_is_measured_anew(releases
     ].items()
 
 
+def test_a_comparison_that_fails_holds_the_release_for_a_person_with_a_reason(releases: Releases) -> None:
+    """The evaluation really crashes, and really takes longer than it may."""
+    rules = policy(production={"approvals": 0})
+    code = next(Path("src").glob("*/stages/evaluate.py"))
+    whole = code.read_text(encoding="utf-8")
+    code.write_text("raise RuntimeError('no such feature')\n", encoding="utf-8")
+    crashes = new_release("crashes").id
+    code.write_text(whole, encoding="utf-8")
+    pipeline = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))
+    pipeline["stages"]["evaluate"]["meta"] = {"timeout_seconds": 0.05}
+    Path("dvc.yaml").write_text(yaml.safe_dump(pipeline), encoding="utf-8")
+    hangs = new_release("hangs").id
+    for made, why in ((crashes, "failed: RuntimeError: no such feature"), (hangs, r"took longer than 0.05 s")):
+        promote(made, "staging")
+        says = rf"{made} could not be compared with {releases.first}, .*{why}.*--without-comparison --reason"
+        refused(says, made, "production", rules, reason="rollout", automation=True)
+        refused(says, made, "production", rules, reason="I know better")
+        refused(says, made, "production", rules, without_comparison=True)
+        refused(says, made, "production", rules, reason="rollout", automation=True, without_comparison=True)
+    done = cli("promote", hangs, "--to", "production", "--without-comparison")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "--without-comparison needs a reason" in done.stderr
+    promote(hangs, "production", rules, reason="it is three times as fast", without_comparison=True)
+    assert serves("production") == hangs
+    found = last()
+    assert (found.reason, found.evidence["without_comparison"]) == ("it is three times as fast", True)
+    assert "took longer" in found.evidence["comparison"]["problem"]
+    assert verify_ledger(book.load()).problems == []
+
+
 def test_approvals_are_counted_by_person(releases: Releases, monkeypatch: pytest.MonkeyPatch) -> None:
     two = policy(production={"approvals": 2})
     refused("wants 2 approval.* and it has 1", releases.second, "production", two)
@@ -288,6 +320,16 @@ def test_out_of_quarantine_by_a_person_with_a_reason_only(releases: Releases) ->
     assert book.load().quarantine(releases.second) is None
     promote(releases.second, "canary", automation=True)
     assert verify_ledger(book.load()).problems == []
+
+
+def test_to_approve_what_is_in_quarantine_does_not_lift_it_and_says_so(releases: Releases) -> None:
+    promote(releases.second, "production")
+    rollback("production", reason="misses late ones")
+    done = cli("approve", releases.second)
+    assert done.returncode == 0, done.stderr
+    assert f"note: {releases.second} is in quarantine since" in done.stdout
+    assert "misses late ones. The approval does not end that" in done.stdout
+    assert book.load().quarantine(releases.second)
 
 
 def test_the_default_is_the_last_good_one_however_far_back(releases: Releases) -> None:

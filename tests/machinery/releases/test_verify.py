@@ -3,7 +3,9 @@
 import json
 import os
 import re
+import shlex
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,10 +45,13 @@ def steps_of(ledger: Ledger) -> Steps:
 
 
 def forge(steps: Steps, start: str | None = None) -> Ledger:
-    """Write the branch anew, as somebody can whose clone is fresh: it has seen nothing else."""
+    """Write the branch anew from the first step that differs, as somebody can whose clone is fresh."""
     commit = start or book.first_commit()
+    commits = git.git("rev-list", "--first-parent", "--reverse", book.REF).split()[1:]
+    honest = dict(zip(commits, steps_of(book.load()), strict=True))
     for tree, parents in steps:
-        commit = git.commit_tree(tree, [commit, *parents], "Forged\n")
+        same = [each for each, step in honest.items() if step == (tree, parents) and git.resolve(f"{each}^") == commit]
+        commit = same[0] if same else git.commit_tree(tree, [commit, *parents], "Forged\n")
     git.git("update-ref", book.REF, commit)
     git.git("update-ref", "-d", book.SEEN)
     return book.load()
@@ -345,3 +350,46 @@ def test_without_a_remote_what_is_here_is_verified_and_what_is_not_is_said(relea
     assert verify(releases.first).problems == [
         f"{file.path} ({file.md5[:8]}) is missing in the cache, and missing in the remote"
     ]
+
+
+# What `doctor` puts right of it
+
+
+def test_doctor_fetches_what_is_altered_in_the_cache_and_names_what_it_cannot(releases: Releases) -> None:
+    file = a_file_of(releases.first)
+    folder = next(each for each in book.load().release(releases.second).outputs() if each.md5.endswith(".dir"))
+    alter(in_cache(file.md5))
+    alter(in_cache(folder.md5))
+    done = cli("doctor")
+    assert (done.returncode, done.stderr) == (0, "")
+    for path, md5 in ((file.path, file.md5), (folder.path, folder.md5)):
+        assert f"{path} ({md5[:8]}) was altered in the cache: it is fetched anew" in done.stdout
+    assert verify(releases.first).problems == verify(releases.second).problems == []
+    assert cli("doctor").stdout.startswith("nothing to do")
+    alter(in_cache(file.md5))
+    in_remote(file.md5).unlink()
+    for what in ("altered in the cache, and not whole in the remote (missing)", "missing in the remote, and not in"):
+        done = cli("doctor")
+        assert done.returncode == 1
+        assert f"not put right: {file.path} ({file.md5[:8]}) is {what}" in done.stdout
+        assert "`dvc push`" in done.stdout
+        in_cache(file.md5).unlink(missing_ok=True)
+
+
+def test_doctor_names_a_model_that_was_edited_without_a_trace_in_size_and_date(releases: Releases) -> None:
+    file = next(path for path in sorted(Path("model").rglob("*")) if path.is_file())
+    whole = file.read_bytes()
+    aside = file.with_name("aside")
+    aside.write_bytes(whole)
+    os.utime(aside, ns=(file.stat().st_atime_ns, file.stat().st_mtime_ns))
+    file.unlink()  # in DVC's cache it may be the same file
+    aside.rename(file)
+    cli("status")
+    alter(file)
+    done = cli("doctor")
+    assert done.returncode == 1
+    assert f"{file} is not what the pipeline last saw here, and DVC does not see it" in done.stdout
+    (command,) = re.findall(r"`(touch [^`]+)`, then `run`", done.stdout)
+    assert subprocess.run(shlex.split(command), check=False).returncode == 0
+    assert cli("run").returncode == 0
+    assert file.read_bytes() == whole

@@ -1,7 +1,7 @@
 """Servers, and a release whose model fails when it is told to."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ def serve() -> Iterator[Serve]:
     """Start a server here, with these settings in place of the defaults, until the test ends."""
     with ExitStack() as stack:
 
-        def start(token: str | None = None, **changes: Any) -> Served:
+        def start(token: str | None = None, names: Sequence[str] = (), seconds: int = 60, **changes: Any) -> Served:
             settings = params.Serving.model_validate(changes)
-            return stack.enter_context(running(settings, token))
+            return stack.enter_context(running(settings, token, names, seconds))
 
         yield start
 

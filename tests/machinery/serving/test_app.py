@@ -2,15 +2,17 @@
 
 import json
 import shutil
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lifecycle.files import write_text
-from lifecycle.releases import loading, pointers
 from lifecycle.params import load_params
 from lifecycle.serving.routing import position
+from lifecycle.releases import loading, pointers
+from << cookiecutter.__package_name >>.serving.guard import MISDIRECTED, guard
 
 from clients import SWITCH, Serve, Served, probe
 from lifecycle.testing.servers import wait_until
@@ -69,7 +71,12 @@ def test_what_does_not_fit_is_refused_and_nothing_is_said_of_the_inside(releases
         ({"row": row | {"unheard_of": 1}}, 422, "unheard_of", "not a feature"),
         ({"row": row | {name: float("nan")}}, 422, name, "finite"),
         ({"row": row | {name: float("-inf")}}, 422, name, "finite"),
-        ({"row": row | {name: {"a": 1}}}, 422, name, "not {'a': 1}"),
+        ({"row": row | {name: {"a": 1}}}, 422, name, "not an object"),
+        ({"row": row | {name: "\x1b[2J\x9b"}}, 422, name, "\\u001b[2J\\x9b"),
+        (b'{"row": {"a": 1, "a": 2}}', 422, "a", "twice"),
+        (b'{"row": {}, "key": "1", "key": "2"}', 422, "key", "twice"),
+        (b'{"row": {"a": ":", "b": {"c": 1, "c": 1}}}', 422, "c", "twice"),
+        (b'{"row": ' + b"[" * 1000 + b"]" * 1000 + b', "row": {}}', 422, None, "too deeply"),
         (b"x" * 9000, 413, None, "larger than 8 kB"),
     ]
     for body, wanted, field, reason in bodies:
@@ -80,7 +87,92 @@ def test_what_does_not_fit_is_refused_and_nothing_is_said_of_the_inside(releases
         assert answer["errors"][0]["field"] == field, body
         assert reason in answer["errors"][0]["reason"], body
     assert server.predict({"row": row})[0] == 200
-    assert server.ask("GET", "/predict")[0] == 405
+    assert server.predict({"row": row | {name: None}})[0] == 200
+    _, answer = server.predict({"row": row | {name: []}})
+    assert "not a list" in answer["errors"][0]["reason"]
+    for method, path, wanted in (("GET", "/predict", 405), ("POST", "/info", 405), ("GET", "/none", 404)):
+        status, answer = server.ask(method, path)
+        assert (status, list(answer)) == (
+            wanted,
+            ["prediction_id", "release", "channel", "generation", "online", "errors"],
+        )
+        assert answer["errors"][0]["reason"]
+    assert server.ask("POST", "/predict/", {"row": row})[0] == 404
+
+
+@pytest.mark.parametrize("kind", ["", "text/plain", "application/x-www-form-urlencoded", "application/json-seq"])
+def test_only_json_is_taken(kind: str, releases: Releases, serve: Serve) -> None:
+    """A web page may send the other types to any server, and no browser asks that server first."""
+    server = serve()
+    (row, *_), _ = probe(releases.first)
+    status, answer = server.predict({"row": row}, **{"Content-Type": kind})
+    assert (status, answer["errors"][0]["reason"]) == (415, "the Content-Type is application/json, and nothing else")
+    assert server.predict({"row": row}, **{"Content-Type": "Application/JSON; charset=utf-8"})[0] == 200
+
+
+PATHS = (("POST", "/predict"), ("GET", "/info"), ("GET", "/metrics"), ("GET", "/openapi.json"), ("GET", "/none"))
+
+
+def test_another_host_or_origin_gets_nothing_but_health(releases: Releases, serve: Serve) -> None:
+    server = serve(names=["models.example.com", "other.example.com:8443"])
+    (row, *_), _ = probe(releases.first)
+    here = f"127.0.0.1:{server.port}"
+
+    def ask(method: str, path: str, **headers: str) -> int:
+        status, answer = server.ask(method, path, {"row": row} if method == "POST" else None, **headers)
+        assert status in (200, 404) or answer["errors"][0]["reason"]
+        return status
+
+    known = [here, f"localhost:{server.port}", f"LOCALHOST:{server.port}", f"[::1]:{server.port}"]
+    known += ["models.example.com", f"models.example.com:{server.port}", "other.example.com:8443"]
+    strange = ["evil.example", f"evil.example:{server.port}", "127.0.0.1", "127.0.0.1:1", f"10.0.0.9:{server.port}"]
+    strange += ["other.example.com", f"{here}.evil.example", ""]
+    for method, path in PATHS:
+        for host in known:
+            assert ask(method, path, Host=host) == (404 if path == "/none" else 200), (path, host)
+        for host in strange:
+            assert ask(method, path, Host=host) == 421, (path, host)
+        for origin in ("https://evil.example", "null", f"http://localhost:{server.port}", "http://127.0.0.1", ""):
+            assert ask(method, path, Origin=origin) == 403, (path, origin)
+        assert ask(method, path, Origin=f"http://{here}") == (404 if path == "/none" else 200)
+        assert ask(method, path, Host="models.example.com", Origin="https://models.example.com") in (200, 404)
+    assert ask("OPTIONS", "/predict", Origin="https://evil.example") == 403
+    for path in ("/health", "/health/live", "/health/ready"):
+        assert ask("GET", path, Host="evil.example", Origin="https://evil.example") == 200
+    found = server.get("/metrics")
+    assert 'serving_requests_total{channel="production",outcome="foreign"}' in found
+
+
+def test_a_server_on_every_address_is_known_by_any_address_and_by_no_name() -> None:
+    everywhere = guard("0.0.0.0", 80, ["models.example.com"])
+    for host, known in ((b"10.1.2.3", True), (b"[fe80::1]:80", True), (b"10.1.2.3:80", True), (b"evil.example", False)):
+        assert (everywhere.refuses([(b"host", host)]) is None) == known, host
+    assert everywhere.refuses([(b"host", b"localhost")]) is None
+    assert everywhere.refuses([]) == MISDIRECTED
+    assert everywhere.refuses([(b"host", b"localhost"), (b"host", b"localhost")]) == MISDIRECTED
+
+
+def test_a_client_that_leaves_within_its_body_costs_one_line(
+    releases: Releases, serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = serve()
+    caplog.set_level("INFO")
+    head = f"POST /predict HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nContent-Type: application/json\r\n"
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.sendall(f'{head}Content-Length: 5000\r\n\r\n{{"row'.encode())
+    wait_until(lambda: 'outcome="gone"} 1.0' in server.get("/metrics"))
+    lines = [each for each in caplog.records if each.levelname != "INFO" or "left within its body" in each.message]
+    assert [(each.levelname, each.exc_info) for each in lines] == [("INFO", None)]
+
+
+def test_a_client_that_sends_nothing_or_half_a_request_loses_its_connection(releases: Releases, serve: Serve) -> None:
+    server = serve(seconds=1)
+    head = f"POST /predict HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nContent-Type: application/json\r\n"
+    for sent in ("", head, f"{head}Content-Length: 9\r\n\r\n", "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"):
+        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+            connection.sendall(sent.encode())
+            while connection.recv(4096):
+                pass  # an answer; then the end of the connection, which a timeout would not be
 
 
 def test_the_description_is_that_of_the_release(releases: Releases, serve: Serve) -> None:
@@ -97,10 +189,14 @@ def test_with_a_token_only_health_is_open(releases: Releases, serve: Serve) -> N
     server = serve(token="a secret")
     (row, *_), _ = probe(releases.first)
     for method, path in (("POST", "/predict"), ("GET", "/info"), ("GET", "/metrics"), ("GET", "/openapi.json")):
-        for headers in ({}, {"Authorization": "Bearer another"}, {"Authorization": "a secret"}):
+        for headers in (
+            {},
+            *({"Authorization": each} for each in ("Bearer another", "a secret", "Bearer", "Basic a secret")),
+        ):
             assert server.ask(method, path, {"row": row}, **headers)[0] == 401, path
     right = {"Authorization": "Bearer a secret"}
     assert server.predict({"row": row}, **right)[0] == 200
+    assert server.predict({"row": row}, Authorization="bearer a secret")[0] == 200  # a scheme's case does not count
     assert server.ask("GET", "/info", **right)[0] == 200
     assert server.ask("GET", "/health/ready")[0] == 200
 

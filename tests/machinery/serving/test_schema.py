@@ -62,7 +62,7 @@ def test_what_fits(name: str, value: Any, taken: Any) -> None:
         ("level", math.nan, "finite"),
         ("level", -math.inf, "finite"),
         ("level", 10**400, "too large"),
-        ("colour", "green", "never seen 'green'"),
+        ("colour", "green", 'never seen "green"'),
         ("colour", "", "never seen"),
         ("colour", 3, "a text"),
         ("colour", {"a": 1}, "a text"),

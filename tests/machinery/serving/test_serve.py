@@ -25,10 +25,10 @@ LOG = Path("serve.log")
 
 
 @contextmanager
-def server(folder: Path, **more: str) -> Iterator[tuple[subprocess.Popen[bytes], Client]]:
+def server(folder: Path, *arguments: str, **more: str) -> Iterator[tuple[subprocess.Popen[bytes], Client]]:
     port = free_port()
-    with running([*CLI, "serve", "--port", str(port)], folder, LOG, environment(folder, **more)) as process:
-        wait_until(lambda: process.poll() is not None or f"127.0.0.1:{port}" in LOG.read_text(encoding="utf-8"))
+    with running([*CLI, "serve", "--port", str(port), *arguments], folder, LOG, environment(folder, **more)) as process:
+        wait_until(lambda: process.poll() is not None or f":{port}  " in LOG.read_text(encoding="utf-8"))
         assert process.poll() is None, LOG.read_text(encoding="utf-8")
         yield process, Client(port)
 
@@ -132,3 +132,48 @@ def test_the_token_comes_from_the_environment(releases: Releases) -> None:
     with server(releases.folder, SERVING_TOKEN="a secret") as (_, client):
         assert client.ask("GET", "/info")[0] == 401
         assert client.ask("GET", "/info", Authorization="Bearer a secret")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("arguments", "token", "said"),
+    [
+        ([], "", "SERVING_TOKEN is empty"),
+        ([], "geh\u00e4im", "SERVING_TOKEN must be printable ASCII"),
+        ([], " a", "SERVING_TOKEN must be printable ASCII"),
+        (["--host", "0.0.0.0"], None, "set SERVING_TOKEN in the environment, or add --no-token"),
+    ],
+)
+def test_a_server_that_would_protect_nothing_does_not_start(
+    arguments: list[str], token: str | None, said: str, releases: Releases
+) -> None:
+    more = {} if token is None else {"SERVING_TOKEN": token}
+    done = subprocess.run(
+        [*CLI, "serve", "--port", "0", *arguments],
+        env=environment(releases.folder, **more),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_others_may_ask_without_a_token_where_somebody_says_so(releases: Releases) -> None:
+    with server(releases.folder, "--host", "0.0.0.0", "--no-token") as (_, client):
+        assert client.ask("GET", "/info", Host="10.1.2.3")[0] == 200
+        assert client.ask("GET", "/info", Host="evil.example")[0] == 421
+
+
+def test_an_ordinary_move_is_no_warning_and_nothing_in_the_log_moves_the_cursor(releases: Releases) -> None:
+    with server(releases.folder) as (_, client):
+        move(releases.second, "production", reason="a test")
+        wait_until(lambda: client.get("/info")["channels"]["production"]["release"] == releases.second)
+        pointer = Path(".lifecycle/channels/production.json")
+        pointer.write_text(pointer.read_text(encoding="utf-8").replace(releases.second, "r-\\u001b[2J"))
+        wait_until(lambda: client.get("/info")["channels"]["production"].get("problem"))
+    said = LOG.read_text(encoding="utf-8")
+    assert f"INFO production serves {releases.second}, generation 2" in said
+    assert "WARNING" not in said
+    assert "ERROR production: " in said
+    assert "\x1b" not in said

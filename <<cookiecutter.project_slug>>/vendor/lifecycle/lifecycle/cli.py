@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import project
-from .errors import UserError, of_disk
+from .errors import UserError, of_disk, plain, redacted_traceback
 
 if TYPE_CHECKING:
     from .commands.shown import Shown
@@ -50,18 +50,24 @@ def in_project(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> None:
+        from .releases.heal import heal
         from .releases.pipeline import StageError
 
         try:
             enter_project()
+            for note in heal():
+                print(f"note: {note}", file=sys.stderr)
             command(*args, **kwargs)
         except (UserError, StageError) as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {plain(str(error))}", file=sys.stderr)
             raise typer.Exit(1) from None
+        except (typer.Exit, typer.Abort, typer.BadParameter):
+            raise
         except Exception as error:
             if (said := of_disk(error)) is None:
-                raise
-            print(f"error: {said}", file=sys.stderr)
+                with redacted_traceback():
+                    raise
+            print(f"error: {plain(said)}", file=sys.stderr)
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
             print("interrupted: nothing is lost, the next run goes on from here", file=sys.stderr)
@@ -72,7 +78,7 @@ def in_project(command: Callable[..., None]) -> Callable[..., None]:
 
 def show(shown: "Shown", as_json: bool) -> None:
     """Print a result; exit code 1 where it is bad news."""
-    print(json.dumps(shown.data, indent=2) if as_json else shown.text)
+    print(json.dumps(shown.data, indent=2) if as_json else plain(shown.text))
     if not shown.ok:
         raise typer.Exit(1)
 
@@ -113,7 +119,7 @@ def run(
     if as_json:
         print(json.dumps(outcome.as_dict(), indent=2))
     else:
-        print(outcome.as_text())
+        print(plain(outcome.as_text()))
     if outcome.failed_gates:
         raise typer.Exit(3)
 
@@ -121,11 +127,11 @@ def run(
 @app.command(epilog=_example("status --json | jq .stages"))
 @in_project
 def status(as_json: AsJson = False) -> None:
-    """Show which stages are fresh, which are stale and why, the data window and the registered model."""
+    """Show what needs a person, which stages are fresh or stale and why, the data window, the model, the channels."""
     from .commands.status import project_status
 
     found = project_status()
-    print(json.dumps(found.as_dict(), indent=2) if as_json else found.as_text())
+    print(json.dumps(found.as_dict(), indent=2) if as_json else plain(found.as_text()))
 
 
 @app.command(epilog=_example("release --reason 'October data'"))
@@ -162,12 +168,15 @@ def promote(
     traffic: Annotated[str, typer.Option(metavar="SHARE", help="Share of requests, for a canary.")] = "",
     reason: Reason = "",
     generation: Generation = None,
+    without_comparison: Annotated[
+        bool, typer.Option("--without-comparison", help="Go on where it cannot be compared with production; --reason.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Let a channel serve a release, if the policy in params.yaml allows it (promotion)."""
     from .commands.channels import promote as promote_release
 
-    show(promote_release(release, to.value, traffic, reason, generation), as_json)
+    show(promote_release(release, to.value, traffic, reason, generation, without_comparison), as_json)
 
 
 @app.command(epilog=_example("rollback production --reason 'misses positives'"))
@@ -271,7 +280,10 @@ def verify(
 @app.command(epilog=_example("doctor"))
 @in_project
 def doctor(as_json: AsJson = False) -> None:
-    """Put right what follows from the ledger: pointers, tags, MLflow's versions and aliases. Says what it did."""
+    """Put right what follows from the ledger: pointers, tags, MLflow, and altered files in DVC's cache.
+
+    Exit code 1 when something is left for a person.
+    """
     from .commands.upkeep import doctor as put_right
 
     show(put_right(), as_json)
@@ -458,14 +470,19 @@ def refresh(as_json: AsJson = False) -> None:
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8000,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME[:PORT]", help="A name by which clients reach it. May be repeated."),
+    ] = None,
+    no_token: Annotated[bool, typer.Option("--no-token", help="Let every other machine ask.")] = False,
 ) -> None:
-    """Answer requests for predictions by what production and the canary serve, until Ctrl-C or SIGTERM.
+    """Answer requests for predictions with the production and canary releases, until Ctrl-C or SIGTERM.
 
     Follows every promotion and rollback without a restart. With SERVING_TOKEN set, requests need that bearer token.
     """
     from .commands.serve import serve as answer_requests
 
-    answer_requests(host, port)
+    answer_requests(host, port, allow_host or [], no_token)
 
 
 @app.command(epilog=_example("ui --mlflow-port 5001"))

@@ -6,16 +6,16 @@ runs for years with the code that it was released with.
 """
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from .errors import USER_ERROR, UserError
+from .errors import USER_ERROR, UserError, redacted_traceback
 from .files import replacing, write_json, write_text
 from .params import PARAMS_FILE, Gate, Split, described, load_params
+from .tables import Before, Table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 S = TypeVar("S", bound=BaseModel)
 
 __all__ = [
+    "Before",
     "Feature",
     "Gate",
     "Model",
@@ -84,27 +85,11 @@ class ModelModule(Protocol):
         """How wrong each prediction was, shape (rows,), in [0, 1]: what rollouts compare two models by."""
 
 
-@dataclass(frozen=True)
-class Table:
-    """A raw table of the source: its key, its size, when a row happened.
-
-    `rows`: the least and the most rows of a file. `time`: the column that says in which month a row belongs; a table
-    with one is landed a month at a time. `clock`: the time zone of the months, and of the columns year, month, day and
-    hour where the table has them. `null_shares`: the largest share of nulls a column may have in a file.
-    """
-
-    name: str
-    key: tuple[str, ...]
-    rows: tuple[int, int]
-    time: str | None = None
-    clock: str = "UTC"
-    null_shares: Mapping[str, float] = field(default_factory=dict)
-
-
 def run_stage(stage: Callable[[], None]) -> None:
     """Run a stage as a process of its own. A UserError ends it with one line, and the pipeline does not try again."""
     try:
-        stage()
+        with redacted_traceback():
+            stage()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(USER_ERROR)

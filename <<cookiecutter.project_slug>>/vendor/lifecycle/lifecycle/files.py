@@ -1,5 +1,6 @@
 """Files that are whole or not there: write aside, flush to disk, rename."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -34,7 +35,48 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
+def append_lines(path: Path, lines: str) -> int:
+    """Append whole lines; half a line that a kill has left is ended first. Returns the size of the file before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+") as file:
+        if size := file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                lines = f"\n{lines}"
+        file.write(lines.encode())
+        file.flush()
+        os.fsync(file.fileno())
+    return size
+
+
+@contextmanager
+def held(lock: Path, wait: bool = True) -> Iterator[bool]:
+    """Hold a lock that ends with this process; yields whether it is held, which without `wait` it may not be."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
 def sha256(path: Path) -> str:
     """Hex digest of the file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def locked(folder: Path, alone: bool = False) -> Iterator[None]:
+    """Hold the lock of a folder, as long as the block lasts: alone to delete files in it, or with other readers."""
+    if not folder.is_dir():
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)

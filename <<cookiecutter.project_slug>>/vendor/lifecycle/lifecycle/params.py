@@ -30,17 +30,32 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Limits(Record):
+    """What one raw file may take: MB as it is stored, unpacked, and of memory while it is read.
+
+    `future_days`: how many days from today a month may begin.
+    """
+
+    file_mb: int = Field(default=1_000, ge=1)
+    unpacked_mb: int = Field(default=1_000, ge=1)
+    memory_mb: int = Field(default=4_000, ge=1)
+    future_days: int = Field(default=1, ge=0)
+
+
 class Data(Record):
     """The data window. Both ends are included."""
 
     source: str
     since: Month
     through: Month
+    limits: Limits = Limits()
 
     @model_validator(mode="after")
     def _in_order(self) -> "Data":
         if self.through < self.since:
             raise ValueError(f"through ({self.through}) is earlier than since ({self.since})")
+        if re.search(r"://[^/]*:[^/]*@", self.source):
+            raise ValueError("source holds a password, and this file is committed: leave it to the environment")
         return self
 
     def months(self) -> list[str]:
@@ -180,12 +195,14 @@ class Rule(Record):
 class Triggers(Record):
     """The first rule that fits a breach counts; where none does, it is an alert and no more.
 
-    `rollbacks_a_day`: after so many automatic ones, production is put on hold for a person. `cooldown_hours`: from one
-    automatic action to the next of its kind.
+    `rollbacks_a_day`: after so many automatic ones, production is put on hold for a person; and after
+    `retrain_attempts` retrainings for the same breach, none of which succeeded. `cooldown_hours`: from one automatic
+    action to the next of its kind.
     """
 
     rules: list[Rule] = []
     rollbacks_a_day: int = Field(default=1, ge=0)
+    retrain_attempts: int = Field(default=3, ge=1)
     cooldown_hours: dict[Action, Annotated[float, Field(ge=0)]] = {}
 
 
@@ -275,10 +292,14 @@ class Breaker(Record):
 
 
 class PredictionLog(Record):
-    """How the log of predictions is written: what a crash can lose follows from these."""
+    """How the log of predictions is written: what a crash can lose follows from the first two.
+
+    `keep_days`: older days are deleted by `monitor`; null for none.
+    """
 
     flush_seconds: float = Field(default=0.2, gt=0)
     queue: int = Field(default=20_000, ge=1)
+    keep_days: int | None = Field(default=None, ge=1)
 
 
 class Serving(Record):

@@ -4,6 +4,8 @@ import os
 import sys
 from typing import Literal
 
+from .errors import plain
+
 # Kept from before a stage's output is sent to its log.
 _terminal = os.fdopen(os.dup(sys.__stderr__.fileno()), "w", encoding="utf-8") if sys.__stderr__ else None
 
@@ -11,4 +13,4 @@ _terminal = os.fdopen(os.dup(sys.__stderr__.fileno()), "w", encoding="utf-8") if
 def say(step: str, outcome: Literal["ran", "cached"], seconds: float, detail: str = "") -> None:
     """Print a step that has ended: `train  ran  6.2 s`."""
     if _terminal:
-        print(f"  {step:<10} {outcome:<7} {seconds:6.1f} s  {detail}".rstrip(), file=_terminal, flush=True)
+        print(f"  {step:<10} {outcome:<7} {seconds:6.1f} s  {plain(detail)}".rstrip(), file=_terminal, flush=True)

@@ -131,6 +131,11 @@ def file_of(where: str) -> Path:
     return Path(spec.origin)
 
 
+def path_of(where: str) -> str:
+    """The file of a module as a person sees it: from the project's folder on."""
+    return os.path.relpath(file_of(where))
+
+
 def python_path(folder: Path) -> str:
     """PYTHONPATH for processes that run the code of a project in `folder`. Releases of before have no vendor/."""
     return os.pathsep.join(str(folder / name) for name in CODE)

@@ -8,7 +8,6 @@ from ..releases.channels import Move
 from ..releases.history import history
 from ..releases.ledger import ChannelName
 from ..releases.reconcile import open_ledger
-from ..lineage.attach import attach_later
 from .shown import Shown, table, with_repairs
 
 
@@ -29,20 +28,22 @@ def share(text: str) -> float | None:
     return value
 
 
-def promote(what: str, to: ChannelName, traffic: str, reason: str, generation: int | None) -> Shown:
+def promote(
+    what: str, to: ChannelName, traffic: str, reason: str, generation: int | None, without_comparison: bool
+) -> Shown:
     """Let a channel serve a release."""
+    if without_comparison and not reason.strip():
+        raise UserError("--without-comparison needs a reason for the ledger: --reason '...'")
     part = share(traffic)
     if part is not None and to != "canary":
         raise UserError(f"--traffic is for the canary; {to} gets all of its requests")
-    done = operations.promote(what, to, part, reason, generation)
-    attach_later(done.result.release, done.result.previous)
+    done = operations.promote(what, to, part, reason, generation, without_comparison=without_comparison)
     return _shown(done.result, done.notes)
 
 
 def rollback(channel: ChannelName, to: str, reason: str, generation: int | None) -> Shown:
     """Go back to what a channel served before."""
     done = operations.rollback(channel, reason, to, generation)
-    attach_later(done.result.release, done.result.previous)
     return _shown(done.result, done.notes)
 
 

@@ -6,8 +6,6 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..files import write_text
-from ..releases.reconcile import open_ledger
-from ..releases.store import Store
 from ..lineage import card as model_card
 from ..lineage import page
 from ..lineage import report as changes
@@ -15,6 +13,8 @@ from ..lineage.graph import of_releases
 from ..lineage.impact import Reach
 from ..lineage.trace import Tracer
 from ..lineage.tree import Fact
+from ..releases.reconcile import open_ledger
+from ..releases.store import Store
 from ..serving import ids
 from .shown import Shown, with_repairs
 

@@ -5,14 +5,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ..errors import UserError
-from ..releases import operations
-from ..releases.reconcile import open_ledger
 from ..monitoring import incidents as log_of
 from ..monitoring import operation
 from ..monitoring.history import Series
 from ..monitoring.incidents import Incident
 from ..monitoring.monitor import Monitored, now
 from ..params import load_params
+from ..releases.reconcile import open_ledger
 from .run import run_pipeline
 from .shown import Shown, table, with_repairs
 
@@ -20,12 +19,15 @@ from .shown import Shown, table, with_repairs
 def monitor(what: str, months: list[str], at: str, act: bool = False) -> Shown:
     """Measure, and say what is in breach; with `act`, do what the triggers say."""
     time = _time(at) if at else now()
-    done = operation.run(what or "production", months, time, retrain=retrain if act else None)
+    done = operation.run(what or "production", months, time, build=run_pipeline if act else None)
     found = done.found
     data = {
         "release": found.release,
         "at": found.at.isoformat(),
+        "verdict": found.verdict,
         "windows": [_window(each) for each in found.seen],
+        "thin": [asdict(each) for each in found.thin],
+        "left_out": found.left_out,
         "breaches": [_series(each) for each in found.breaches],
         "figures": [_series(each) for each in found.series],
         "alerts": [vars(alert) for alert in done.alerts],
@@ -34,13 +36,6 @@ def monitor(what: str, months: list[str], at: str, act: bool = False) -> Shown:
         "notes": done.notes,
     }
     return Shown(data, with_repairs(done.notes, _text(found, done)), ok=not found.breaches)
-
-
-def retrain() -> str:
-    """Run the pipeline on what is new and release the result; says which release that is."""
-    run_pipeline()
-    made = operations.release("retrained by the monitor", automation=True).result
-    return f"{made.release.id}" if made.new else f"{made.release.id} again: there is nothing new to learn from"
 
 
 def _time(text: str) -> datetime:
@@ -59,6 +54,7 @@ def _window(seen: Any) -> dict[str, Any]:
         "start": of.start.isoformat(),
         "end": of.end.isoformat(),
         "rows": of.rows,
+        "outcomes": of.outcomes,
     }
 
 
@@ -76,6 +72,7 @@ def _series(series: Series) -> dict[str, Any]:
         "rows": point.rows,
         "open": point.state.open,
         "since": point.state.since,
+        "unjudged": [{"window": each.window, "rows": each.rows} for each in series.unjudged],
     }
 
 
@@ -88,13 +85,17 @@ def _text(found: Monitored, done: operation.Done) -> str:
             f"{each.now.value:.3g}",
             f"fires above {each.now.fire:.3g}, clears below {each.now.clear:.3g}",
             _since(each),
+            f"last judged in {each.now.window}" if each.unjudged else "",
         )
         for each in found.breaches
     ]
     looked = ", ".join(f"{seen.measured.window} ({seen.measured.rows:,})" for seen in found.seen)
-    judged = sum(each.now.fire is not None for each in found.series)
     lines = [f"{found.release}, trained on {profile.train[0]} to {profile.train[-1]}", f"  rows of {looked}"]
-    lines.append(f"{len(rows)} of {judged} checks in breach{':' if rows else ''}")
+    if found.left_out:
+        many = ", ".join(f"{count:,} in {window}" for window, count in found.left_out.items())
+        lines.append(f"  left out {many}: their features are not those of their key (docs/serving.md#evidence)")
+    lines += [f"  {each}" for each in found.thin]
+    lines.append(f"{found.verdict}{':' if rows else ''}")
     lines += [table(rows)] if rows else []
     lines += [f"  type     {alert.command}" for alert in done.alerts[:1]]
     lines += [f"  did      {each}" for each in done.acted]
@@ -128,10 +129,13 @@ def incidents(limit: int) -> Shown:
         for name, value in (("found", total.to_detect), ("told", total.to_alert), ("over", total.to_restore))
     )
     success = f", {total.success:.0%}" if total.success is not None else ""
+    closed = total.count > total.open
     lines = [table(rows)] if found else []
     if len(found) > limit:
         lines.append(f"... and {len(found) - limit} earlier (--limit)")
-    lines.append(f"{total.count} incidents, {total.open} open" + (f"; in the median {medians}" if found else ""))
+    lines.append(
+        f"{total.count} incidents, {total.open} open" + (f"; of the others, in the median {medians}" if closed else "")
+    )
     lines.append(f"{total.held} of {total.tried} rollbacks held{success}")
     data = {"incidents": [_incident(each) for each in found[:limit]], **asdict(total), "notes": opened.done}
     return Shown(data, with_repairs(opened.done, "\n".join(lines)))

@@ -2,8 +2,8 @@
 
 from dataclasses import asdict
 
-from ..releases import online
 from ..params import load_params
+from ..releases import online
 from .shown import Shown
 
 

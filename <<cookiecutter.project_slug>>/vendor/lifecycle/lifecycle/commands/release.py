@@ -1,10 +1,9 @@
 """`release` and `approve`."""
 
-from ..releases import approvals, operations
-from ..releases.reconcile import open_ledger
-from ..releases.store import Store
 from ..lineage import openlineage
-from ..lineage.attach import attach, attach_later
+from ..lineage.attach import attach
+from ..releases import approvals, operations
+from ..releases.store import Store
 from .shown import Shown, with_repairs
 
 
@@ -24,7 +23,10 @@ def release_result(reason: str) -> Shown:
     lines.append("  gates    " + ", ".join(f"{name} {metrics[name]:.3f}" for name in names))
     comparison = record.observed.get("comparison")
     if comparison and "problem" in comparison:
-        lines.append(f"  champion {comparison['champion']} cannot be measured on this holdout: {comparison['problem']}")
+        lines.append(
+            f"  champion {comparison['champion']}, not compared: {comparison['problem']}. Where against_champion in "
+            "params.yaml asks for it, `promote` tries again, and needs a person where it fails again"
+        )
     elif comparison:
         changes = [f"{name} {each['change']:+.4f}" for name, each in comparison["metrics"].items() if name in names]
         lines.append(f"  champion {comparison['champion']}, on the same holdout: {', '.join(changes)}")
@@ -44,11 +46,9 @@ def release_result(reason: str) -> Shown:
 
 def approve_release(what: str, comment: str, key: str) -> Shown:
     """Approve a release, in the name of the person at the keyboard."""
-    opened = open_ledger(network=True)
-    release = opened.ledger.release(what)
-    approval, _ = approvals.approve(opened.ledger, release, comment, key)
-    attach_later(release.id)
+    done = operations.approve(what, comment, key)
+    approval = done.result
     signed = approvals.allowed_signers() is not None
     kind = ", ".join(word for word, true in (("own release", approval.own), ("signed", signed)) if true)
-    text = f"{release.id} approved by {approval.by}{f' ({kind})' if kind else ''}"
-    return Shown({**approval.model_dump(), "signed": signed, "notes": opened.done}, with_repairs(opened.done, text))
+    text = f"{approval.release} approved by {approval.by}{f' ({kind})' if kind else ''}"
+    return Shown({**approval.model_dump(), "signed": signed, "notes": done.notes}, with_repairs(done.notes, text))

@@ -1,15 +1,17 @@
 """`run`: the pipeline from the command line."""
 
 import os
-from contextlib import suppress
+import signal
+import sys
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import UserError
-from ..files import write_text
+from ..params import load_params
 from ..releases import tracking
-from ..releases.pipeline import LOCK_FILE, Pipeline
-from ..params import PARAMS_FILE, load_params, set_through
+from ..releases.pipeline import Pipeline, StageError
+from ..releases.window import moved
 from ..stages import ingest
 from ..stages.source import pins_of, read_pins
 
@@ -51,22 +53,17 @@ def run_pipeline(through: str = "") -> Outcome:
     Raises:
         UserError, StageError: with the state as it was before.
     """
-    built = _lock()
-    before = set_through(through) if through else None
-    try:
+    signal.signal(signal.SIGTERM, _stop)
+    with moved(through) if through else nullcontext():
         changed = _run()
-    except UserError:
-        # Nothing was built for the new watermark (a file failed the gate, say): it was not moved.
-        if before is not None and _lock() == built:
-            write_text(PARAMS_FILE, before)
-        raise
     tracked = tracking.last_tracked()
     assert tracked is not None
     return Outcome(changed, tracked, tracking.failed_gates())
 
 
-def _lock() -> bytes | None:
-    return LOCK_FILE.read_bytes() if LOCK_FILE.exists() else None
+def _stop(number: int, _frame: object) -> None:
+    """End as after Ctrl-C: with the stage's processes, and nothing half done."""
+    sys.exit(128 + number)
 
 
 def _run() -> bool:
@@ -83,11 +80,12 @@ def _run() -> bool:
         pipeline.admit.fn()
     try:
         pipeline.run_now()
-    except RuntimeError as error:
-        if "Failed to reach API" not in str(error):
-            raise
-        url = os.environ["PREFECT_API_URL"]
-        raise UserError(f"Prefect at {url} cannot be reached: start it, or unset PREFECT_API_URL") from None
+    except (UserError, StageError):
+        raise
+    except Exception as error:
+        if said := server.what_is_wrong(error):
+            raise UserError(said) from None
+        raise
     return True
 
 

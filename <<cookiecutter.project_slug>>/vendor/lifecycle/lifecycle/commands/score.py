@@ -11,7 +11,7 @@ from .shown import Shown, table, with_repairs
 
 
 def score(channel: ChannelName, months: list[str]) -> Shown:
-    """Score months with the release of a channel: in threads here, or on the cluster that params.yaml names as a flow."""
+    """Score months with the release of a channel: in threads here, or as a flow on the cluster of params.yaml."""
     params = load_params()
     jobs, notes = scoring.plan(channel, months, params.monitoring.columns)
     if params.scoring.runner == "threads":

@@ -1,55 +1,112 @@
 """`serve`: answer requests for predictions until told to end."""
 
+import asyncio
 import logging
-import os
 import signal
 import socket
 import sys
 from contextlib import suppress
+from ipaddress import ip_address
+from typing import Any
 
-from ..errors import UserError
-from ..releases import ledger, pointers
+from ..errors import UserError, plain
 from ..params import load_params
+from ..releases import ledger, pointers
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
+# How long a client may take to send a request, and to begin the next one on the same connection.
+CLIENT_SECONDS = 20
 # How long requests on their way may take when the server is told to end.
 GRACE_SECONDS = 10
 
 
-def serve(host: str, port: int) -> None:
+def serve(host: str, port: int, names: list[str], no_token: bool) -> None:
     """Serve the channels on one port, in this process.
 
     Raises:
-        UserError: the port cannot be had, or params.yaml is wrong.
+        UserError: the port cannot be had, params.yaml is wrong, or others could ask without a token.
     """
     import uvicorn
 
-    from ..serving.app import TOKEN, Service, make_app
+    from ..serving.app import Service, make_app
+    from ..serving.guard import TOKEN, guard, token_of_environment
     from ..serving.loader import Loader
     from ..serving.log import Log
 
     params = load_params()
     settings = params.serving
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING, stream=sys.stderr)
+    token = token_of_environment()
+    if token is None and not no_token and not _is_loopback(host):
+        raise UserError(f"{host} lets other machines ask: set {TOKEN} in the environment, or add --no-token")
+    _log_to_stderr()
     with suppress(UserError):  # a pointer that is there is enough to serve by
         pointers.write(ledger.load())
     listener = listen(host, port)
     loader = Loader(settings, params.monitoring.columns.key)
     loader.look()
-    token = os.environ.get(TOKEN)
-    app = make_app(Service(settings, loader, Log(settings.log)), token)
+    app = make_app(Service(settings, loader, Log(settings.log)), guard(host, listener.getsockname()[1], names, token))
     production = loader.table.production
     _say(listener, production.release_id if production else None, loader.problems().get("production"))
-    if host not in LOOPBACK and not token:
-        print(f"note: whoever reaches this machine may ask; {TOKEN} in the environment sets a token", file=sys.stderr)
     # uvicorn ends well at these, and then lets them end the process: as it has ended well, there is nothing to say.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    config = uvicorn.Config(
-        app, log_config=None, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE_SECONDS
-    )
-    uvicorn.Server(config).run(sockets=[listener])
+    uvicorn.Server(configuration(app)).run(sockets=[listener])
     print("ended; every logged prediction is on the disk", file=sys.stderr)
+
+
+def configuration(app: Any, seconds: int = CLIENT_SECONDS) -> Any:
+    """How uvicorn runs the app: a client that sends nothing for so long loses its connection."""
+    import uvicorn
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class Impatient(H11Protocol):
+        """uvicorn itself waits for ever for the first request, and for the rest of one."""
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self._next_look = self.loop.call_later(seconds, self._look, None)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._next_look.cancel()
+            super().connection_lost(exc)
+
+        def _look(self, seen: object) -> None:
+            """Close it if the client owes what it owed at the last look."""
+            cycle = self.cycle
+            waits = cycle is None or cycle.response_complete or cycle.more_body
+            if waits and cycle is seen:
+                self.transport.close()
+            else:
+                self._next_look = self.loop.call_later(seconds, self._look, cycle if waits else self)
+
+    return uvicorn.Config(
+        app,
+        http=Impatient,
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        timeout_keep_alive=seconds,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+
+
+class _Plain(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return plain(super().format(record))
+
+
+def _log_to_stderr() -> None:
+    """What this project logs, down to ordinary moves; of libraries, warnings."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Plain("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.getLogger(__package__.partition(".")[0]).setLevel(logging.INFO)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -65,7 +122,9 @@ def listen(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
         listener.listen(2048)
     except (OSError, OverflowError) as error:
-        raise UserError(f"{host}:{port} cannot be listened on: {error}. `serve --port` takes another") from None
+        raise UserError(
+            f"{host}:{port} cannot be listened on: {error}. `--help` names the option for another"
+        ) from None
     return listener
 
 

@@ -20,7 +20,8 @@ def with_repairs(done: list[str], text: str) -> str:
 
 
 def table(rows: Sequence[tuple[str, ...]]) -> str:
-    """Rows as aligned columns, two spaces apart."""
+    """Rows as aligned columns, two spaces apart. A cell stays on its line."""
+    rows = [tuple(cell.replace("\n", " ") for cell in row) for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))] if rows else []
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows

@@ -1,15 +1,41 @@
-"""`status`: what there is, without starting anything."""
+"""`status`: what there is, without starting anything; first, what waits for a person."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from textwrap import fill
 from typing import Any
 
-from ..releases import ledger, tracking, worktree
-from ..releases.ledger import Channel, ChannelName
-from ..releases.pipeline import LOCK_FILE, Pipeline, StageStatus
+from .. import project
+from ..errors import plain
+from ..monitoring import alerts, history
+from ..monitoring import incidents as log_of
+from ..params import Data, Monitoring, load_params
+from ..releases import approvals, ledger, tracking, worktree
+from ..releases.ledger import Channel, ChannelName, Ledger
+from ..releases.pipeline import LOCK_FILE, Pipeline, StageStatus, result_digest
 from ..releases.store import Store
-from ..params import Data, load_params
 from ..stages import ingest
 from ..stages.source import read_pins, unpinned
+
+# A terminal is as wide as that, unless somebody has made it wider.
+COLUMNS = 80
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Something that a person has to decide, and what to type."""
+
+    what: str
+    command: str
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What the monitor knew of the production release when it last measured: `at` is None where it never has."""
+
+    at: str | None
+    breaches: list[alerts.Alert]
+    incidents: list[str]
 
 
 @dataclass(frozen=True)
@@ -22,8 +48,13 @@ class ProjectStatus:
     differences: list[str]
     tracked: tracking.Tracked | None
     is_tracked: bool
+    is_of_result: bool
     channels: dict[ChannelName, Channel]
     holds: dict[ChannelName, str]
+    warnings: list[str]
+    quarantine: dict[str, str]
+    approvers: dict[str, list[str]]
+    watched: Watched
 
     def as_dict(self) -> dict[str, Any]:
         """For --json."""
@@ -36,12 +67,45 @@ class ProjectStatus:
             "result_is_tracked": self.is_tracked,
             "channels": {name: channel.model_dump() for name, channel in self.channels.items()},
             "holds": self.holds,
+            "warnings": self.warnings,
+            "quarantine": self.quarantine,
+            "approvers": self.approvers,
+            "monitor": asdict(self.watched),
+            "waiting": [vars(each) for each in self.waiting()],
         }
+
+    def waiting(self) -> list[Waiting]:
+        """What needs a person, the most urgent first."""
+        return list(self._waiting())
+
+    def _waiting(self) -> Iterator[Waiting]:
+        for warning in self.warnings:
+            yield Waiting(warning, f"{project.command()} verify --all")
+        for name, channel in reversed(self.channels.items()):
+            if channel.release in self.quarantine:
+                yield Waiting(
+                    f"{name} serves {channel.release}, which is in quarantine: {self.quarantine[channel.release]}",
+                    f"{project.command()} rollback {name} --reason 'in quarantine'",
+                )
+        commands: dict[str, list[alerts.Alert]] = {}
+        for alert in self.watched.breaches:
+            commands.setdefault(alert.command.partition(" --reason")[0], []).append(alert)
+        for first, *more in commands.values():
+            yield Waiting(f"in breach: {first.text}{f'; and {len(more)} more' if more else ''}", first.command)
+        for name, reason in self.holds.items():
+            yield Waiting(
+                f"{name} is on hold{f': {reason}' if reason else ''}", f"{project.command()} hold {name} --end"
+            )
 
     def as_text(self) -> str:
         """For people."""
         source = ", ".join(self.source_changes) or "as pinned"
-        lines = [f"data       {self.data.since} to {self.data.through} from {self.data.source} ({source})", ""]
+        lines = ["needs a person"] if (waiting := self.waiting()) else []
+        for each in waiting:
+            # A command stands on a line of its own, however long it is: it is there to be copied.
+            lines += [_wrapped(each.what, "  ", "    "), f"    {each.command}"]
+        lines += [""] if waiting else []
+        lines += [f"data       {self.data.since} to {self.data.through} from {self.data.source} ({source})", ""]
         for stage in self.stages:
             lines.append(f"{stage.stage:<10} {'fresh' if stage.fresh else 'stale: ' + ', '.join(stage.reasons)}")
         lines += [f"           {each}" for each in self.differences]
@@ -53,20 +117,44 @@ class ProjectStatus:
                 f"last run   {t.logged_at}, MLflow run {t.run_id[:8]}",
                 f"model      {t.model_name} {version}",
             ]
-            if not self.is_tracked:
+            if not self.is_tracked and not self.is_of_result:
                 lines.append("           of another result than the one here: `run` logs this one")
+            elif not self.is_tracked:
+                lines.append("           in another MLflow than the one used now: `run` logs it there too")
         else:
             lines += ["", "last run   none on this machine"]
-        for name, channel in self.channels.items():
-            since = f"since {channel.at} (generation {channel.generation})"
-            hold = f", on hold: {self.holds[name]}" if name in self.holds else ""
-            lines.append(f"{name:<10} {channel.release or 'nothing'} {since}{hold}")
+        lines += [""] if self.channels else []
+        lines += [_wrapped(f"{name:<11}{self._serves(name, channel)}") for name, channel in self.channels.items()]
+        if "production" in self.channels:
+            lines.append(_wrapped(f"monitor    {self._seen()}"))
         return "\n".join(lines)
+
+    def _serves(self, name: ChannelName, channel: Channel) -> str:
+        if channel.release is None:
+            return f"nothing since {channel.at} (generation {channel.generation})"
+        share = f" for {channel.traffic:.0%} of requests" if channel.traffic is not None else ""
+        people = ", ".join(self.approvers.get(channel.release, []))
+        marks = [
+            f"{channel.release}{share} since {channel.at} (generation {channel.generation}, {channel.operation})",
+            f"approved by {people}" if people else "no approval",
+            "IN QUARANTINE" if channel.release in self.quarantine else "",
+            "on hold" if name in self.holds else "",
+        ]
+        return ", ".join(filter(None, marks))
+
+    def _seen(self) -> str:
+        if self.watched.at is None:
+            return f"has not measured this release yet: `{project.command()} monitor`"
+        breaches, incidents = len(self.watched.breaches), "; ".join(self.watched.incidents)
+        return f"{breaches or 'no'} open {'breach' if breaches == 1 else 'breaches'} at {self.watched.at}" + (
+            f"; open incident: {incidents}" if incidents else ""
+        )
 
 
 def project_status() -> ProjectStatus:
     """Look at everything and change nothing."""
-    data = load_params().data
+    params = load_params()
+    data = params.data
     _, files = ingest.look(data)
     pins = read_pins()
     changes = [f"{file.name} {'changed' if file.name in pins else 'new'}" for file in unpinned(files)]
@@ -76,6 +164,45 @@ def project_status() -> ProjectStatus:
     differences = [str(each) for each in worktree.differences(Store())] if changed else []
     book = ledger.load()
     channels = book.channels()
+    serving = {channel.release for channel in channels.values() if channel.release}
+    counted = approvals.count_all(book, book.read_releases(sorted(serving)))
+    approvers = {
+        name: [each.approval.by.split(" <")[0] for each in found if not each.problem] for name, found in counted.items()
+    }
+    quarantine = {each: kept.reason for each in sorted(serving) if (kept := book.quarantine(each))}
     holds = {name: held.reason for name in channels if (held := book.held(name))}
     tracked, is_tracked = tracking.last_tracked(), tracking.is_tracked()
-    return ProjectStatus(data, changes, stages, differences, tracked, is_tracked, channels, holds)
+    is_of_result = bool(tracked and LOCK_FILE.exists() and tracked.result_digest == result_digest())
+    return ProjectStatus(
+        data,
+        changes,
+        stages,
+        differences,
+        tracked,
+        is_tracked,
+        is_of_result,
+        channels,
+        holds,
+        book.warnings(),
+        quarantine,
+        approvers,
+        _watched(book, params.monitoring),
+    )
+
+
+def _watched(book: Ledger, settings: Monitoring) -> Watched:
+    """Out of the monitor's own files: nothing is measured."""
+    production = book.channel("production")
+    release = production.release if production else None
+    consecutive = {str(grain): many for grain, many in settings.consecutive.items()}
+    at = history.last_run(release) if release else None
+    if release is None or at is None:
+        return Watched(None, [], [])
+    worst = history.in_breach(history.read(release, consecutive))
+    breaches = [alerts.of_series(release, each, settings.alerts) for each in worst]
+    incidents = [each.title for each in log_of.find(book, settings) if each.ended is None]
+    return Watched(f"{at:%Y-%m-%dT%H:%M:%SZ}", breaches, incidents)
+
+
+def _wrapped(text: str, first: str = "", later: str = " " * 11) -> str:
+    return fill(plain(text), COLUMNS, initial_indent=first, subsequent_indent=later, break_on_hyphens=False)

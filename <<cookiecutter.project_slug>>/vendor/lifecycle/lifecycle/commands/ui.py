@@ -2,39 +2,53 @@
 
 import os
 import subprocess
-import sys
-from pathlib import Path
+from contextlib import ExitStack, suppress
 
-from .. import flows  # noqa: F401  (sets where Prefect keeps its database)
-from ..releases.tracking import tracking_uri
+from ..errors import UserError, redacted
+from ..flows.server import log_of, start
+from ..releases import databases
+from ..releases.tracking import follow_project, tracking_uri
+from .serve import listen
+
+# How long a server may take over the requests that it still answers.
+GRACE_SECONDS = 5
 
 
 def serve(mlflow_port: int, prefect_port: int) -> None:
-    """Run both servers until one of them ends or Ctrl-C is pressed."""
-    here = Path(sys.executable).parent
-    host = ["--host", "127.0.0.1", "--port"]
-    commands = [
-        [
-            str(here / "mlflow"),
-            "server",
-            "--backend-store-uri",
-            tracking_uri(),
-            *host,
-            str(mlflow_port),
-            "--workers",
-            "1",
-        ],
-        [str(here / "prefect"), "server", "start", *host, str(prefect_port)],
-    ]
-    print(f"MLflow   http://127.0.0.1:{mlflow_port}\nPrefect  http://127.0.0.1:{prefect_port}\nCtrl-C ends both.")
-    environment = os.environ | {"PREFECT_API_URL": f"http://127.0.0.1:{prefect_port}/api"}
-    processes = [subprocess.Popen(command, env=environment) for command in commands]
+    """Run both servers until Ctrl-C.
+
+    Raises:
+        UserError: a port is in use, or a server has ended by itself.
+    """
+    if wrong := databases.damage(databases.PREFECT):
+        raise UserError(databases.damaged_prefect(wrong))
+    for note in follow_project():
+        print(f"note: {note}")
+    ports = {"MLflow": mlflow_port, "Prefect": prefect_port}
+    uri = tracking_uri()
+    if uri.startswith(("http://", "https://")):
+        print(f"MLflow   {redacted(uri)}")
+        del ports["MLflow"]
+    processes: dict[str, subprocess.Popen[bytes]] = {}
     try:
-        os.wait()
+        with ExitStack() as stack:
+            listeners = {page: stack.enter_context(listen("127.0.0.1", port)) for page, port in ports.items()}
+            for page, listener in listeners.items():
+                processes[page] = start(page.lower(), listener)
+                print(f"{page:<8} http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
+        print("Ctrl-C ends the pages.", flush=True)
+        ended, _ = os.wait()
+        page = next(page for page, process in processes.items() if process.pid == ended)
+        raise UserError(f"{page} has ended by itself, and so has the rest: {log_of(page.lower())} says why")
     except KeyboardInterrupt:
-        pass
+        print()
     finally:
-        for process in processes:
+        for process in processes.values():
             process.terminate()
-        for process in processes:
+        for process in processes.values():
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE_SECONDS)
+            # A server whose standard input has ended ends at once.
+            if process.stdin:
+                process.stdin.close()
             process.wait()

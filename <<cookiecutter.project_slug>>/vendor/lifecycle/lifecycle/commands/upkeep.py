@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ..errors import UserError
+from ..lineage import attach
 from ..releases import gc, reconcile
 from ..releases.history import Change
 from ..releases.history import diff as compare_records
@@ -45,8 +46,11 @@ def verify(what: str, everything: bool, remote: bool) -> Shown:
 def doctor() -> Shown:
     """Put right what follows from the ledger."""
     opened = reconcile.doctor()
-    text = "\n".join(opened.done) or "nothing to do: pointers, tags and MLflow are in step with the ledger"
-    return Shown({"done": opened.done}, text)
+    done = [*opened.done, *attach.put_right(opened.store)]
+    text = "\n".join([*done, *(f"not put right: {line}" for line in opened.left)]) or (
+        "nothing to do: pointers, tags and MLflow are in step with the ledger, and the bytes of all releases are whole"
+    )
+    return Shown({"done": done, "left": opened.left}, text, ok=not opened.left)
 
 
 def restore(what: str, data_only: bool) -> Shown:

@@ -6,6 +6,7 @@ from http.client import HTTPConnection
 from typing import TYPE_CHECKING, Any
 
 from ..files import sha256
+from .load import JSON
 from .scene import Scene, expect
 from .stand import Stand, last_line
 
@@ -65,7 +66,7 @@ def _built(stand: Stand) -> dict[str, str]:
 def _post(port: int, body: Any) -> tuple[int, str]:
     connection = HTTPConnection("127.0.0.1", port, timeout=30)
     try:
-        connection.request("POST", "/predict", json.dumps(body))
+        connection.request("POST", "/predict", json.dumps(body), JSON)
         answer = connection.getresponse()
         return answer.status, answer.read().decode()
     finally:

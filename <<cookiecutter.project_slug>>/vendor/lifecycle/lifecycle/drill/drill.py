@@ -24,7 +24,7 @@ TABLE = Path(".lifecycle/drill.md")
 
 @dataclass(frozen=True)
 class Row:
-    """What came of a fault, in seconds and requests. `to_alert`: from the newest row that it was found by.
+    """What came of a fault, in seconds since it was injected, and requests. `to_alert`: since its first row.
 
     `wrong`: answers with a release that the channel never served, or a score that is not that release's. `exposed`:
     answers by the defective release.

@@ -12,6 +12,7 @@ from typing import Any
 CLIENTS = 2
 A_SECOND = 20
 TIMEOUT_SECONDS = 30
+JSON = {"Content-Type": "application/json"}
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Load:
         key, features = self.rows[row]
         body = {"row": self.shifted[row], "key": f"drill-{row}"} if drifted else {"row": features, "key": key}
         try:
-            connection.request("POST", "/predict", json.dumps(body))
+            connection.request("POST", "/predict", json.dumps(body), JSON)
             reply = connection.getresponse()
             said = json.loads(reply.read())
         except (OSError, HTTPException, ValueError):

@@ -20,16 +20,18 @@ import yaml
 
 from .. import project
 from ..errors import UserError
+from ..params import load_params
 from ..releases import ledger as book
 from ..releases import loading, registry, tracking
 from ..releases.ledger import ChannelName, Ledger
 from ..releases.pipeline import LOCK_FILE
 from ..releases.record import Release
-from ..params import load_params
 from . import defects
 from .load import Load, plain, shift
 
 CLI = [sys.executable, "-m", "lifecycle.cli"]
+# What an operation leaves behind, to update MLflow.
+FOLLOWER = "lifecycle.lineage.attach"
 # Settings that lead out of the copy.
 FOREIGN = ("DASK_", "DVC_", "GIT_", "MLFLOW_", "OPENLINEAGE_", "PREFECT_", "RAY_", "SERVING_")
 ROWS = 2000
@@ -179,16 +181,16 @@ class Stand:
             shutil.rmtree(self.folder / name, ignore_errors=True)
 
     def settle(self, seconds: float = PATIENCE_SECONDS) -> None:
-        """Wait until MLflow has been told of the ledger: a rollback leaves that to a process of its own."""
+        """Wait until MLflow follows the ledger: every operation leaves that to a process of its own."""
+        self.until(lambda: registry.in_step(self.ledger, registry.DESCRIBED), "MLflow does not follow", seconds)
+        # One that finds nothing to do may still run, and would repair what a fault breaks.
+        self.until(lambda: not self._follows(), "a process still updates MLflow", seconds)
 
-        def told() -> bool:
-            try:
-                known = json.loads(registry.PROJECTED.read_text(encoding="utf-8"))
-            except (FileNotFoundError, ValueError):
-                return False
-            return bool(known["ledger"] == self.ledger.tip)
+    def _follows(self) -> bool:
+        import psutil
 
-        self.until(told, "MLflow was not told", seconds)
+        running = [each.info for each in psutil.process_iter(["cmdline", "cwd"])]
+        return any(each["cwd"] == str(self.folder) and FOLLOWER in (each["cmdline"] or ()) for each in running)
 
     def load(self, release: Release) -> tuple[Load, list[float]]:
         """A load for the server, of the newest rows whose outcome is known; and what the release predicts for them."""

@@ -9,7 +9,6 @@ from prefect.blocks.core import Block
 from prefect.events import emit_event
 
 from .. import project
-from ..releases import operations
 from ..monitoring import alerts, operation
 from ..monitoring.monitor import now
 from ..params import load_params
@@ -27,7 +26,7 @@ def monitor(release: str = "production", months: list[str] | None = None, act: b
     """
     blocks = load_params().monitoring.alerts.blocks
     done = operation.run(
-        release, months or [], now(), {slug: partial(_notify, slug) for slug in blocks}, _retrain if act else None
+        release, months or [], now(), {slug: partial(_notify, slug) for slug in blocks}, pipeline if act else None
     )
     if done.due and done.due.action == "rollback":
         # Prefect's automation starts the rollback with it; whoever comes second finds the generation moved.
@@ -41,19 +40,13 @@ def monitor(release: str = "production", months: list[str] | None = None, act: b
                 "evidence": done.due.evidence,
             },
         )
-    for note in [*done.notes, *done.acted]:
+    for note in [*done.notes, *map(str, done.found.thin), *done.acted]:
         get_run_logger().warning(note)
     create_table_artifact(
-        _rows(done) or [{"breach": "none"}], key="monitor", description=f"{done.found.release}: in breach"
+        _rows(done) or [{"breach": "none"}], key="monitor", description=f"{done.found.release}: {done.found.verdict}"
     )
     create_link_artifact(done.page.resolve().as_uri(), key="monitor-page", link_text="all figures, with plots")
     return [alert.breach for alert in alerts.of(done.found, load_params().monitoring.alerts)]
-
-
-def _retrain() -> str:
-    pipeline()
-    made = operations.release("retrained by the monitor", automation=True).result
-    return made.release.id
 
 
 def _notify(slug: str, alert: alerts.Alert) -> None:
@@ -69,6 +62,7 @@ def _rows(done: operation.Done) -> list[dict[str, Any]]:
             "value": each.now.value,
             "fires above": each.now.fire,
             "since": each.now.state.since,
+            "last judged in": each.now.window,
             "source": each.source,
         }
         for each in done.found.breaches

@@ -15,11 +15,12 @@ from prefect.tasks import exponential_backoff
 
 from .. import project
 from ..errors import UserError
-from ..releases import tracking
-from ..releases.pipeline import LOGS, Pipeline, Stage, StageError, StageResult
 from ..lineage import openlineage
 from ..params import load_params
 from ..progress import say
+from ..releases import tracking
+from ..releases.heal import heal
+from ..releases.pipeline import LOGS, Pipeline, Stage, StageError, StageResult
 from ..stages import ingest
 
 
@@ -89,6 +90,8 @@ def pipeline() -> None:
     """
     own_id, results = str(flow_run.id) if flow_run.id else None, []
     with openlineage.run_of_pipeline(own_id, flow_run.scheduled_start_time, get_run_logger().warning) as recorder:
+        for note in heal():
+            get_run_logger().warning(note)
         admit()
         dvc = Pipeline()
         # While stages run in processes of their own, get the slowest import over with.

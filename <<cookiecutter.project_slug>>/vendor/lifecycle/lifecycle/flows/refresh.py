@@ -6,8 +6,8 @@ from typing import Any
 from prefect import flow
 from prefect.artifacts import create_table_artifact
 
-from ..releases import online
 from ..params import load_params
+from ..releases import online
 
 
 @flow(name="refresh")

@@ -11,12 +11,12 @@ from prefect.input import RunInput
 from pydantic import Field
 
 from ..errors import UserError
+from ..lineage import openlineage
+from ..lineage.attach import attach
 from ..releases import approvals, operations
 from ..releases.ledger import ChannelName, MovedError
 from ..releases.reconcile import open_ledger
 from ..releases.store import Store
-from ..lineage import openlineage
-from ..lineage.attach import attach, attach_later
 
 
 @flow(name="release")
@@ -36,7 +36,6 @@ def release(reason: str = "") -> str:
 def promote(release: str, to: ChannelName, reason: str = "") -> int:
     """Let a channel serve a release, by the policy of params.yaml; returns the channel's generation."""
     done = operations.promote(release, to, reason=reason, automation=True)
-    attach_later(done.result.release, done.result.previous)
     _log(done.notes)
     return done.result.generation
 
@@ -59,7 +58,6 @@ def rollback(
     except MovedError as moved:
         _log([f"nothing to do: {moved}"])
         return None
-    attach_later(done.result.release, done.result.previous)
     _log(done.notes)
     return done.result.release
 
@@ -91,8 +89,7 @@ def approve(release: str, wait_hours: float = 72) -> bool:
         return False
     by = f"{answer.name.strip()} <{answer.mail.strip()}>"
     # What was asked stands: the ledger may have moved while somebody thought about it.
-    approvals.approve(open_ledger(network=True).ledger, asked, f"through Prefect: {answer.comment}".rstrip(": "), by=by)
-    attach_later(asked.id)
+    operations.approve(asked.id, f"through Prefect: {answer.comment}".rstrip(": "), by=by)
     return True
 
 

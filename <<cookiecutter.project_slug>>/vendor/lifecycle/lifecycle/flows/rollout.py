@@ -3,8 +3,8 @@
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 
-from ..releases import ledger as book
 from ..monitoring.rollout import advance
+from ..releases import ledger as book
 
 
 @flow(name="rollout")

@@ -1,18 +1,29 @@
-"""A Prefect API for as long as one run takes.
+"""The Prefect API and the MLflow pages on this machine.
 
-Prefect's own temporary server costs about twice as much to start, and a script with no server at all cannot run a
-flow. This one shares its database with `ui`, so that runs show up there afterwards; it starts no schedulers, and
-it ends with the process that started it, however that ends.
+`ensure_api` starts a Prefect API for as long as one run takes: Prefect's own temporary server costs about twice as much
+to start, and a script without a server cannot run a flow. It shares its database with `ui`, so that runs show up there
+afterwards, and it starts no schedulers.
+
+Every server ends with the process that started it, also when that was killed, and answers nobody but this machine:
+a request whose Host or Origin is another one is refused, so no page of the web can read or change anything here.
 """
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-LOG = Path("logs/prefect.log")
+from ..releases import databases
+from ..releases.tracking import tracking_uri
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+LOGS = Path("logs")
 
 _started: list[subprocess.Popen[bytes]] = []
 
@@ -27,36 +38,113 @@ def ensure_api() -> None:
     if os.environ.get("PREFECT_API_URL"):
         return
     with socket.socket() as listener:
-        # The port is ours from here on, and who connects before the server is up waits in its queue.
+        # The port is ours from here on, and requests that come before the server is up wait in its queue.
         listener.bind(("127.0.0.1", 0))
         listener.listen(128)
-        LOG.parent.mkdir(exist_ok=True)
-        with LOG.open("w", encoding="utf-8") as log:
-            _started.append(
-                subprocess.Popen(
-                    [sys.executable, "-m", __name__, str(listener.fileno())],
-                    stdin=subprocess.PIPE,
-                    stdout=log,
-                    stderr=log,
-                    pass_fds=[listener.fileno()],
-                )
-            )
+        _started.append(start("prefect", listener, "ephemeral"))
         os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
 
 
-def _serve(listener: int) -> None:
+def what_is_wrong(error: Exception) -> str | None:
+    """What to say of an error of a flow, if it is its API's."""
+    unreachable = "Failed to reach API" in str(error)
+    if not _started:
+        url = os.environ.get("PREFECT_API_URL")
+        return f"Prefect at {url} cannot be reached: start it, or unset PREFECT_API_URL" if unreachable else None
+    if wrong := databases.damage(databases.PREFECT):
+        return databases.damaged_prefect(wrong)
+    return f"Prefect's server, which `run` starts, has ended: {log_of('prefect')} says why" if unreachable else None
+
+
+def start(name: str, listener: socket.socket, *arguments: str) -> subprocess.Popen[bytes]:
+    """Start a server on the listener; it writes to logs/NAME.log."""
+    LOGS.mkdir(exist_ok=True)
+    with log_of(name).open("w", encoding="utf-8") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", __name__, name, str(listener.fileno()), *arguments],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            pass_fds=[listener.fileno()],
+            # Ctrl-C is for the process that started it, which then ends this one in good order.
+            start_new_session=True,
+        )
+
+
+def log_of(name: str) -> Path:
+    """Where a server writes."""
+    return LOGS / f"{name}.log"
+
+
+class OnlyThisMachine:
+    """Refuses requests from pages of other servers (Origin) and under other names (Host, as in DNS rebinding)."""
+
+    def __init__(self, app: "ASGIApp", port: int) -> None:
+        self._app = app
+        self._origins = {origin.encode() for origin in _origins(port)}
+        self._hosts = {origin.removeprefix(b"http://") for origin in self._origins}
+
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        """Answer, or 403."""
+        headers = scope.get("headers", [])
+        hosts = {value for name, value in headers if name == b"host"}
+        origins = {value for name, value in headers if name == b"origin"}
+        if scope["type"] == "lifespan" or (hosts and hosts <= self._hosts and origins <= self._origins):
+            await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+            await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]})
+            await send({"type": "http.response.body", "body": b"Only pages of this server on this machine may ask."})
+
+
+def _prefect(listener: socket.socket, ephemeral: bool) -> None:
+    port = listener.getsockname()[1]
+    os.environ.pop("PREFECT_API_URL", None)
+    os.environ["PREFECT_UI_API_URL"] = f"http://127.0.0.1:{port}/api"
+    # For the page under the other name of this machine; by default Prefect allows every origin.
+    os.environ["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"] = ",".join(_origins(port))
     import uvicorn
     from prefect.server.api.server import create_app
 
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    uvicorn.run(create_app(ephemeral=True), fd=listener, log_level="warning", timeout_graceful_shutdown=1)
+    app = OnlyThisMachine(create_app(ephemeral=ephemeral), port)
+    uvicorn.run(app, fd=listener.fileno(), log_level="warning", timeout_graceful_shutdown=1)
+
+
+def _mlflow(listener: socket.socket) -> None:
+    port = listener.getsockname()[1]
+    # MLflow listens by itself.
+    listener.close()
+    # Its job workers are for judging and tracing language models.
+    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
+    # Not an argument: those are for every user of the machine to see, and it may hold a password.
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = tracking_uri()
+    os.environ["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"] = ",".join(_origins(port))
+    os.environ["MLFLOW_SERVER_ALLOWED_HOSTS"] = os.environ["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"].replace("http://", "")
+    from mlflow.cli import cli
+
+    cli(["server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"])
+
+
+def _origins(port: int) -> list[str]:
+    return [f"http://{name}:{port}" for name in ("127.0.0.1", "localhost")]
 
 
 def _end_with_parent() -> None:
     # Standard input is a pipe that nobody writes to: it ends when the parent does, even if that was killed.
     sys.stdin.buffer.read()
-    os._exit(0)
+    os.killpg(0, signal.SIGKILL)
+
+
+def main(name: str, listener: str, *arguments: str) -> None:
+    """Be a server."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    taken = socket.socket(fileno=int(listener))
+    if name == "mlflow":
+        _mlflow(taken)
+    else:
+        _prefect(taken, "ephemeral" in arguments)
 
 
 if __name__ == "__main__":
-    _serve(int(sys.argv[1]))
+    main(*sys.argv[1:])

@@ -1,13 +1,15 @@
-"""What somebody who only looks into MLflow finds there: the lineage page of a release, and its model card."""
+"""What MLflow shows of a release: its model card and its lineage page, as they follow from the ledger.
 
-import subprocess
-import sys
+Like the aliases, all of it is a projection: `_shown` says what should stand there, `_apply` writes what differs.
+"""
+
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import UserError, one_line
+from ..errors import UserError, one_line, redacted_traceback
 from ..files import write_text
 from ..releases import ledger as book
 from ..releases import registry, tracking
@@ -16,92 +18,153 @@ from ..releases.record import Release
 from ..releases.store import Store
 from . import card, openlineage
 from .graph import of_releases
-from .page import serving, write_page
+from .page import render
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-# The artifact of the run, and the tag on the model version that says where it is.
-ARTIFACT = "lineage/lineage.html"
-TAG = "lineage"
-CARD = "lineage/model_card.md"
+# Artifacts of the run, in a folder for each release: releases that differ in code alone have the same run.
+FOLDER = "lineage"
+PAGE, CARD = "lineage.html", "model_card.md"
 # What MLflow's databases have room for in a description; SQLite alone takes more.
 ROOM = 5000
-LOG = Path("logs/attach.log")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What should stand at a release's model version: its description, and the artifacts of its run by path."""
+
+    description: str
+    artifacts: dict[str, str]
 
 
 def attach(release: Release, store: Store) -> tuple[str, list[str]]:
-    """Put a release's page into its MLflow run, once, and its card as it is now, whole and into its description.
+    """Bring MLflow in step with the ledger; nothing depends on it.
 
-    Returns: where the page is, empty if it is in no run; and what there is to say. Nothing depends on it.
+    Returns: where the release's lineage page is, empty where it is not; and what there is to say.
     """
-    ledger = book.load()
-    if not registry.in_step(ledger):  # MLflow did not answer just now, and that was said
-        return "", []
+    if not registry.in_step(book.load()):
+        return "", []  # MLflow did not answer just now, which was said, or the ledger has moved: see project_later
+    if notes := follow(store):
+        return "", notes
     try:
-        client = tracking.open_client()
-        version = _version(client, release)
-        _describe(client, version, release, ledger, store)
-        return _page(client, version, release, ledger, store), []
+        version = _versions(tracking.open_client(), [release])[release.id]
     except Exception as error:  # whatever it is: the release stands, and is not to fail for its picture
-        return "", [f"the lineage page and the card of {release.id} are not in MLflow: {one_line(error)}"]
+        return "", [f"the lineage page of {release.id} cannot be looked up in MLflow: {one_line(error)}"]
+    return version.tags.get(registry.PAGE_TAG, ""), []
 
 
-def attach_later(*releases: str | None) -> None:
-    """Do that for some releases, and tell OpenLineage of the ledger, in a process that nobody waits for."""
-    command = [sys.executable, "-m", __name__, *filter(None, releases)]
-    with suppress(OSError):  # a full disk, say: what was decided stands
-        LOG.parent.mkdir(exist_ok=True)
-        with LOG.open("a", encoding="utf-8") as log:
-            subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+def follow(store: Store) -> list[str]:
+    """Bring all that MLflow shows in step with the ledger, however often that moves meanwhile; returns problems."""
+    try:
+        with registry.alone(registry.DESCRIBED):
+            while (ledger := book.load()).releases and not registry.in_step(ledger, registry.DESCRIBED):
+                if problems := registry.try_project(store) or _project(ledger, _touched(ledger), store)[1]:
+                    return problems
+                registry.note(registry.DESCRIBED, ledger)
+    except Exception as error:  # whatever it is: what was decided stands
+        return [f"cards and lineage pages in MLflow could not be updated: {one_line(error)}. `doctor` tries again"]
+    return []
 
 
-def _attach_now(*releases: str) -> list[str]:
-    notes, store = openlineage.tell_of_ledger(), Store()
-    notes += registry.try_project(store)
-    for release in book.load().read_releases(releases):
-        notes += attach(release, store)[1]
-    return notes
+def put_right(store: Store) -> list[str]:
+    """Hold every release's card and page in MLflow against the ledger; returns what was done, and problems."""
+    with registry.alone(registry.DESCRIBED):
+        ledger = book.load()
+        done, problems = _project(ledger, ledger.read_releases(ledger.releases), store)
+        if not problems:
+            registry.note(registry.DESCRIBED, ledger)
+    return done + problems
 
 
-def _describe(client: "MlflowClient", version: "ModelVersion", release: Release, ledger: Ledger, store: Store) -> None:
-    text = card.render(release, ledger, store, at_most=ROOM)
-    if version.description != text:
-        folder, _, file = CARD.partition("/")
-        with tempfile.TemporaryDirectory(prefix="card-") as made:
-            whole = Path(made) / file
-            write_text(whole, card.render(release, ledger, store))
-            client.log_artifact(version.run_id, str(whole), folder)
-        client.update_model_version(version.name, str(version.version), text)
-    if client.get_run(version.run_id).data.tags.get(registry.RELEASE_TAG) != release.id:
-        client.set_tag(version.run_id, registry.RELEASE_TAG, release.id)
+def _touched(ledger: Ledger) -> list[Release]:
+    """The releases of which MLflow may show something that is out of date."""
+    entries = ledger.entries()
+    commits = [commit for commit, _ in entries]
+    noted = registry.noted(registry.DESCRIBED)
+    new = entries[commits.index(noted) + 1 :] if noted in commits else entries
+    moved = {name for _, entry in new for name in (entry.release, entry.previous) if name}
+    return [each for each in ledger.read_releases(ledger.releases) if {each.id, _champion(each)} & moved]
 
 
-def _version(client: "MlflowClient", release: Release) -> "ModelVersion":
-    """The newest version of the release's model that is this release."""
-    versions = client.search_model_versions(f"name = '{release.model['name']}'")
-    own = [each for each in versions if each.tags.get(registry.RELEASE_TAG) == release.id]
-    if not own:
-        raise UserError("no model version there has its tag")
-    return max(own, key=lambda each: int(each.version))
+def _champion(release: Release) -> str | None:
+    """The release that production served when this one was released."""
+    return (release.observed.get("comparison") or {}).get("champion")
 
 
-def _page(client: "MlflowClient", version: "ModelVersion", release: Release, ledger: Ledger, store: Store) -> str:
-    """See that the page is there, drawn with what the channels serve now to compare it with."""
-    if TAG in version.tags:
-        return str(version.tags[TAG])
-    others = ledger.read_releases(sorted({*serving(ledger)} - {release.id}))
-    folder, _, file = ARTIFACT.partition("/")
-    with tempfile.TemporaryDirectory(prefix="lineage-") as made:
-        page = Path(made) / file
-        write_page(page, of_releases([release, *others], ledger, store), version.name)
-        client.log_artifact(version.run_id, str(page), folder)
-    uri = f"{client.get_run(version.run_id).info.artifact_uri}/{ARTIFACT}"
-    client.set_model_version_tag(version.name, str(version.version), TAG, uri)
-    return uri
+def _project(ledger: Ledger, releases: Iterable[Release], store: Store) -> tuple[list[str], list[str]]:
+    """Write what differs for these releases; returns what was done, and what could not be done."""
+    if not (releases := list(releases)):
+        return [], []
+    done: list[str] = []
+    problems: list[str] = []
+    with registry.in_words():
+        client = tracking.open_client()
+        versions = _versions(client, releases)
+        for release in releases:
+            try:
+                shown = _shown(release, ledger, store)
+                done += _apply(client, versions[release.id], release, shown)
+            except (UserError, KeyError) as error:
+                problems.append(f"the lineage page and the card of {release.id} are not in MLflow: {one_line(error)}")
+    return done, problems
+
+
+def _versions(client: "MlflowClient", releases: Iterable[Release]) -> dict[str, "ModelVersion"]:
+    """Release -> its version. Each has one tag of its own once the registry is in step."""
+    names = {release.model["name"] for release in releases}
+    found = (each for name in sorted(names) for each in client.search_model_versions(f"name = '{name}'"))
+    return {each.tags[registry.RELEASE_TAG]: each for each in found if registry.RELEASE_TAG in each.tags}
+
+
+def _shown(release: Release, ledger: Ledger, store: Store) -> Shown:
+    """What should stand there. The page compares with the release that production served at the time."""
+    champion = _champion(release)
+    others = ledger.read_releases([champion]) if champion in ledger.releases else []
+    return Shown(
+        card.render(release, ledger, store, at_most=ROOM),
+        {
+            f"{FOLDER}/{release.id}/{PAGE}": render(
+                of_releases([release, *others], ledger, store), release.model["name"]
+            ),
+            f"{FOLDER}/{release.id}/{CARD}": card.render(release, ledger, store),
+        },
+    )
+
+
+def _apply(client: "MlflowClient", version: "ModelVersion", release: Release, shown: Shown) -> list[str]:
+    """Write what differs from that; returns what was written."""
+    name, number, run_id = version.name, str(version.version), version.run_id
+    written = []
+    for path, text in shown.artifacts.items():
+        if _read(client, run_id, path) != text:
+            with tempfile.TemporaryDirectory(prefix="attach-") as made:
+                file = Path(made) / Path(path).name
+                write_text(file, text)
+                client.log_artifact(run_id, str(file), str(Path(path).parent))
+            written.append(file.name)
+    if version.description != shown.description:
+        client.update_model_version(name, number, shown.description)
+        written.append("the description")
+    page = f"runs:/{run_id}/{FOLDER}/{release.id}/{PAGE}"
+    if version.tags.get(registry.PAGE_TAG) != page:
+        client.set_model_version_tag(name, number, registry.PAGE_TAG, page)
+        written.append(f"the tag {registry.PAGE_TAG}")
+    return [f"{name} version {number} ({release.id}): {', '.join(written)} written again"] if written else []
+
+
+def _read(client: "MlflowClient", run_id: str, path: str) -> str | None:
+    from mlflow.exceptions import MlflowException
+
+    with tempfile.TemporaryDirectory(prefix="attached-") as folder:
+        try:
+            return Path(client.download_artifacts(run_id, path, folder)).read_text(encoding="utf-8")
+        except (MlflowException, OSError, UnicodeDecodeError):  # none there, or not a text
+            return None
 
 
 if __name__ == "__main__":
-    for note in _attach_now(*sys.argv[1:]):
-        print(note)
+    with redacted_traceback():
+        for line in [*openlineage.tell_of_ledger(), *follow(Store())]:
+            print(line)

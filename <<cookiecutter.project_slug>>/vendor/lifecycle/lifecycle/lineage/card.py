@@ -22,7 +22,7 @@ INTENDED_USE = "docs/intended_use.md"
 SLICES = "reports/slices.json"
 # Rows of a table of slices: the largest groups. The report has them all.
 LARGEST = 10
-LEFT_OUT = "Too long for here: it is on the whole card, `lineage/model_card.md` of the run."
+LEFT_OUT = "Too long for here: it is on the whole card, `model_card.md` of the run."
 
 
 def render(release: Release, ledger: Ledger, store: Store, at_most: int | None = None) -> str:
@@ -203,4 +203,4 @@ def _made_from(release: Release) -> Iterator[str]:
     for table in materials["features"]:
         yield f"- features: `{table['path']}`, {table['rows']:,} rows, SHA-256 `{table['sha256']}`"
     if tracked:
-        yield f"- MLflow: run `{tracked['run_id']}`, {tracked['model_name']} version {tracked['version']}"
+        yield f"- MLflow: run `{tracked['run_id']}` when it was released"

@@ -5,7 +5,6 @@ goes on where the last one stopped: a receiver that is slow or down costs a run 
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -19,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 from uuid import uuid4
 
-from ..errors import one_line
-from ..files import write_json
+from ..errors import one_line, redacted, redacted_traceback
+from ..files import append_lines, held, write_json
 from ..releases import git, scoring
 from ..releases import ledger as book
 from ..releases.ledger import Entry, Ledger
@@ -186,36 +185,18 @@ def _or_nothing(read: Callable[[], T]) -> T | None:
         return None
 
 
-@contextlib.contextmanager
-def _locked(path: Path, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock beside a file; yields whether it is held, which without `wait` it may not be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_suffix(".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-
-
 def _write(events: "Iterable[RunEvent]") -> None:
     """Append events to the file, each a line."""
     from openlineage.client.serde import Serde
 
     lines = "".join(f"{Serde.to_json(event)}\n" for event in events)
-    with _locked(FILE), FILE.open("ab+") as file:
-        if size := file.seek(0, os.SEEK_END):
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":  # somebody was killed here
-                lines = f"\n{lines}"
-        file.write(lines.encode())
-        if size > LARGE:
+    with held(FILE.with_suffix(".lock")):
+        if append_lines(FILE, lines) > LARGE:
             FILE.replace(ASIDE)
 
 
 def _follow(ledger: Ledger) -> None:
-    with _locked(TOLD):
+    with held(TOLD.with_suffix(".lock")):
         new = list(_untold(ledger, str(_read(TOLD).get("tip", ""))))
         if new:
             events, ids = _events(), {each.release for each in new if each.release}
@@ -251,10 +232,10 @@ def send() -> int:
         Exception: of the client, when one does not get through; the next call begins with that one.
     """
     with contextlib.ExitStack() as sending:
-        with _locked(NEXT, wait=False) as mine:
+        with held(NEXT.with_suffix(".lock"), wait=False) as mine:
             if not mine:
                 return 0  # another process is waiting to send, and will send this too
-            sending.enter_context(_locked(SENT))
+            sending.enter_context(held(SENT.with_suffix(".lock")))
         return _send_files()
 
 
@@ -312,6 +293,7 @@ if __name__ == "__main__":
     try:
         _follow(book.load())
     except Exception:  # what is in the file can be sent all the same
-        traceback.print_exc()
-    if os.environ.get("OPENLINEAGE_URL"):
-        print(f"{send()} events sent")
+        print(redacted(traceback.format_exc()))
+    with redacted_traceback():
+        if os.environ.get("OPENLINEAGE_URL"):
+            print(f"{send()} events sent")

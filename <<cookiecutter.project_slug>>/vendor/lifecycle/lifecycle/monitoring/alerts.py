@@ -4,7 +4,6 @@ Every alert is a line of a log. Whoever delivers one adds a line of its own, so 
 """
 
 import json
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import project
+from ..files import append_lines
 from ..params import Alerts
 from .history import Series
 from .monitor import Monitored
@@ -46,15 +46,17 @@ class Alert:
 
 def of(found: Monitored, settings: Alerts) -> list[Alert]:
     """An alert for each open breach."""
-    return [_alert(found.release, each, settings) for each in found.breaches]
+    return [of_series(found.release, each, settings) for each in found.breaches]
 
 
-def _alert(release: str, series: Series, settings: Alerts) -> Alert:
+def of_series(release: str, series: Series, settings: Alerts) -> Alert:
+    """The alert for one open breach."""
     point = series.now
     title = f"{series.check} of {series.subject} ({series.source})"
     since = "" if series.source == "freshness" else f", since {point.state.since}"
     bounds = f"fires above {point.fire:.4g}, clears below {point.clear:.4g}"
-    text = f"{release}: {title} is {point.value:.4g}{since}; {bounds}"
+    caveat = f"; {series.caveat}" if series.caveat else ""
+    text = f"{release}: {title} is {point.value:.4g}{since}; {bounds}{caveat}"
     command = COMMANDS.get(series.check, OTHERWISE).format(title=title, command=project.command())
     return Alert(breach_of(release, series), title, text, command, settings.runbook)
 
@@ -77,7 +79,7 @@ def body(alert: Alert) -> str:
 def read(file: Path = FILE) -> list[dict[str, Any]]:
     """The log. A line that a crash has torn is passed over."""
     lines = []
-    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []:
         try:
             lines.append(json.loads(line))
         except ValueError:
@@ -106,7 +108,7 @@ def tell(
     """Write what is due to the log, and hand it to each target; returns what was new in the log, and what failed."""
     cooldown, told, problems = timedelta(hours=settings.cooldown_hours), read(file), []
     new = due(alerts, told, LOG, at, cooldown)
-    _append(file, [(alert, LOG) for alert in new], at)
+    append(file, *(_line(alert, LOG, at) for alert in new))
     for name, deliver in targets.items():
         for alert in due(alerts, told, name, at, cooldown):
             try:
@@ -114,22 +116,14 @@ def tell(
             except Exception as error:  # one that is down keeps no other from hearing; it is tried again next time
                 problems.append(f"{name} could not be told of {alert.title}: {type(error).__name__}")
                 continue
-            _append(file, [(alert, name)], at)
+            append(file, _line(alert, name, at))
     return new, problems
 
 
-def _append(file: Path, lines: list[tuple[Alert, str]], at: datetime) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a+b") as log:
-        # A line that a crash has torn is ended first.
-        if log.tell() and not _ends_line(log):
-            log.write(b"\n")
-        for alert, to in lines:
-            log.write((json.dumps({"at": at.isoformat(), "to": to, **asdict(alert)}, sort_keys=True) + "\n").encode())
-        log.flush()
-        os.fsync(log.fileno())
+def _line(alert: Alert, to: str, at: datetime) -> dict[str, Any]:
+    return {"at": at.isoformat(), "to": to, **asdict(alert)}
 
 
-def _ends_line(log: Any) -> bool:
-    log.seek(-1, os.SEEK_END)
-    return bool(log.read(1) == b"\n")
+def append(file: Path, *lines: dict[str, Any]) -> None:
+    """Add lines of JSON to a log, and see them on the disk."""
+    append_lines(file, "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines))

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from ..files import locked
 from ..params import Rollout
 from .sequential import Array, Verdict, log_excess, log_rate
 from .shadow import TESTS, parts
@@ -61,7 +62,9 @@ class Watched:
 
 
 def read_log(since: str, folder: Path = LOG) -> Any:
-    """The predictions logged since a time (ISO 8601), shadow ones aside, in order of time: a pandas frame.
+    """The predictions logged since a time (ISO 8601), in order of time: a pandas frame.
+
+    Without shadows, and without rows whose features are not those of the online table for their key.
 
     Columns: at (UTC), release, channel, generation, request (its id), unit (its key; its id where it has none), score,
     latency_ms, failed. A row for each row of a request, which succeed or fail together. Reads JSON lines and Parquet
@@ -70,25 +73,28 @@ def read_log(since: str, folder: Path = LOG) -> Any:
     import duckdb
 
     columns = dict.fromkeys(("prediction_id", "release", "channel", "key", "error"), "varchar")
-    columns |= {"at": "timestamptz", "generation": "bigint", "shadow": "boolean"}
+    columns |= {"at": "timestamptz", "generation": "bigint", "shadow": "boolean", "agrees": "boolean"}
     columns |= {"score": "double", "latency_ms": "double"}
     casts = ", ".join(f"{quoted(name)}::{kind} as {quoted(name)}" for name, kind in columns.items())
     readers = {
         "*.jsonl": ("read_json", f"format = 'newline_delimited', ignore_errors = true, columns = {columns}"),
         "*.parquet": ("read_parquet", "union_by_name = true"),
     }
-    sources = [f"select {', '.join(f'null::{kind} as {quoted(name)}' for name, kind in columns.items())} where false"]
-    for pattern, (reader, options) in readers.items():
-        if found := sorted(folder.rglob(pattern)):
-            files = ", ".join(text(str(file)) for file in found)
-            sources.append(f"select {casts} from {reader}([{files}], {options})")
-    with duckdb.connect() as connection:
+    nothing = f"select {', '.join(f'null::{kind} as {quoted(name)}' for name, kind in columns.items())} where false"
+    sources = [nothing]
+    with locked(folder), duckdb.connect() as connection:
+        for pattern, (reader, options) in readers.items():
+            if found := sorted(folder.rglob(pattern)):
+                files = ", ".join(text(str(file)) for file in found)
+                # A file of before a column was there has null in it.
+                whole = f"{nothing} union all by name select * from {reader}([{files}], {options})"
+                sources.append(f"select {casts} from ({whole})")
         connection.execute("set TimeZone = 'UTC'")
         rows: Any = connection.sql(
             'select "at", release, channel, generation, coalesce(key, request) as unit, request, score, latency_ms, '
             f"coalesce(error, '') <> '' as failed "
             f"from (select *, {REQUEST} as request from ({' union all by name '.join(sources)})) "
-            'where "at" >= ?::timestamptz and not coalesce(shadow, false) '
+            'where "at" >= ?::timestamptz and not coalesce(shadow, false) and coalesce(agrees, true) '
             'qualify row_number() over (partition by prediction_id, channel order by "at") = 1 '
             'order by "at", prediction_id, channel',
             params=[since],

@@ -31,13 +31,18 @@ def render(found: Monitored) -> str:
         labels = ",".join(f'{name}="{_escaped(value)}"' for name, value in names.items())
         if each.now.value is not None:
             values.append(f"monitor_value{{{labels}}} {each.now.value!r}")
-        if each.now.fire is not None:
+        if each.now.judged:
             bounds.append(f"monitor_fires_above{{{labels}}} {each.now.fire!r}")
             breaches.append(f"monitor_breach{{{labels}}} {int(each.open)}")
     parts = [
-        ("monitor_value", "The newest value of a check.", values),
+        ("monitor_value", "The newest value of a check that was judged.", values),
         ("monitor_fires_above", "A breach opens above that.", bounds),
         ("monitor_breach", "1 while a breach is open.", breaches),
+        (
+            "monitor_left_out_rows",
+            "Rows of the log's newest windows that are no evidence: their features are not those of their key.",
+            [f'monitor_left_out_rows{{release="{_escaped(found.release)}"}} {sum(found.left_out.values())}'],
+        ),
         (
             "monitor_run_timestamp_seconds",
             "When the monitor last ran.",

@@ -33,6 +33,8 @@ class Measured:
     end: datetime
     rows: int
     figures: list[Figure]
+    # Rows whose outcome is known; None where nobody asks.
+    outcomes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,11 @@ class Point:
     rows: int
     state: State
 
+    @property
+    def judged(self) -> bool:
+        """Whether it was held against bounds. A window with too few rows is not."""
+        return self.value is not None and self.fire is not None and self.clear is not None
+
 
 @dataclass(frozen=True)
 class Series:
@@ -61,8 +68,22 @@ class Series:
 
     @property
     def now(self) -> Point:
-        """The newest figure."""
-        return self.points[-1]
+        """The newest figure that was judged; where none was, the newest. An open breach always has one."""
+        return next((point for point in reversed(self.points) if point.judged), self.points[-1])
+
+    @property
+    def unjudged(self) -> list[Point]:
+        """Newer windows than `now`: too thin to change the verdict."""
+        return self.points[self.points.index(self.now) + 1 :]
+
+    @property
+    def caveat(self) -> str:
+        """That the figure is not of the newest window, in words; empty where it is."""
+        if not (newer := self.unjudged):
+            return ""
+        last = newer[-1]
+        more = f" and {len(newer) - 1} before it" if len(newer) > 1 else ""
+        return f"last judged in {self.now.window}: {last.window} (rows: {last.rows:,}){more} cannot be judged"
 
     @property
     def open(self) -> bool:
@@ -135,12 +156,41 @@ def read(release: str, consecutive: dict[str, int], folder: Path = FOLDER) -> li
     return [Series(*name, _points(figures, consecutive.get(name[1], 1))) for name, figures in found.items()]
 
 
+def in_breach(series: list[Series]) -> list[Series]:
+    """Those that are in breach now, the furthest out first."""
+    return sorted((each for each in series if each.open), key=lambda each: -_excess(each.now))
+
+
+def _excess(point: Point) -> float:
+    return (point.value or 0.0) / point.fire if point.fire else 0.0
+
+
+def last_run(release: str, folder: Path = FOLDER) -> datetime | None:
+    """When the monitor measured a release last, in UTC; None where it never has."""
+    from .window import connect
+
+    files = sorted(folder.glob("*.parquet"))
+    if not files:
+        return None
+    (found,) = (
+        connect()
+        .execute(
+            f"""
+        select max("at") from read_parquet([{", ".join(text(str(file)) for file in files)}])
+        where release = {text(release)}
+        """
+        )
+        .fetchall()
+    )
+    at: datetime | None = found[0]
+    return at
+
+
 @dataclass(frozen=True)
 class Sighting:
-    """When runs first found a window above its bound, and below the lower one; `end`: its newest row at the former."""
+    """When runs first found a window above its bound, and below the lower one."""
 
     above: datetime | None
-    end: datetime | None
     below: datetime | None
 
 
@@ -154,8 +204,7 @@ def sightings(folder: Path = FOLDER) -> dict[tuple[str, str, str, str, str], Sig
     rows = connect().execute(
         f"""
         select release, source, "check", subject, "window",
-            min("at") filter (value > fire), arg_min("end", "at") filter (value > fire),
-            min("at") filter (value < clear)
+            min("at") filter (value > fire), min("at") filter (value < clear)
         from read_parquet([{", ".join(text(str(file)) for file in files)}])
         group by all
         """

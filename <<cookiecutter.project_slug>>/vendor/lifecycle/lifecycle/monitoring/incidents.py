@@ -10,28 +10,28 @@ from datetime import UTC, datetime, timedelta
 from statistics import median
 from typing import Any
 
+from ..params import Monitoring
 from ..releases import operations
 from ..releases.ledger import Entry, Ledger
-from ..params import Monitoring
 from . import alerts, history
 from .history import Series, Sighting
 
 # A rollback has held when for so long nobody went back on it.
 HELD = timedelta(hours=24)
+UNSEEN = ", before it was found"
 
 
 @dataclass(frozen=True)
 class Incident:
-    """One, all times in UTC without a zone.
+    """One, all times in UTC without a zone, and all spans counted from `began`.
 
     `began`: the first row of the first window above its bound; for a rollback without a breach, when the channel began
-    to serve what it left. `known`: the newest row that the monitor had when it found it. `how`: it ended, or not.
+    to serve the release that it left. `how`: it ended, or not.
     """
 
     release: str
     what: tuple[str, ...]
     began: datetime
-    known: datetime
     detected: datetime
     alerted: datetime | None = None
     ended: datetime | None = None
@@ -49,8 +49,8 @@ class Incident:
 
     @property
     def to_alert(self) -> float | None:
-        """Seconds from the newest row that it was found by until the alert stood in the log."""
-        return None if self.alerted is None else max((self.alerted - self.known).total_seconds(), 0.0)
+        """Seconds from its beginning until the alert stood in the log."""
+        return None if self.alerted is None else (self.alerted - self.began).total_seconds()
 
     @property
     def to_restore(self) -> float | None:
@@ -60,7 +60,7 @@ class Incident:
 
 @dataclass(frozen=True)
 class Summary:
-    """Of all incidents: medians in seconds; and rollbacks.
+    """Of all incidents; medians in seconds, over those that are over; and rollbacks.
 
     `tried`: rollbacks in the ledger, and those that ended in an error with the channel as it was (of this machine; a
     slip of the pen, and somebody else's being first, are no tries). `held`: those in the ledger, each verified before
@@ -107,16 +107,16 @@ def _breaches(
     now: tuple[str, Incident] | None = None
     for point in series.points:
         sighting = seen[(release, series.source, series.check, series.subject, point.window)]
-        if point.state.above == 1 and not now:
+        if point.judged and point.state.above == 1 and not now:
             began = point.start
-        if point.state.open and not now and began and sighting.above and sighting.end:
+        if point.state.open and not now and began and sighting.above:
             # What happened in a past that is looked at as if it were now has taken nobody any time.
             past = settings.clock == "data" and series.source == "features"
-            first, known = (sighting.above, sighting.above) if past else (began, sighting.end)
+            first = sighting.above if past else began
             what = f"{series.check} of {series.subject} ({series.source})"
             now = (
                 alerts.name_of(release, series, point.state.since),
-                Incident(release, (what,), first, known, sighting.above),
+                Incident(release, (what,), first, sighting.above),
             )
         elif now and not point.state.open:
             yield now[0], replace(now[1], ended=sighting.below, how="it went away")
@@ -126,16 +126,24 @@ def _breaches(
 
 
 def _ended_by_a_move(incident: Incident, entries: Iterable[Entry]) -> Incident:
-    """A breach of a release that production has left is over, whatever its figures would have become."""
+    """A breach of a release that production has left is over, whatever its figures would have become.
+
+    A release that came back before the monitor found the breach has not left because of it.
+    """
+    left: Entry | None = None
     for entry in entries:
         if entry.channel != "production" or entry.kind not in ("promote", "rollback"):
             continue
-        at = time_of(entry)
-        if entry.previous == incident.release != entry.release and at >= _second(incident.began):
-            if incident.ended is None or at <= incident.ended:
-                return replace(incident, ended=max(at, incident.began), how=_how(entry))
-            break
-    return incident
+        at = time_of(entry.at)
+        if left and entry.release == incident.release and at <= incident.detected:
+            left = None
+        elif not left and entry.previous == incident.release != entry.release and at >= _second(incident.began):
+            left = entry
+    if left is None or (incident.ended is not None and incident.ended < time_of(left.at)):
+        return incident
+    at = max(time_of(left.at), incident.began)
+    unseen = UNSEEN if at < _second(incident.detected) else ""
+    return replace(incident, ended=at, how=how(left) + unseen)
 
 
 def _merged(breaches: Iterable[Incident]) -> list[Incident]:
@@ -161,30 +169,31 @@ def _merged(breaches: Iterable[Incident]) -> list[Incident]:
 
 def _without_a_breach(entries: list[Entry], found: list[Incident]) -> Iterator[Incident]:
     """Rollbacks by a rollout or a person; and by the monitor, where its history is gone."""
-    explained = {(each.release, each.how) for each in found}
+    explained = {(each.release, each.how.removesuffix(UNSEEN)) for each in found}
     for number, entry in enumerate(entries):
         if entry.kind != "rollback" or entry.previous is None:
             continue
-        if entry.channel == "production" and (entry.previous, _how(entry)) in explained:
+        if entry.channel == "production" and (entry.previous, how(entry)) in explained:
             continue
-        at = time_of(entry)
+        at = time_of(entry.at)
         since = [
-            time_of(each)
+            time_of(each.at)
             for each in entries[:number]
             if each.channel == entry.channel and each.release == entry.previous
         ]
         began = since[-1] if since else at
-        yield Incident(entry.previous, (f"{entry.channel}: {entry.reason}",), began, began, at, None, at, _how(entry))
+        yield Incident(entry.previous, (f"{entry.channel}: {entry.reason}",), began, at, None, at, how(entry))
 
 
-def _how(entry: Entry) -> str:
+def how(entry: Entry) -> str:
+    """What a move did and who made it, in words."""
     who = "by itself" if entry.automation else f"by {entry.by.split(' <')[0]}"
     return f"{entry.kind} to {entry.release or 'nothing'} {who}"
 
 
-def time_of(entry: Entry) -> datetime:
-    """When an entry was written."""
-    return datetime.fromisoformat(entry.at).astimezone(UTC).replace(tzinfo=None)
+def time_of(at: str) -> datetime:
+    """The time of an entry of the ledger: UTC, without a zone."""
+    return datetime.fromisoformat(at).astimezone(UTC).replace(tzinfo=None)
 
 
 def _second(time: datetime) -> datetime:
@@ -198,12 +207,13 @@ def summary(incidents: list[Incident], ledger: Ledger) -> Summary:
     rollbacks = [(number, entry) for number, entry in enumerate(entries) if entry.kind == "rollback"]
     held = sum(_has_held(entry, entries[number + 1 :]) for number, entry in rollbacks)
     tried = len(rollbacks) + len(operations.failed_rollbacks())
+    over = [each for each in incidents if each.ended is not None]
     return Summary(
         count=len(incidents),
-        open=sum(each.ended is None for each in incidents),
-        to_detect=_median(each.to_detect for each in incidents),
-        to_alert=_median(each.to_alert for each in incidents),
-        to_restore=_median(each.to_restore for each in incidents),
+        open=len(incidents) - len(over),
+        to_detect=_median(each.to_detect for each in over),
+        to_alert=_median(each.to_alert for each in over),
+        to_restore=_median(each.to_restore for each in over),
         tried=tried,
         held=held,
         success=held / tried if tried else None,
@@ -213,7 +223,7 @@ def summary(incidents: list[Incident], ledger: Ledger) -> Summary:
 def _has_held(rollback: Entry, later: list[Entry]) -> bool:
     return not any(
         each.channel == rollback.channel
-        and time_of(each) - time_of(rollback) < HELD
+        and time_of(each.at) - time_of(rollback.at) < HELD
         and ((each.kind == "rollback" and each.previous == rollback.release) or each.release == rollback.previous)
         for each in later
         if each.kind in ("promote", "rollback")

@@ -33,13 +33,19 @@ class Seen:
 def measure(connection: "DuckDBPyConnection", window: Window, profile: Profile, settings: Monitoring) -> Seen:
     """Every figure of a window."""
     summaries = summarise(connection, window.relation, [*profile.columns, profile.score])["all"]
+    found = quality(connection, window.relation).get("all")
+    outcomes = found.labelled if found else 0
+    # A key that was asked for several times has one outcome.
+    sql = f"select count(distinct _key) + count(*) filter (_key is null) from {window.relation}"
+    [(asked,)] = connection.execute(sql).fetchall()
     figures = [
         *_of_columns(window, summaries, profile, settings),
-        *_of_quality(connection, window, profile, settings),
+        _figure(settings, "unlabelled", "score", 1 - outcomes / asked, asked),
+        *(_of_quality(connection, window, profile, settings, found) if found else []),
         *_of_service(connection, window, settings),
     ]
-    measured = Measured(window.source, window.grain, window.name, window.start, window.end, window.rows, figures)
-    return Seen(measured, summaries)
+    about = (window.source, window.grain, window.name, window.start, window.end, window.rows)
+    return Seen(Measured(*about, figures, outcomes), summaries)
 
 
 def _figure(
@@ -88,37 +94,32 @@ def _without_nulls(scores: Summary) -> Summary:
 
 
 def _of_quality(
-    connection: "DuckDBPyConnection", window: Window, profile: Profile, settings: Monitoring
+    connection: "DuckDBPyConnection", window: Window, profile: Profile, settings: Monitoring, found: Quality
 ) -> list[Figure]:
-    found = quality(connection, window.relation).get("all")
-    labelled = found.labelled if found else 0
-    figures = [_figure(settings, "unlabelled", "score", 1 - labelled / window.rows, window.rows)]
-    if found is None or profile.quality is None:
-        return figures
-    before = profile.quality
-    figures += [
-        _figure(settings, "skill_drop", "score", _drop(before.skill, found.skill), labelled, before.skill),
-        _figure(settings, "ranking_drop", "score", _drop(before.ranking, found.ranking), labelled, before.ranking),
-        _figure(settings, "bias", "score", abs(found.bias) if found.bias is not None else None, labelled, before.bias),
+    usual = profile.usual[window.grain]
+    before = usual.get("score")
+    if before is None:
+        return []
+    drops = before.drops(found)
+    checks: list[tuple[Check, float | None]]
+    checks = [("skill_drop", before.skill), ("ranking_drop", before.ranking), ("bias", None)]
+    figures = [
+        _figure(settings, check, "score", drops[check], found.labelled, reference, before.natural[check])
+        for check, reference in checks
     ]
+    figures += [Figure(name, "score", getattr(found, name), found.labelled) for name in ("loss", "outcome")]
     figures += [
-        Figure(name, "score", getattr(found, name), labelled, getattr(before, name))
-        for name in ("loss", "skill", "ranking", "outcome")
+        Figure(name, "score", getattr(found, name), found.labelled, getattr(before, name))
+        for name in ("skill", "ranking")
     ]
-    for column, values in profile.slices.items():
-        for value, each in quality(connection, window.relation, quoted(column)).items():
-            if usual := values.get(value):
-                figures.append(_of_slice(settings, f"{column}={value}", usual, each))
+    for column in settings.slices:
+        for value, each in quality(connection, window.relation, f"{quoted(column)}::varchar").items():
+            subject = f"{column}={value}"
+            if of := usual.get(subject):
+                lost = of.drops(each)["skill_drop"]
+                rows = min(each.labelled, of.rows)
+                figures.append(_figure(settings, "slice_skill_drop", subject, lost, rows, of.skill))
     return figures
-
-
-def _of_slice(settings: Monitoring, subject: str, before: Quality, found: Quality) -> Figure:
-    known = min(found.labelled, before.labelled)
-    return _figure(settings, "slice_skill_drop", subject, _drop(before.skill, found.skill), known, before.skill)
-
-
-def _drop(before: float | None, now: float | None) -> float | None:
-    return None if before is None or now is None else before - now
 
 
 def _of_service(connection: "DuckDBPyConnection", window: Window, settings: Monitoring) -> list[Figure]:

@@ -4,39 +4,75 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 from ..errors import UserError
+from ..params import Check, Monitoring, Params
 from ..releases import loading
 from ..releases.record import Release
 from ..releases.store import Store
-from ..params import Params
 from . import history, measure
-from .history import Series
+from .history import Measured, Series
 from .measure import Seen
 from .profile import Profile, profile_of
 from .window import LOG_FOLDER, connect, months_of, of_features, of_log
 
+# Checks that need to know what happened.
+ON_OUTCOMES: set[Check] = {"skill_drop", "ranking_drop", "bias"}
+
+
+@dataclass(frozen=True)
+class Thin:
+    """Windows of one length with too few rows, or too few known outcomes, to be judged.
+
+    `least`, `most`: how many those windows had; `needed`: `min_rows` of params.yaml.
+    """
+
+    source: str
+    grain: str
+    what: Literal["rows", "known outcomes"]
+    windows: tuple[str, ...]
+    least: int
+    most: int
+    needed: int
+
+    def __str__(self) -> str:
+        many = len(self.windows)
+        windows = f"{many} {self.grain}{'s' if many > 1 else ''}" + (" of the prediction log" * (self.source == "log"))
+        had = f"{self.least:,}" + (f" to {self.most:,}" if self.most > self.least else "")
+        judge = "judge" if self.what == "rows" else "judge the quality"
+        return f"{windows} had too few {self.what} to {judge}: {had}, min_rows is {self.needed:,}"
+
 
 @dataclass(frozen=True)
 class Monitored:
-    """What a run saw. `series` holds everything known of the release, this run's figures included."""
+    """What a run saw. `series` holds everything known of the release, this run's figures included.
+
+    `left_out`: how many rows of a window of the log are no evidence, since their features are not those of their key.
+    """
 
     release: str
     at: datetime
     profile: Profile
     seen: list[Seen]
     series: list[Series]
+    thin: list[Thin]
     notes: list[str]
+    left_out: dict[str, int]
+
+    @property
+    def verdict(self) -> str:
+        """The result in a line. Nothing that was not judged counts as healthy."""
+        figures = [figure for each in self.seen for figure in each.measured.figures]
+        if not self.breaches and all(figure.fire is None for figure in figures):
+            return "no window could be judged"
+        judged = sum(each.now.judged for each in self.series)
+        return f"{len(self.breaches) or 'none'} of {judged} checks in breach"
 
     @property
     def breaches(self) -> list[Series]:
         """What is in breach now, the furthest out first."""
-        return sorted((each for each in self.series if each.open), key=lambda each: -_excess(each))
-
-
-def _excess(series: Series) -> float:
-    point = series.now
-    return (point.value or 0.0) / point.fire if point.fire else 0.0
+        return history.in_breach(self.series)
 
 
 def now() -> datetime:
@@ -65,7 +101,7 @@ def monitor(
     connection = connect()
     table = Path(release.model["feature_table"])
     chosen = _months(months_of(connection, table, settings.columns), months, profile)
-    seen = []
+    seen, left_out = [], dict[str, int]()
     if chosen:
         model = loading.load_model(release, loading.materialise(release, store))
         for window in of_features(connection, table, chosen, settings.columns, model):
@@ -73,7 +109,8 @@ def monitor(
     if not months:
         features, labels = release.model["features"], (table, settings.columns)
         args = (connection, release.id, features, settings.log_window, settings.log_windows, labels, log)
-        seen += [measure.measure(connection, window, profile, settings) for window in of_log(*args)]
+        windows, left_out = of_log(*args)
+        seen += [measure.measure(connection, window, profile, settings) for window in windows]
     if not seen:
         raise UserError(
             f"nothing to look at: {table} has no month after {profile.train[-1]}, "
@@ -83,7 +120,23 @@ def monitor(
     fresh, notes = measure.freshness(connection, settings.freshness, clock, at)
     history.append(release.id, at, [*(each.measured for each in seen), fresh])
     series = history.read(release.id, {str(grain): many for grain, many in settings.consecutive.items()})
-    return Monitored(release.id, at, profile, seen, series, notes)
+    thin = _thin([each.measured for each in seen], settings)
+    return Monitored(release.id, at, profile, seen, series, thin, notes, left_out)
+
+
+def _thin(windows: list[Measured], settings: Monitoring) -> list[Thin]:
+    found: dict[tuple[str, str, Literal["rows", "known outcomes"]], list[tuple[str, int]]] = {}
+    needs_outcomes = bool(ON_OUTCOMES & settings.thresholds.keys())
+    for each in windows:
+        if each.rows < settings.min_rows:
+            found.setdefault((each.source, each.grain, "rows"), []).append((each.window, each.rows))
+        elif needs_outcomes and each.outcomes is not None and each.outcomes < settings.min_rows:
+            found.setdefault((each.source, each.grain, "known outcomes"), []).append((each.window, each.outcomes))
+    return [
+        Thin(*kind, tuple(name for name, _ in few), min(many for _, many in few), max(many for _, many in few), needed)
+        for needed in [settings.min_rows]
+        for kind, few in found.items()
+    ]
 
 
 def _months(there: list[str], asked: list[str], profile: Profile) -> list[str]:

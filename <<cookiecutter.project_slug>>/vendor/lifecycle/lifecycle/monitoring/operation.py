@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from ..releases.reconcile import open_ledger
 from ..params import load_params
-from . import alerts, gauges, page, triggers
+from ..releases.reconcile import open_ledger
+from . import alerts, gauges, page, retention, triggers
 from .alerts import Alert
-from .monitor import Monitored, monitor
+from .monitor import Monitored, monitor, now
 from .triggers import Decision
 
 
@@ -34,11 +34,11 @@ def run(
     months: Iterable[str],
     at: datetime,
     targets: dict[str, Callable[[Alert], object]] | None = None,
-    retrain: Callable[[], str] | None = None,
+    build: Callable[[], object] | None = None,
 ) -> Done:
     """Measure a release (by id, or the channel that serves it), write page and gauges, and tell of what is in breach.
 
-    With `retrain`, which builds and releases a new model, it does what the triggers of params.yaml say, too.
+    With `build`, which runs the pipeline, it does what the triggers of params.yaml say, too.
 
     Raises:
         UserError: nothing to measure.
@@ -47,11 +47,19 @@ def run(
     opened = open_ledger()
     found = monitor(opened.ledger.release(what), opened.store, params, at, months)
     gauges.write(found)
-    page.write(found)
+    page.write(found, opened.ledger)
     settings = params.monitoring.alerts
     new, problems = alerts.tell(alerts.of(found, settings), targets or {}, at, settings)
     due = triggers.decide(found, params.monitoring.triggers, opened.ledger)
     production = opened.ledger.channel("production")
-    acted = triggers.act(found, params.monitoring.triggers, retrain) if retrain else []
+    acted: list[str] = []
+    if build:
+        acted, failed = triggers.act(found, params.monitoring.triggers, build, settings.runbook)
+        more, unheard = alerts.tell(failed, targets or {}, at, settings)
+        new, problems = [*new, *more], [*problems, *unheard]
+        page.write(found, open_ledger().ledger)
+    gone = retention.expire(opened.ledger, params, now())  # `at` may be another time
     notes = [*opened.done, *found.notes, *problems]
+    if gone:
+        notes.append(f"the prediction log of {gone[0]} to {gone[-1]} is deleted (serving.log.keep_days)")
     return Done(found, due, production.generation if production else 0, new, acted, page.FILE, notes)

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..files import write_text
+from ..releases.ledger import ChannelName, Entry, Ledger
 from .history import Point, Series
+from .incidents import how, time_of
 from .measure import Seen
 from .monitor import Monitored
 from .profile import SCORE
@@ -75,24 +77,70 @@ class Feature:
     bars: Bars | None
 
 
-def write(found: Monitored, file: Path = FILE) -> None:
+def write(found: Monitored, ledger: Ledger, file: Path = FILE) -> None:
     """Replace the page, in one step."""
-    write_text(file, render(found))
+    write_text(file, render(found, ledger))
 
 
-def render(found: Monitored) -> str:
-    """The page as text. Equal figures give equal bytes."""
+def standing(release: str, ledger: Ledger) -> list[tuple[str, str, bool]]:
+    """Where a release stands: the channels that serve it or have served it, and what production serves.
+
+    Each is a title, a text, and whether it is bad news.
+    """
+    entries = [entry for _, entry in ledger.entries()]
+    names: tuple[ChannelName, ...] = ("production", "canary", "staging")
+    places = [_place(name, release, ledger, [each for each in entries if each.channel == name]) for name in names]
+    lines = [place for place in places if place]
+    production = ledger.channel("production")
+    if production and production.release != release:
+        since = f"since {_shown(production.at)} (generation {production.generation})"
+        now = ("Production now", f"serves {production.release or 'nothing'} {since}", False)
+        lines.insert(1 if places[0] else 0, now)
+    if not any(channel.release == release for channel in ledger.channels().values()):
+        lines.append(("Now", "no channel serves this release", False))
+    if held := ledger.held("production"):
+        lines.append(("On hold", f"production, since {_shown(held.at)}: {held.reason}", True))
+    if quarantine := ledger.quarantine(release):
+        lines.append(("In quarantine", f"since {_shown(quarantine.at)}", True))
+    made = [entry for entry in entries if entry.kind == "retrain" and entry.release == release]
+    lines += [("Retrained", f"{_shown(entry.at)}: {entry.reason}", False) for entry in made[-1:]]
+    return lines
+
+
+def _place(name: ChannelName, release: str, ledger: Ledger, entries: list[Entry]) -> tuple[str, str, bool] | None:
+    moves = [entry for entry in entries if entry.kind in ("promote", "rollback")]
+    served = [number for number, entry in enumerate(moves) if entry.release == release]
+    if not served:
+        return None
+    first = moves[served[-1]]
+    channel = ledger.channel(name)
+    if channel and channel.release == release:
+        share = f", {channel.traffic:.0%} of the requests" if channel.traffic else ""
+        came = f" after a rollback from {first.previous}: {first.reason}" if first.kind == "rollback" else ""
+        since = f"serves it since {_shown(first.at)} (generation {first.generation}{share})"
+        return name.capitalize(), since + came, False
+    left = moves[served[-1] + 1]
+    served_it = f"served it from {_shown(first.at)} until {_shown(left.at)}"
+    why = f": {left.reason}" if left.reason else ""
+    return name.capitalize(), f"{served_it}, {how(left)}{why}", left.kind == "rollback"
+
+
+def _shown(at: str) -> str:
+    return f"{time_of(at):%Y-%m-%d %H:%M} UTC"
+
+
+def render(found: Monitored, ledger: Ledger) -> str:
+    """The page as text. Equal figures and an equal ledger give equal bytes."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     loader = PackageLoader(__package__.rsplit(".", 1)[0], "monitoring")
     template = Environment(loader=loader, autoescape=True, undefined=StrictUndefined).get_template("page.html.j2")
-    judged = [each for each in found.series if each.now.fire is not None]
     text: str = template.render(
         found=found,
         profile=found.profile,
         names=NAMES,
         breaches=[line(each) for each in found.breaches],
-        judged=len(judged),
+        standing=standing(found.release, ledger),
         features=_features(found),
         score=_bars(found.profile.score, found.profile.scores, _newest(found.seen), SCORE),
         score_lines=_lines(found, "score_psi", "score_distance"),
@@ -129,7 +177,7 @@ def line(series: Series) -> Line:
     now = series.now
     return Line(
         title=f"{NAMES.get(series.check, series.check)}: {series.subject}",
-        note="prediction log" if series.source == "log" else "",
+        note="; ".join(filter(None, ("prediction log" * (series.source == "log"), series.caveat))),
         open=series.open,
         points=points,
         path=" ".join(f"{x},{height}" for x, height, *_ in points),

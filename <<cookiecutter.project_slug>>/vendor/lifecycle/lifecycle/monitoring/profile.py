@@ -13,12 +13,12 @@ from pydantic import ValidationError
 
 from ..errors import UserError
 from ..files import write_text
+from ..params import Monitoring, Record, Split
 from ..releases import loading
 from ..releases.record import Release, canonical
 from ..releases.store import Store
-from ..params import Monitoring, Record, Split
 from . import drift
-from .quality import Quality, quality
+from .quality import Quality, Usual, quality, usual
 from .summary import Column, Summary, cut, kind_of, quoted, summarise, text
 from .window import Grain, connect, score_rows
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 FOLDER = Path(".lifecycle/profiles")
-VERSION = 1
+VERSION = 2
 SCORE = "_score"
 # How the training rows are cut, to see what a window of that length does by itself. Of short ones, a sample.
 GRAINS: dict[Grain, str] = {
@@ -54,8 +54,8 @@ class Profile(Record):
     score: Column
     scores: Summary
     importance: dict[str, float]
-    quality: Quality | None
-    slices: dict[str, dict[str, Quality]]
+    # grain -> "score", or slice=value -> how good predictions are in windows of the holdout of that length.
+    usual: dict[str, dict[str, Usual]]
 
 
 def profile_of(release: Release, store: Store, settings: Monitoring) -> Profile:
@@ -78,7 +78,8 @@ def profile_of(release: Release, store: Store, settings: Monitoring) -> Profile:
 
 
 def _digest(release: Release, settings: Monitoring) -> str:
-    content = [VERSION, release.id, settings.columns.model_dump(), settings.slices, settings.log_window]
+    columns = settings.columns.model_dump()
+    content = [VERSION, release.id, columns, settings.slices, settings.log_window, settings.min_rows]
     return hashlib.sha256(canonical(content)).hexdigest()
 
 
@@ -110,8 +111,7 @@ def build(release: Release, store: Store, settings: Monitoring, of: str) -> Prof
         score=score,
         scores=summarise(connection, "holdout", [score])["all"][SCORE],
         importance={name: round(float(share), 6) for name, share in importance.items()},
-        quality=quality(connection, "holdout").get("all"),
-        slices={name: quality(connection, "holdout", quoted(name)) for name in settings.slices},
+        usual={grain: _usual(connection, GRAINS[grain], settings) for grain in grains},
     )
 
 
@@ -155,6 +155,35 @@ def _natural(connection: "DuckDBPyConnection", columns: list[Column], by: str) -
         }
         for check, measure in drift.CHECKS.items()
     }
+
+
+def _usual(connection: "DuckDBPyConnection", by: str, settings: Monitoring) -> dict[str, Usual]:
+    """How good predictions are in windows of the holdout, and how far the seasons take a window from that.
+
+    Where no window has enough rows to be judged, the holdout as a whole counts as one.
+    """
+    found = {}
+    if windows := _windows(connection, "holdout", by, "'score'", settings.min_rows).get("score"):
+        seen = _windows(connection, "train", by, "'score'", settings.min_rows)["score"]
+        # The model is better on rows that it has learned from; how far their windows are apart, they still tell.
+        apart = [usual(each).drops(window, beyond=1) for each in (windows, seen) for window in each]
+        natural = {check: _high([each[check] for each in apart]) for check in apart[0]}
+        found["score"] = usual(windows).model_copy(update={"natural": natural})
+    for name in settings.slices:
+        values = _windows(connection, "holdout", by, f"{quoted(name)}::varchar", settings.min_rows)
+        found |= {f"{name}={value}": usual(windows) for value, windows in values.items()}
+    return found
+
+
+def _windows(
+    connection: "DuckDBPyConnection", rows: str, by: str, value: str, min_rows: int
+) -> dict[str, list[Quality]]:
+    """The windows with enough rows to be judged, by the value of an expression; else all rows with it as one."""
+    windows: dict[str, list[Quality]] = {}
+    for part, each in quality(connection, rows, f"({by})::varchar || '|' || ({value})").items():
+        if each.labelled >= min_rows and "|" in part:
+            windows.setdefault(part.split("|", 1)[1], []).append(each)
+    return {whole: windows.get(whole, [each]) for whole, each in quality(connection, rows, value).items()}
 
 
 def _high(values: list[float | None]) -> float:

@@ -10,12 +10,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from ..errors import UserError
+from ..params import Params, load_params
 from ..releases import operations
 from ..releases.ledger import Channel, ChannelName, Entry, Ledger, MovedError
 from ..releases.reconcile import open_ledger
 from ..releases.record import Release
 from ..releases.store import Store
-from ..params import Params, load_params
 from .canary import Stay, judge, watch
 from .shadow import shadow
 

@@ -4,11 +4,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import UserError
+from ..params import Data, MonitoredColumns, Rollout
 from ..releases import loading
 from ..releases.features import Built, built_for
 from ..releases.record import Release
 from ..releases.store import Store
-from ..params import Data, MonitoredColumns, Rollout
 from .sequential import Array, Compared, compare_losses
 
 # Each of the tests that can roll a release back gets as much of alpha: this one and three of the canary.

@@ -199,13 +199,13 @@ def _summary(column: Column, rows: int, found: list[Any]) -> Summary:
         outside=outside if column.low is not None else None,
         bins=(*bins, there - sum(bins)),
         quantiles=tuple(quantiles or ()),
-        mean=_rounded(mean),
-        std=_rounded(std),
+        mean=rounded(mean),
+        std=rounded(std),
         low=low,
         high=high,
     )
 
 
-def _rounded(value: float | None) -> float | None:
-    """Ten digits: the order in which threads add up changes the last ones."""
+def rounded(value: float | None) -> float | None:
+    """To ten digits: the order in which threads add up changes the last ones."""
     return float(f"{value:.10g}") if value is not None and math.isfinite(value) else None

@@ -1,25 +1,32 @@
 """What a breach leads to, by the table in params.yaml: alert, retrain, hold or rollback.
 
-Deciding is a function of what was measured and of the ledger. Each action is an entry of the ledger with the figures
-that it was decided on, and no breach leads to the same action twice.
+Deciding is a function of what was measured, of the ledger, and of the retrainings that were begun. Each action that was
+done is an entry of the ledger with the figures that it was decided on, and no breach leads to the same action twice.
+A retraining that fails is tried again by the next run, `retrain_attempts` times in all; then a person decides.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from .. import project
+from ..errors import UserError, one_line
+from ..params import Action, Triggers
 from ..releases import channels, operations
 from ..releases.ledger import Entry, Ledger
 from ..releases.reconcile import open_ledger
-from ..params import Action, Triggers
-from .alerts import breach_of
+from . import alerts
+from .alerts import Alert, breach_of
 from .history import Series
 from .monitor import Monitored
 
 # The strongest first: what is rolled back needs no hold, and no new model at once.
 STRENGTH: tuple[Action, ...] = ("rollback", "hold", "retrain")
+# Retrainings that were begun, with their breaches. The ledger holds those that came to an end.
+BEGUN = Path(".lifecycle/monitoring/retrainings.jsonl")
 
 
 @dataclass(frozen=True)
@@ -37,14 +44,20 @@ class Decision:
         first = self.breaches[0]
         value = f"{first.check} of {first.subject} is {first.now.value:.3g}, bound {first.now.fire:.3g}"
         more = f" and {len(self.breaches) - 1} more" if len(self.breaches) > 1 else ""
-        return f"monitor: {value} ({first.source}){more}" + (f"; {self.why}" if self.why else "")
+        return "; ".join(filter(None, (f"monitor: {value} ({first.source}){more}", first.caveat, self.why)))
 
     @property
     def evidence(self) -> dict[str, Any]:
         """For the ledger: what was measured, and by which names it is known again."""
         names = [breach_of(self.release, each) for each in self.breaches]
         figures = [
-            {"check": each.check, "subject": each.subject, "value": each.now.value, "bound": each.now.fire}
+            {
+                "check": each.check,
+                "subject": each.subject,
+                "window": each.now.window,
+                "value": each.now.value,
+                "bound": each.now.fire,
+            }
             for each in self.breaches
         ]
         return {"trigger": {"breaches": names, "figures": figures, "why": self.why}}
@@ -64,6 +77,10 @@ def decide(found: Monitored, rules: Triggers, ledger: Ledger) -> Decision | None
         if action == "rollback" and len(_automatic(entries, action, found.at, 24)) >= rules.rollbacks_a_day:
             limit = f"production was rolled back {rules.rollbacks_a_day} times in a day: a person decides"
             return None if ledger.held("production") else Decision(found.release, "hold", new, limit)
+        if action == "retrain" and _attempts(found.release, new) >= rules.retrain_attempts:
+            new = _not_acted_on(new, "hold", found.release, entries)
+            limit = f"retraining failed {rules.retrain_attempts} times: a person decides"
+            return Decision(found.release, "hold", new, limit) if new and not ledger.held("production") else None
         return Decision(found.release, action, new)
     return None
 
@@ -78,6 +95,12 @@ def _not_acted_on(
 ) -> tuple[Series, ...]:
     done = {name for entry in entries for name in _trigger(entry).get("breaches", ()) if entry.kind == action}
     return tuple(each for each in breaches if breach_of(release, each) not in done)
+
+
+def _attempts(release: str, breaches: Iterable[Series]) -> int:
+    """How often a retraining was begun for these breaches; the one that it was tried for least counts."""
+    begun = Counter(name for line in alerts.read(BEGUN) for name in line["breaches"])
+    return min(begun[breach_of(release, each)] for each in breaches)
 
 
 def _trigger(entry: Entry) -> dict[str, Any]:
@@ -96,34 +119,63 @@ def _cools_down(action: Action, entries: Iterable[Entry], rules: Triggers, now: 
     return bool(_automatic(entries, action, now, rules.cooldown_hours.get(action, 0)))
 
 
-def act(found: Monitored, rules: Triggers, retrain: Callable[[], str]) -> list[str]:
-    """Do what is due; returns what was done, in words.
+def act(
+    found: Monitored, rules: Triggers, build: Callable[[], object], runbook: str = ""
+) -> tuple[list[str], list[Alert]]:
+    """Do what is due; returns what was done, in words, and alerts about what failed.
 
     Args:
         found: what the monitor saw.
         rules: of params.yaml.
-        retrain: builds a new model out of the newest data and releases it; says what came of it.
+        build: runs the pipeline on the newest data; what it has built is then released.
+        runbook: where a person who gets an alert reads on.
     """
     opened = open_ledger(network=True, offline=True)
     decision = decide(found, rules, opened.ledger)
     if decision is None:
-        return []
-    evidence = decision.evidence
+        return [], []
     if decision.action == "rollback":
-        generation = opened.ledger.channels()["production"].generation
-        try:
-            done = operations.rollback(
-                "production", decision.reason, generation=generation, automation=True, evidence=evidence
-            )
-        except UserError as error:
-            why = f"no rollback: {error}"
-            channels.hold(
-                opened.ledger, "production", reason=f"{decision.reason}; {why}", automation=True, evidence=evidence
-            )
-            return [f"production is on hold for a person: {why}"]
-        return [*done.notes, f"production serves {done.result.release} again: {decision.reason}"]
+        return _roll_back(opened.ledger, decision), []
     if decision.action == "hold":
-        channels.hold(opened.ledger, "production", reason=decision.reason, automation=True, evidence=evidence)
-        return [f"production is on hold for a person: {decision.reason}"]
-    channels.note(opened.ledger, "retrain", "production", decision.reason, True, evidence)
-    return [f"retrained: {retrain()}"]
+        return [_hold(opened.ledger, decision)], []
+    attempt = _attempts(decision.release, decision.breaches) + 1
+    # Before it begins, so that one that kills this process counts too.
+    alerts.append(BEGUN, {"at": found.at.isoformat(), "breaches": decision.evidence["trigger"]["breaches"]})
+    try:
+        return [_retrain(decision, build)], []
+    except Exception as error:  # whatever it is, a person hears of it, and the next run tries again
+        said = f"retraining failed ({attempt} of {rules.retrain_attempts}): {one_line(error)}"
+    again = decide(found, rules, (ledger := open_ledger(network=True, offline=True).ledger))
+    follows = _hold(ledger, again) if again and again.action == "hold" else "the next run of the monitor tries again"
+    text = f"{decision.release}: {said}; {follows}"
+    name = f"{breach_of(decision.release, decision.breaches[0])}/retrain/{attempt}"
+    return [said, follows], [
+        Alert(name, "retraining failed", text, f"{project.command()} run && {project.command()} release", runbook)
+    ]
+
+
+def _retrain(decision: Decision, build: Callable[[], object]) -> str:
+    build()
+    made = operations.release("retrained by the monitor", automation=True).result
+    evidence = decision.evidence | {"made": made.release.id, "new": made.new}
+    ledger = open_ledger(network=True, offline=True).ledger
+    channels.note(ledger, "retrain", "production", decision.reason, True, evidence)
+    again = "" if made.new else " again: there is nothing new to learn from"
+    return f"retrained: {made.release.id}{again}"
+
+
+def _roll_back(ledger: Ledger, decision: Decision) -> list[str]:
+    generation, evidence = ledger.channels()["production"].generation, decision.evidence
+    try:
+        done = operations.rollback(
+            "production", decision.reason, generation=generation, automation=True, evidence=evidence
+        )
+    except UserError as error:
+        return [_hold(ledger, decision, f"no rollback: {error}")]
+    return [*done.notes, f"production serves {done.result.release} again: {decision.reason}"]
+
+
+def _hold(ledger: Ledger, decision: Decision, why: str = "") -> str:
+    reason = "; ".join(filter(None, (decision.reason, why)))
+    channels.hold(ledger, "production", reason=reason, automation=True, evidence=decision.evidence)
+    return f"production is on hold for a person: {why or reason}"

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import UserError, one_line
+from ..files import locked
 from ..params import MonitoredColumns
+from ..releases.online import SAME
 from .summary import quoted, text
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ LOG = {
     "score": "DOUBLE",
     "latency_ms": "DOUBLE",
     "error": "VARCHAR",
+    "agrees": "BOOLEAN",
 }
 Grain = Literal["month", "day", "hour"]
 
@@ -118,10 +121,14 @@ def of_log(
     features: dict[str, str],
     grain: Grain,
     newest: int,
-    labels: tuple[Path, MonitoredColumns] | None,
+    labels: tuple[Path, MonitoredColumns],
     folder: Path = LOG_FOLDER,
-) -> Iterator[Window]:
-    """The newest windows with predictions of a release, oldest first.
+) -> tuple[list[Window], dict[str, int]]:
+    """The newest windows with predictions of a release, oldest first; and how many rows of each are no evidence.
+
+    Whoever may ask may send any features under any key. So a row whose key is known counts only if its features are
+    those of the online table (as the server has found), or else those of the feature table. The outcome of a key counts
+    once in a window, however often it was asked for.
 
     Args:
         connection: where the relations are made.
@@ -132,28 +139,39 @@ def of_log(
         labels: the feature table that will have the outcome, by key, and the names of its columns.
         folder: of the log.
     """
-    if not _make_log(connection, release, features, labels, folder):
-        return
-    sql = f"select distinct date_trunc('{grain}', _at) from log where _at is not null order by 1 desc limit {newest}"
-    for number, (start,) in enumerate(sorted(connection.execute(sql).fetchall())):
+    with locked(folder):
+        if not _make_log(connection, release, features, grain, labels, folder):
+            return [], {}
+    windows, left_out = [], {}
+    sql = (
+        f"select date_trunc('{grain}', _at), count(*) filter (_counts), count(*) filter (not _counts) "
+        f"from log where _at is not null group by 1 order by 1 desc limit {newest}"
+    )
+    for number, (start, counting, others) in enumerate(sorted(connection.execute(sql).fetchall())):
         name = f"log_{number}"
         connection.execute(
             f"create or replace temp view {name} as select * from log "
-            f"where _at >= timestamp '{start}' and _at < timestamp '{start}' + interval 1 {grain}"
+            f"where _counts and _at >= timestamp '{start}' and _at < timestamp '{start}' + interval 1 {grain}"
         )
         shown = start.strftime("%Y-%m-%d" if grain == "day" else "%Y-%m-%dT%H")
-        yield _window(connection, "log", grain, shown, name)
+        if counting:
+            windows.append(_window(connection, "log", grain, shown, name))
+        if others:
+            left_out[shown] = others
+    return windows, left_out
 
 
 def _make_log(
     connection: "DuckDBPyConnection",
     release: str,
     features: dict[str, str],
-    labels: tuple[Path, MonitoredColumns] | None,
+    grain: Grain,
+    labels: tuple[Path, MonitoredColumns],
     folder: Path,
 ) -> bool:
     lines, parts = sorted(folder.rglob("*.jsonl")), sorted(folder.rglob("*.parquet"))
-    struct = ", ".join(f"{quoted(name)} {_sql_type(kind)}" for name, kind in features.items())
+    kinds = {name: _sql_type(kind) for name, kind in features.items()}
+    struct = ", ".join(f"{quoted(name)} {kind}" for name, kind in kinds.items())
     types = LOG | {"features": f"STRUCT({struct})"}
     sources = []
     if lines:
@@ -163,23 +181,56 @@ def _make_log(
             "ignore_errors = true)"
         )
     if parts:
+        # A file of before a column was there has null in it.
+        nothing = ", ".join(f"null::{kind} as {quoted(name)}" for name, kind in LOG.items())
+        rows = f"select * from read_parquet({_paths(parts)}, union_by_name = true)"
         casts = ", ".join(f"{quoted(name)}::{kind} as {quoted(name)}" for name, kind in types.items())
-        sources.append(f"select {casts} from read_parquet({_paths(parts)}, union_by_name = true)")
+        sources.append(f"select {casts} from (select {nothing} where false union all by name {rows})")
     if not sources:
         return False
-    known, joined = "null::boolean", ""
-    if labels and labels[0].exists():
-        table, columns = labels
-        outcome = f"select {quoted(columns.key)}::varchar as k, any_value({quoted(columns.label)}) as label"
-        joined = f'left join ({outcome} from read_parquet({text(str(table))}) group by 1) on k = "key"'
-        known = "label"
-    named = f'"key" as _key, "at" as _at, score as _score, {known} as _label, latency_ms as _latency_ms'
     connection.execute(
-        f"create or replace temp table log as select {named}, error as _error, strftime(\"at\", '%Y-%m') as _part, "
-        f"unnest(features) from ({' union all by name '.join(sources)}) {joined} where release = {text(release)} "
-        'qualify row_number() over (partition by prediction_id order by "at") = 1'
+        f"create or replace temp table logged as select * from ({' union all by name '.join(sources)}) "
+        f'where release = {text(release)} qualify row_number() over (partition by prediction_id order by "at") = 1'
+    )
+    known, same = _known(connection, kinds, *labels)
+    once = f'partition by "key", _counts, date_trunc(\'{grain}\', "at") order by score is null, "at", prediction_id'
+    connection.execute(
+        f"create or replace temp table log as with known as ({known}), judged as ("
+        f'select *, coalesce(agrees, _k is null or {same}) as _counts from logged left join known on _k = "key") '
+        'select "key" as _key, "at" as _at, score as _score, latency_ms as _latency_ms, error as _error, _counts, '
+        f"case when row_number() over ({once}) = 1 then _outcome end as _label, "
+        "strftime(\"at\", '%Y-%m') as _part, unnest(features) from judged"
     )
     return True
+
+
+def _known(
+    connection: "DuckDBPyConnection", kinds: dict[str, str], table: Path, columns: MonitoredColumns
+) -> tuple[str, str]:
+    """SQL for what the feature table knows of the keys in `logged`, and the condition that they agree.
+
+    Columns: _k (the key), _outcome, and the features as _f0, _f1, ...
+    """
+    if not table.exists():
+        return "select null::varchar as _k, null::boolean as _outcome where false", "true"
+    there = {name for name, *_ in connection.execute(f"describe from read_parquet({text(str(table))})").fetchall()}
+    shared = [name for name in kinds if name in there]
+    named = [f"{quoted(columns.key)}::varchar as _k", f"{quoted(columns.label)} as _outcome"]
+    named += [f"try_cast({quoted(name)} as {kinds[name]}) as _f{number}" for number, name in enumerate(shared)]
+    known = (
+        f"select {', '.join(named)} from read_parquet({text(str(table))}) "
+        'where _k in (select "key" from logged) qualify row_number() over (partition by _k) = 1'
+    )
+    conditions = [_same(f"features.{quoted(name)}", f"_f{at}", kinds[name]) for at, name in enumerate(shared)]
+    return known, f"({' and '.join(conditions) or 'true'})"
+
+
+def _same(sent: str, known: str, kind: str) -> str:
+    if kind != "DOUBLE":
+        return f"{sent} is not distinct from {known}"
+    sent, known = (f"nullif({each}, 'nan'::double)" for each in (sent, known))  # JSON has no word for it but null
+    close = f"abs({sent} - {known}) <= {SAME} * greatest(abs({sent}), abs({known}))"
+    return f"coalesce({sent} is not distinct from {known} or {close}, false)"
 
 
 def _paths(files: list[Path]) -> str:

@@ -11,11 +11,15 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import UserError
 from . import git
-from .ledger import Entry, Ledger, Stored, now
+from .entries import Entry, Stored
 from .record import Release
+
+if TYPE_CHECKING:
+    from .ledger import Ledger
 
 SIGNERS_FILE = "allowed_signers"
 NAMESPACE = "ml-lifecycle-approval"
@@ -53,8 +57,8 @@ def is_own(person: str, release: Release) -> bool:
 
 
 def approve(
-    ledger: Ledger, release: Release, comment: str = "", key: str = "", by: str = ""
-) -> tuple[Approval, Ledger]:
+    ledger: "Ledger", release: Release, comment: str = "", key: str = "", by: str = ""
+) -> tuple[Approval, "Ledger"]:
     """Write an approval of this release.
 
     Args:
@@ -71,7 +75,7 @@ def approve(
     if not PERSON.fullmatch(by):
         raise UserError(f"an approval is somebody's, like Ada Lovelace <ada@example.org>, and not {by!r}'s")
     approval = Approval(
-        release=release.id, digest=release.digest, by=by, at=now(), own=is_own(by, release), comment=comment
+        release=release.id, digest=release.digest, by=by, at=ledger.now(), own=is_own(by, release), comment=comment
     )
     path = f"approvals/{release.id}/{_file_name(by)}"
     files: dict[str, bytes | None] = {f"{path}.json": approval.to_bytes()}
@@ -99,18 +103,19 @@ def _default_key() -> str:
         ) from None
 
 
-def count(ledger: Ledger, release: Release) -> list[Counted]:
+def count(ledger: "Ledger", release: Release) -> list[Counted]:
     """Every approval of this release, each with whether it holds."""
     return count_all(ledger, [release])[release.id]
 
 
-def count_all(ledger: Ledger, releases: Iterable[Release]) -> dict[str, list[Counted]]:
+def count_all(ledger: "Ledger", releases: Iterable[Release]) -> dict[str, list[Counted]]:
     """Every approval of these releases, by id."""
     signers = allowed_signers()
-    return {release.id: _count(ledger.approvals(release.id), release, signers) for release in releases}
+    return {release.id: held_against(ledger.approvals(release.id), release, signers) for release in releases}
 
 
-def _count(files: dict[str, bytes], release: Release, signers: bytes | None) -> list[Counted]:
+def held_against(files: dict[str, bytes], release: Release, signers: bytes | None) -> list[Counted]:
+    """The approvals in these files, each with whether it holds; `signers`: the file of allowed signers, if any."""
     found = []
     for path, content in files.items():
         if not path.endswith(".json"):
@@ -128,6 +133,14 @@ def _count(files: dict[str, bytes], release: Release, signers: bytes | None) -> 
 def allowed_signers() -> bytes | None:
     """The committed file of allowed signers, if the project has one. What is not committed does not count."""
     return git.read(f"HEAD:./{SIGNERS_FILE}")[0]
+
+
+def signers_blob() -> str | None:
+    """The git blob of that file."""
+    try:
+        return git.git("rev-parse", "--verify", "--quiet", f"HEAD:./{SIGNERS_FILE}").strip()
+    except git.GitError:
+        return None
 
 
 def _problem_with(

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..params import ChannelPolicy, Evaluate, Promotion
-from . import approvals, compare, git, loading, pointers
+from . import approvals, compare, git, loading, pointers, replay
 from . import ledger as book
 from .ledger import Channel, ChannelName, Entry, Kind, Ledger, Quarantine
+from .policy import Policy, Rules, counted, why_not
 from .record import Release
 from .store import Store
 
@@ -34,20 +34,6 @@ class Move:
     changed: bool = True
 
 
-@dataclass(frozen=True)
-class Policy:
-    """What params.yaml asks of a promotion."""
-
-    promotion: Promotion
-    evaluate: Evaluate
-
-    def channel(self, name: ChannelName) -> ChannelPolicy:
-        """The rules of a channel; raises UserError when the project does not use it."""
-        if name not in self.promotion.channels:
-            raise UserError(f"params.yaml has no channel {name} under promotion.channels: add it, or choose another")
-        return self.promotion.channels[name]
-
-
 def promote(
     ledger: Ledger,
     release: Release,
@@ -59,6 +45,7 @@ def promote(
     reason: str = "",
     generation: int | None = None,
     automation: bool = False,
+    without_comparison: bool = False,
     evidence: dict[str, Any] | None = None,
 ) -> Move:
     """Let a channel serve a release, if the policy allows it.
@@ -73,6 +60,7 @@ def promote(
         reason: why; needed for a release in quarantine.
         generation: move the channel only if it is at this generation.
         automation: nobody is at the keyboard; then quarantine is final.
+        without_comparison: go on where it cannot be compared with what production serves; needs a reason.
         evidence: what it was decided on, beside what the policy asks for.
 
     Raises:
@@ -84,11 +72,7 @@ def promote(
     _expect(ledger, to, generation)
     if channel and channel.release == release.id and channel.traffic == traffic:
         return _unchanged(to, channel, start)
-    if automation and (hold := ledger.held(to)):
-        raise UserError(f"{to} is on hold since {hold.at} ({hold.reason}): a person ends that, by `hold {to} --end`")
-    loading.need(release.commit)  # a rollback goes without: what serves is held against the tree
-    evidence = (evidence or {}) | _allowed(ledger, release, to, policy, store, reason, automation)
-    loading.try_out(release, loading.materialise(release, store))
+    rules = policy.rules(to, approvals.signers_blob())
     entry = Entry(
         kind="promote",
         release=release.id,
@@ -96,18 +80,24 @@ def promote(
         generation=(channel.generation if channel else 0) + 1,
         previous=channel.release if channel else None,
         by=git.identity(),
-        at=book.now(),
+        at=ledger.now(),
         automation=automation,
         reason=reason,
-        evidence=evidence | ({"traffic": traffic} if traffic is not None else {}),
+        evidence=(evidence or {})
+        | {"policy": rules.model_dump(mode="json")}
+        | ({"traffic": traffic} if traffic is not None else {}),
     )
+    entry = _with_evidence(ledger, entry, release, rules, store, without_comparison)
+    loading.need(release.commit)  # a rollback does not need it: its files are compared with the tree
+    loading.try_out(release, loading.materialise(release, store))
     lifted: dict[str, bytes | None] = {}
     if ledger.quarantine(release.id):
         lifted[f"quarantine/{release.id}.json"] = None
     after = ledger.append(
         entry,
         lambda numbered: {f"channels/{to}.json": _channel_of(numbered, traffic).to_bytes()} | lifted,
-        guards=[f"quarantine/{release.id}.json"],
+        # What is compared with is what production serves.
+        guards=[f"quarantine/{release.id}.json", *(["channels/production.json"] if rules.against_champion else [])],
     )
     notes = [f"{release.id} is out of quarantine"] if lifted else []
     return _follow(after, entry, release, start, notes, traffic)
@@ -140,11 +130,7 @@ def rollback(
     channel = ledger.channel(name)
     if channel is None or channel.release is None:
         raise UserError(f"{name} serves nothing, so there is nothing to roll back")
-    served = [entry.release for _, entry in ledger.entries() if entry.channel == name and entry.release]
-    target = _target(ledger, name, channel.release, served, to)
-    release = ledger.release(target) if target else None
-    if release:
-        loading.try_out(release, loading.materialise(release, store))
+    target = _target(ledger, name, channel.release, to)
     left = channel.release
     entry = Entry(
         kind="rollback",
@@ -153,14 +139,18 @@ def rollback(
         generation=channel.generation + 1,
         previous=left,
         by=git.identity(),
-        at=book.now(),
+        at=ledger.now(),
         automation=automation,
         reason=reason,
         evidence=(evidence or {}) | {"quarantined": left},
     )
+    _ask(ledger, entry, None)
+    release = ledger.release(target) if target else None
+    if release:
+        loading.try_out(release, loading.materialise(release, store))
 
     def files(numbered: Entry) -> dict[str, bytes | None]:
-        why = Quarantine(release=left, channel=name, entry=numbered.number, by=entry.by, at=entry.at, reason=reason)
+        why = Quarantine(release=left, channel=name, entry=numbered.number, by=entry.by, at=numbered.at, reason=reason)
         return {
             f"channels/{name}.json": _channel_of(numbered, None).to_bytes(),
             f"quarantine/{left}.json": why.to_bytes(),
@@ -205,7 +195,7 @@ def note(
         release=channel.release if channel else None,
         channel=name,
         by=git.identity(),
-        at=book.now(),
+        at=ledger.now(),
         automation=automation,
         reason=reason,
         evidence=evidence,
@@ -215,19 +205,10 @@ def note(
     return written
 
 
-def _target(ledger: Ledger, name: ChannelName, leaving: str, served: list[str], to: str) -> str | None:
+def _target(ledger: Ledger, name: ChannelName, leaving: str, to: str) -> str | None:
     if to:
-        target = ledger.resolve(to)
-        if target == leaving:
-            raise UserError(f"{name} serves {target} already")
-        if target not in served:
-            raise UserError(f"{name} has never served {target}: go forward to it with `promote {target} --to {name}`")
-        if quarantine := ledger.quarantine(target):
-            raise UserError(
-                f"{target} is in quarantine ({quarantine.reason}, {quarantine.at}): "
-                f"`promote {target} --to {name} --reason '...'` if it is the right one after all"
-            )
-        return target
+        return ledger.resolve(to)
+    served = ledger.served.get(name, [])
     good = [release_id for release_id in served if release_id != leaving and not ledger.quarantine(release_id)]
     if good:
         return good[-1]
@@ -250,99 +231,36 @@ def _expect(ledger: Ledger, name: ChannelName, generation: int | None) -> None:
         )
 
 
-def _allowed(
-    ledger: Ledger, release: Release, to: ChannelName, policy: Policy, store: Store, reason: str, automation: bool
-) -> dict[str, Any]:
-    """The evidence that the policy asks for.
+def _ask(ledger: Ledger, entry: Entry, rules: Rules | None) -> None:
+    if problem := why_not(replay.before(ledger, entry, rules), entry, rules):
+        raise UserError(problem)
+
+
+def _with_evidence(
+    ledger: Ledger, entry: Entry, release: Release, rules: Rules, store: Store, without_comparison: bool
+) -> Entry:
+    """The promotion with all that the rules ask for.
 
     Raises:
-        UserError: something is missing; says what, and what to type.
+        UserError: it is not allowed; says why, and what to type.
     """
-    rules = policy.channel(to)
-    _not_in_quarantine(ledger, release, to, reason, automation)
-    metrics = release.evidence["metrics"]
-    failed = [
-        f"{name} is {metrics.get(name)}, gate {gate.model_dump(exclude_none=True)}"
-        for name, gate in policy.evaluate.gates.items()
-        if not gate.passes(float(metrics.get(name, "nan")))
-    ]
-    if failed:
-        raise UserError(f"{release.id} does not pass the gates of params.yaml: {'; '.join(failed)}")
-    evidence: dict[str, Any] = {"policy": rules.model_dump(mode="json")}
-    entries = [entry for _, entry in ledger.entries()]
-    if any(entry.channel == to and entry.release == release.id for entry in entries):
-        return evidence | {"served_before": True}
-    if rules.after and not any(entry.channel == rules.after and entry.release == release.id for entry in entries):
-        raise UserError(
-            f"{release.id} has not been in {rules.after}, which comes before {to}: "
-            f"`promote {release.id} --to {rules.after}` first"
-        )
-    evidence |= _enough_approvals(ledger, release, to, policy)
-    return evidence | _good_enough(ledger, release, rules, store)
-
-
-def _not_in_quarantine(ledger: Ledger, release: Release, to: ChannelName, reason: str, automation: bool) -> None:
-    quarantine = ledger.quarantine(release.id)
-    if quarantine is None:
-        return
-    rolled_back = f"rolled back from {quarantine.channel}, {quarantine.reason}"
-    why = f"{release.id} is in quarantine since {quarantine.at}: {rolled_back}"
-    if automation:
-        raise UserError(f"{why}. Automation does not promote it again; a person may")
-    if not reason.strip():
-        raise UserError(f"{why}. To promote it all the same, say why: `promote {release.id} --to {to} --reason '...'`")
-
-
-def _enough_approvals(ledger: Ledger, release: Release, to: ChannelName, policy: Policy) -> dict[str, Any]:
-    rules, promotion = policy.channel(to), policy.promotion
-    counted, refused = [], []
-    people: set[str] = set()
-    for each in approvals.count(ledger, release):
-        by = each.approval.by
-        mail = approvals.mail_of(by).lower()
-        own = approvals.is_own(by, release)
-        if each.problem:
-            refused.append(f"that of {by} does not count: {each.problem}")
-        elif mail in people:
-            refused.append(f"{by} has approved it before, under another name")
-        elif mail in map(str.lower, promotion.may_not_approve):
-            refused.append(f"{by} may not approve (promotion.may_not_approve)")
-        elif own and not promotion.self_approval:
-            refused.append(f"{by} released it, and promotion.self_approval is off")
-        else:
-            people.add(mail)
-            counted.append({"by": by, "at": each.approval.at, "own": own, "signed": each.signed})
-    if len(counted) < rules.approvals:
-        raise UserError(
-            f"{to} wants {rules.approvals} approval(s) of {release.id} and it has {len(counted)}"
-            + "".join(f"; {line}" for line in refused)
-            + f": `approve {release.id}`"
-        )
-    return {"approvals": counted} if counted else {}
-
-
-def _good_enough(ledger: Ledger, release: Release, rules: ChannelPolicy, store: Store) -> dict[str, Any]:
+    # A comparison takes a while: first ask whether anything else is in the way.
+    _ask(ledger, entry, rules.model_copy(update={"against_champion": {}}))
+    if release.id in ledger.served.get(entry.channel or "", []):
+        return entry.model_copy(update={"evidence": entry.evidence | {"served_before": True}})
+    given, _ = counted(approvals.count(ledger, release), release, rules)
+    evidence = entry.evidence | ({"approvals": given} if given else {})
     champion = ledger.channel("production")
-    if not rules.against_champion or champion is None or champion.release in (None, release.id):
-        return {}
-    known = release.observed.get("comparison") or {}
-    if known.get("champion") != champion.release:
-        known = compare.compare(release, ledger.release(champion.release or ""), store)
-    if "problem" in known:
-        return {"comparison": known}
-    if unknown := sorted(rules.against_champion.keys() - known["metrics"].keys()):
-        raise UserError(
-            f"{release.id} and {champion.release} cannot be compared by {', '.join(unknown)}, which against_champion "
-            f"in params.yaml asks for: they are compared by {', '.join(known['metrics'])}"
-        )
-    worse = [
-        f"{name} changes by {known['metrics'][name]['change']:+.4f}, bound {bound.model_dump(exclude_none=True)}"
-        for name, bound in rules.against_champion.items()
-        if not bound.passes(known["metrics"][name]["change"])
-    ]
-    if worse:
-        raise UserError(f"{release.id} is worse than {champion.release} on the same holdout: {'; '.join(worse)}")
-    return {"comparison": known}
+    if rules.against_champion and champion and champion.release not in (None, release.id):
+        known = release.observed.get("comparison") or {}
+        if known.get("champion") != champion.release or ("problem" in known and not without_comparison):
+            known = compare.compare(release, ledger.release(champion.release or ""), store)
+        evidence |= {"comparison": known}
+        if without_comparison and "problem" in known:
+            evidence |= {"without_comparison": True}
+    complete = entry.model_copy(update={"evidence": evidence})
+    _ask(ledger, complete, rules)
+    return complete
 
 
 def _channel_of(entry: Entry, traffic: float | None) -> Channel:

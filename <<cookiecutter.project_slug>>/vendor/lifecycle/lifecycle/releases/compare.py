@@ -13,12 +13,14 @@ from typing import Any
 import yaml
 
 from .. import project
+from ..errors import UserError, one_line
 from . import loading
 from .pipeline import PIPELINE_FILE
 from .record import METRICS_FILE, Release
 from .store import Store
 
 SCRATCH = Path(".lifecycle/scratch")
+# Where the stage has no timeout_seconds in its meta in dvc.yaml.
 SECONDS = 900
 
 
@@ -26,32 +28,15 @@ def compare(candidate: Release, champion: Release, store: Store) -> dict[str, An
     """The champion's metrics on the candidate's holdout, beside the candidate's own.
 
     The stage that writes the metrics runs once more, with the code, parameters and data of the candidate and the model
-    of the champion, in a folder of its own. A champion that cannot be measured so, for example because it wants a
-    feature that is no longer made, is a result too: `problem` says why.
+    of the champion, in a folder of its own. Where that fails, for example because the champion wants a feature that is
+    no longer made, `problem` says why, and the policy holds the release for a person.
 
     Returns: {"champion": id, "metrics": {name: {"champion", "candidate", "change"}}} or {"champion", "problem"}.
     """
-    SCRATCH.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="compare-", dir=SCRATCH) as name:
-        folder = Path(name).resolve()
-        loading.extract(candidate.commit, folder)
-        stage = _stage_of_metrics(folder)
-        model = champion.model["path"]
-        needed = candidate.outputs(*stage["deps"])
-        store.fetch([output for output in needed if output.path != model])
-        store.copy([output for output in needed if output.path != model], folder)
-        shutil.copytree(loading.materialise(champion, store) / model, folder / candidate.model["path"])
-        environment = os.environ | {"PYTHONPATH": project.python_path(folder), "PYTHONDONTWRITEBYTECODE": "1"}
-        environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", "")])
-        command = shlex.split(stage["cmd"])
-        try:
-            done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=SECONDS)
-        except subprocess.TimeoutExpired:
-            return {"champion": champion.id, "problem": f"its evaluation took longer than {SECONDS} s"}
-        if done.returncode:
-            lines = (done.stderr or done.stdout).strip().splitlines() or ["no output"]
-            return {"champion": champion.id, "problem": lines[-1][:300]}
-        theirs = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
+    try:
+        theirs = _measure(candidate, champion, store)
+    except UserError as error:
+        return {"champion": champion.id, "problem": one_line(error)}
     ours = candidate.evidence["metrics"]
     return {
         "champion": champion.id,
@@ -61,6 +46,41 @@ def compare(candidate: Release, champion: Release, store: Store) -> dict[str, An
             if isinstance(value, float) and isinstance(theirs.get(name), float | int)
         },
     }
+
+
+def _measure(candidate: Release, champion: Release, store: Store) -> dict[str, Any]:
+    """The champion's metrics; raises UserError when it cannot be measured."""
+    SCRATCH.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="compare-", dir=SCRATCH) as name:
+        folder = Path(name).resolve()
+        loading.extract(candidate.commit, folder)
+        stage = _stage_of_metrics(folder)
+        model = champion.model["path"]
+        needed = candidate.outputs(*stage["deps"])
+        if wrong := store.fetch([output for output in needed if output.path != model]):
+            raise UserError(str(wrong[0]))
+        store.copy([output for output in needed if output.path != model], folder)
+        shutil.copytree(loading.materialise(champion, store) / model, folder / candidate.model["path"])
+        environment = os.environ | {"PYTHONPATH": project.python_path(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+        environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", "")])
+        command = shlex.split(stage["cmd"])
+        seconds = (stage.get("meta") or {}).get("timeout_seconds", SECONDS)
+        try:
+            done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=seconds)
+        except subprocess.TimeoutExpired:
+            raise UserError(
+                f"its evaluation took longer than {seconds:g} s (timeout_seconds of the stage in {PIPELINE_FILE})"
+            ) from None
+        except OSError as error:
+            raise UserError(f"its evaluation cannot be started: {error}") from None
+        if done.returncode:
+            lines = (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}, no output"]
+            raise UserError(f"its evaluation failed: {lines[-1]}")
+        try:
+            theirs: dict[str, Any] = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise UserError(f"its evaluation wrote no {METRICS_FILE}") from None
+    return theirs
 
 
 def _stage_of_metrics(folder: Path) -> dict[str, Any]:

@@ -21,6 +21,9 @@ NETWORK_SECONDS = 60
 # Looking takes no lock, so that who is killed while looking leaves none.
 JUST_LOOKING = {"GIT_OPTIONAL_LOCKS": "0"}
 LOCKED = re.compile(r"Unable to create '(.+?\.lock)': File exists")
+BLANK_OBJECT = re.compile(r"object file (\S+) is empty")
+# Its header and its checksum.
+SMALLEST_INDEX = 32
 # git holds a lock for some thousandths of a second. One that is older was left by a git that was killed.
 LOCK_SECONDS = 5
 # What the ledger says must be on the disk before anything follows from it. Names and messages are UTF-8, as they stand.
@@ -104,8 +107,11 @@ def tree_files(tree: str) -> dict[str, str]:
     return {path: meta.split()[2] for meta, path in (line.split("\t", 1) for line in lines if line)}
 
 
-def tree_with(base: str | None, changes: Mapping[str, bytes | None]) -> str:
-    """A tree like `base`, with these files in it; None takes one out. Paths are from the top of the tree."""
+def tree_with(base: str | None, changes: Mapping[str, bytes | str | None]) -> str:
+    """A tree like `base`, with these files in it: content, or the hash of a blob; None takes one out.
+
+    Paths are from the top of the tree.
+    """
     with tempfile.TemporaryDirectory(prefix="ledger-") as folder:
         index = {"GIT_INDEX_FILE": str(Path(folder, "index"))}
         if base:
@@ -115,7 +121,8 @@ def tree_with(base: str | None, changes: Mapping[str, bytes | None]) -> str:
             if content is None:
                 lines.append(f"0 {NO_COMMIT}\t{path}\0")
             else:
-                blob = _run(["hash-object", "-w", "--stdin"], content).decode().strip()
+                write = ["hash-object", "-w", "--stdin"]
+                blob = content if isinstance(content, str) else _run(write, content).decode().strip()
                 lines.append(f"100644 {blob}\t{path}\0")
         git("update-index", "--add", "-z", "--index-info", stdin="".join(lines), env=index)
         return git("write-tree", env=index).strip()
@@ -196,11 +203,12 @@ def _run(
     said = ""
     for _ in range(3):
         done = _try(arguments, stdin, env, folder)
+        said = " ".join(done.stderr.decode("utf-8", "replace").split()) or f"exit code {done.returncode}"
+        if (blank := BLANK_OBJECT.search(said)) and _is_deleted(blank[1]):
+            continue
         if not done.returncode:
             return done.stdout
-        said = " ".join(done.stderr.decode("utf-8", "replace").split()) or f"exit code {done.returncode}"
-        lock = LOCKED.search(said)
-        if not lock or not _is_released(Path(lock[1])):
+        if not (lock := LOCKED.search(said)) or not _is_released(Path(lock[1])):
             break
     raise GitError(f"git {arguments[0]}: {said}")
 
@@ -220,7 +228,7 @@ def _is_released(lock: Path) -> bool:
         if time.time() - stat.st_mtime > LOCK_SECONDS or time.monotonic() > until:
             break
         time.sleep(0.05)
-    if _git_runs_in(lock.parent):
+    if holder(lock) is not None:
         return False
     try:
         lock.unlink(missing_ok=True)
@@ -229,18 +237,97 @@ def _is_released(lock: Path) -> bool:
     return True
 
 
-def _git_runs_in(folder: Path) -> bool:
-    """Whether any git works in the repository that a folder of its .git belongs to, as far as can be seen."""
+def holder(lock: Path) -> str | None:
+    """The process that may hold a lock of git's: one that has the file open, or any git in this repository."""
     import psutil
 
-    repository = next((each.parent for each in (folder, *folder.parents) if each.name == ".git"), folder)
-    for process in psutil.process_iter(["name", "cwd", "status"]):
-        where = process.info["cwd"]
-        if process.info["name"] != "git" or process.info["status"] == psutil.STATUS_ZOMBIE:
+    repository = next((each.parent for each in (lock, *lock.parents) if each.name == ".git"), lock.parent)
+    for process in psutil.process_iter(["name", "cwd", "status", "cmdline", "open_files"]):
+        told = process.info
+        if told["status"] == psutil.STATUS_ZOMBIE:
             continue
-        if where is None or Path(where).is_relative_to(repository):
-            return True
-    return False
+        words = " ".join(told["cmdline"] or ())
+        # Of another person's git nothing can be seen: it may be here.
+        here = told["cwd"] is None or Path(told["cwd"]).is_relative_to(repository) or str(repository) in words
+        opened = (file.path for file in told["open_files"] or ())
+        if (told["name"] == "git" and here) or str(lock) in opened:
+            return f"process {process.pid} ({words or told['name']})"
+    return None
+
+
+def _is_deleted(name: str) -> bool:
+    """Whether an object that a power cut has left empty was here and is deleted: git writes it again, or fetches it."""
+    folder = _folder()
+    path = folder.parent / name if folder else Path(name)
+    if not path.is_file() or path.stat().st_size:
+        return False
+    path.unlink()
+    return True
+
+
+def _folder() -> Path | None:
+    """The repository's `.git`; in a linked work tree, its own."""
+    top = next((each for each in (Path.cwd(), *Path.cwd().parents) if (each / ".git").exists()), None)
+    if top is None or (top / ".git").is_dir():
+        return top and top / ".git"
+    return top / (top / ".git").read_text(encoding="utf-8").removeprefix("gitdir:").strip()
+
+
+def heal() -> list[str]:
+    """Put right what a killed git or a power cut has left: locks, and refs and an index without content.
+
+    Costs no process where nothing is wrong. Returns what was done, and what a person must do.
+    """
+    folder = _folder()
+    if folder is None:
+        return []
+    done = []
+    if _is_blank(folder / "HEAD"):
+        done.append(f"{folder / 'HEAD'} is empty: write `ref: refs/heads/main` into it, or the branch you were on")
+    if (index := folder / "index").exists() and index.stat().st_size < SMALLEST_INDEX and not _locked(index):
+        index.unlink()
+        git("read-tree", "HEAD")
+        done.append("git's index was empty, and is that of HEAD again: `git add` anew what was added")
+    for path in (*folder.glob("*.lock"), *sorted((folder / "refs").rglob("*"))):
+        if path.suffix == ".lock":
+            done += _heal_lock(path)
+        elif path.is_file() and _is_blank(path) and not _locked(path):
+            done.append(_heal_ref(folder, path))
+    return done
+
+
+def _is_blank(path: Path) -> bool:
+    try:
+        return not path.read_bytes().strip(b"\0\n ")
+    except OSError:
+        return False
+
+
+def _locked(path: Path) -> bool:
+    return path.with_name(f"{path.name}.lock").exists()
+
+
+def _heal_lock(lock: Path) -> list[str]:
+    try:
+        if time.time() - lock.stat().st_mtime < LOCK_SECONDS:
+            return []
+    except OSError:
+        return []
+    if who := holder(lock):
+        return [f"{lock} is old, and {who} may hold it: end that if it hangs; then any command deletes the lock"]
+    return [f"{lock}, left by a git that was killed, is deleted"] if _is_released(lock) else []
+
+
+def _heal_ref(folder: Path, path: Path) -> str:
+    """Write the last value of a ref again, out of its reflog; one that has none is deleted: git may have it packed."""
+    ref = path.relative_to(folder).as_posix()
+    path.unlink()
+    log = folder / "logs" / ref
+    for line in reversed(log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []):
+        if (value := line.split()[1:2]) and resolve(value[0]):
+            git("update-ref", ref, value[0])
+            return f"{ref} was empty, and is at {value[0][:12]} again, as its reflog says"
+    return f"{ref} was empty and is deleted: `git fetch` brings it where a remote has it"
 
 
 def _try(

@@ -11,19 +11,28 @@ entry like any other.
     quarantine/<id>.json     why automation must not promote a release
 """
 
-import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
-from typing import Any, Literal, TypeVar
+from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from ..errors import UserError
-from . import git
+from . import git, policy, replay
+from .entries import CHANNELS as CHANNELS
+from .entries import ENTRY as ENTRY
+from .entries import Channel as Channel
+from .entries import ChannelName as ChannelName
+from .entries import Entry as Entry
+from .entries import Kind as Kind
+from .entries import Quarantine as Quarantine
+from .entries import Stored as Stored
+from .entries import later
+from .entries import now as now
 from .record import Release, read_release
+from .replay import Judged
 
 BRANCH = "lifecycle/ledger"
 REF = f"refs/heads/{BRANCH}"
@@ -31,67 +40,10 @@ REF = f"refs/heads/{BRANCH}"
 SEEN = "refs/lifecycle/seen"
 # What this clone has seen of a remote's ledger. Not under refs/remotes/: there `git pull` follows a rewritten one.
 FAR = "refs/lifecycle/{remote}/ledger"
-ENTRY = "entry.json"
-
-ChannelName = Literal["staging", "canary", "production"]
-Kind = Literal["release", "approve", "promote", "rollback", "hold", "retrain"]
 # More races than that in a row are not a race.
 ATTEMPTS = 20
 
-
-class Stored(BaseModel):
-    """What stands in the ledger. A key that a later version of this project has added is not an error."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    def to_bytes(self) -> bytes:
-        """Sorted, indented JSON."""
-        return (json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
-
-
 T = TypeVar("T", bound=Stored)
-
-
-class Entry(Stored):
-    """One operation. `after` is the ledger commit before it; `evidence` what it was decided on."""
-
-    number: int = 0
-    after: str | None = None
-    kind: Kind
-    release: str | None
-    channel: ChannelName | None = None
-    generation: int | None = None
-    previous: str | None = None
-    by: str
-    at: str
-    automation: bool = False
-    reason: str = ""
-    evidence: dict[str, Any] = {}
-
-
-class Channel(Stored):
-    """What a channel serves since when. `generation` counts its moves; `traffic` is a canary's share of requests."""
-
-    release: str | None
-    generation: int
-    previous: str | None
-    entry: int
-    operation: Kind
-    by: str
-    at: str
-    reason: str
-    traffic: float | None = None
-
-
-class Quarantine(Stored):
-    """Why a release is not to be promoted by automation."""
-
-    release: str
-    channel: ChannelName
-    entry: int
-    by: str
-    at: str
-    reason: str
 
 
 class MovedError(UserError):
@@ -107,11 +59,8 @@ class ApartError(UserError):
 
 
 @dataclass(frozen=True)
-class Ledger:
-    """The ledger as it was at one commit: `tip`, None for one that nothing stands in yet."""
-
-    tip: str | None
-    files: dict[str, str] = field(default_factory=dict)
+class Ledger(Judged):
+    """The ledger as it was at one commit: what the entries add up to that are allowed. The others are in `refused`."""
 
     @property
     def releases(self) -> list[str]:
@@ -124,8 +73,7 @@ class Ledger:
 
     def channels(self) -> dict[ChannelName, Channel]:
         """Every channel that was ever promoted to."""
-        names: tuple[ChannelName, ...] = ("staging", "canary", "production")
-        return {name: channel for name in names if (channel := self.channel(name))}
+        return {name: channel for name in CHANNELS if (channel := self.channel(name))}
 
     def quarantine(self, release_id: str) -> Quarantine | None:
         """Why a release is in quarantine, if it is."""
@@ -133,12 +81,43 @@ class Ledger:
 
     def held(self, name: ChannelName) -> Entry | None:
         """The entry that keeps automation from promoting to a channel: a hold that no person has ended since."""
-        for _, entry in reversed(self.entries()):
-            if entry.channel == name and entry.kind == "hold":
-                return None if entry.evidence.get("ended") else entry
-            if entry.channel == name and not entry.automation:
-                return None
-        return None
+        return _parse(Entry, git.read(self.holds[name])[0], ENTRY) if name in self.holds else None
+
+    def now(self) -> str:
+        """The present moment, or the time of the last entry where the clock of this machine is behind that."""
+        return later(now(), self.at)
+
+    def warnings(self) -> list[str]:
+        """What a person must know before anything else: entries that are not followed, and a clock that is wrong."""
+        found = [self._not_followed(each) for each in self._unsettled()]
+        if self.at and (clock := now()) != self.now():
+            found.append(
+                f"the clock of this machine says {clock}, and the last entry of the ledger is of {self.at}: "
+                "an entry made now gets that time. Set the clock"
+            )
+        return found
+
+    def warning(self, name: ChannelName) -> str:
+        """Why a channel does not serve what the last commit about it says; empty where it does."""
+        return next((self._not_followed(each) for each in self._unsettled() if each.channel == name), "")
+
+    def _unsettled(self) -> list[replay.Refused]:
+        """Those with no allowed operation since, of the same channel where they are about one."""
+        found = []
+        for each in self.refused:
+            last = self.channel(each.channel) if each.channel else self.last_entry()
+            since = last.entry if isinstance(last, Channel) else last.number if last else 0
+            if since <= each.number:
+                found.append(each)
+        return found
+
+    def _not_followed(self, refused: replay.Refused) -> str:
+        stays = ""
+        if name := refused.channel:
+            channel = self.channel(name)
+            release = channel.release if channel else None
+            stays = f" {name} stays with {release or 'nothing'}, until the next `promote` or `rollback`."
+        return f"{refused.what} is not allowed and not followed: {refused.why[0]}.{stays} See `verify --all`"
 
     def approvals(self, release_id: str) -> dict[str, bytes]:
         """The files of a release's approvals: path -> content."""
@@ -186,15 +165,25 @@ class Ledger:
         return [read_release(content or b"", release_id) for release_id, content in zip(ids, contents, strict=True)]
 
     def entries(self) -> list[tuple[str, Entry]]:
-        """Every operation with its commit, oldest first."""
+        """Every allowed operation with its commit, oldest first.
+
+        The order counts, and not the clocks: one that is dated before another that it follows has the time of that.
+        """
         if self.tip is None:
             return []
-        commits = git.git("rev-list", "--first-parent", "--reverse", self.tip).split()[1:]
+        refused = {each.commit for each in self.refused}
+        order = git.git("rev-list", "--first-parent", "--reverse", self.tip).split()[1:]
+        commits = [commit for commit in order if commit not in refused]
         contents = git.read(*(f"{commit}:{ENTRY}" for commit in commits))
-        return [(commit, _parse(Entry, content, ENTRY)) for commit, content in zip(commits, contents, strict=True)]
+        found, at = [], ""
+        for commit, content in zip(commits, contents, strict=True):
+            entry = _parse(Entry, content, ENTRY)
+            at = later(entry.at, at)
+            found.append((commit, entry if at == entry.at else entry.model_copy(update={"at": at})))
+        return found
 
     def last_entry(self) -> Entry | None:
-        """The last operation."""
+        """The last allowed operation."""
         return self._parse(Entry, ENTRY)
 
     def _parse(self, kind: type[T], path: str) -> T | None:
@@ -210,27 +199,36 @@ class Ledger:
         parent: str | None = None,
         offline: bool = False,
     ) -> "Ledger":
-        """Write one operation, if nothing it depends on has changed since this ledger was read.
+        """Write one operation, if it is allowed and nothing it depends on has changed since this ledger was read.
 
         Args:
-            entry: the operation; its number and its place are filled in.
+            entry: the operation; its number and its place are filled in, and its time is not before the last one's.
             files: what it changes in the ledger, given the numbered entry; None takes a file out.
             guards: more files that must be as they were.
             parent: a commit to be kept with it, a release's.
             offline: with a git remote that cannot be reached, go on without it.
 
-        Returns: the ledger after it. Raises MovedError when somebody else was first; then nothing has changed.
+        Returns: the ledger after it.
+
+        Raises:
+            UserError: it is not allowed; nothing has changed.
+            MovedError: somebody else was first; nothing has changed.
         """
+        rules = policy.rules_of(entry)
         now = self
         for _ in range(ATTEMPTS):
-            last = now.last_entry()
             tip = now.tip or first_commit()
-            numbered = entry.model_copy(update={"number": last.number + 1 if last else 1, "after": tip})
+            place = {"number": now.number + 1, "after": tip, "at": later(entry.at, now.at)}
+            numbered = entry.model_copy(update=place)
             changes = files(numbered)
             for path in (*changes, *guards):
                 if now.files.get(path) != self.files.get(path):
                     raise MovedError(_who_moved(now, path))
-            tree = git.tree_with(now.tip, changes | {ENTRY: numbered.to_bytes()})
+            if problem := policy.why_not(replay.before(now, numbered, rules), numbered, rules):
+                raise UserError(problem)
+            # On top of an entry that is not allowed, the files of before it are put back.
+            kept, base = (now.files, None) if now.refused else ({}, now.tip)
+            tree = git.tree_with(base, {**kept, **changes, ENTRY: numbered.to_bytes()})
             parents = [tip, parent] if parent else [tip]
             commit = git.commit_tree(tree, parents, _message(numbered))
             if _publish(commit, now.tip, offline):
@@ -334,7 +332,7 @@ def load() -> Ledger:
             )
         if tip:
             git.swap_ref(SEEN, tip, seen)  # another process may have been here: it has seen as much
-    return Ledger(tip, git.tree_files(tip) if tip else {})
+    return Ledger(**vars(replay.judged(tip))) if tip else Ledger(None)
 
 
 def _cloned() -> str | None:
@@ -399,8 +397,3 @@ def follow_remote() -> list[Entry]:
     git.git("update-ref", SEEN, far)
     git.swap_ref(REF, far, here.tip)
     return [entry for commit, entry in here.entries() if commit in ours]
-
-
-def now() -> str:
-    """The present moment, in UTC, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")

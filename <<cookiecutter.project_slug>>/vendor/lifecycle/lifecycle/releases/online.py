@@ -8,19 +8,17 @@ characters of that file's SHA-256, which release records hold too, and of the co
 with features of its own SQL alone. So the table of the SQL before is kept, for what serves until the next release does.
 """
 
-import fcntl
 import json
 import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import replacing, sha256, write_json
+from ..files import held, replacing, sha256, write_json
 from ..params import MonitoredColumns
 from . import ledger as book
 from .features import Built, built_below, newest
@@ -31,6 +29,8 @@ from .store import Store
 FOLDER = Path(".lifecycle/online")
 POINTER = FOLDER / "current.json"
 TABLE = "features"
+# Numbers are the same within this share of them: 32-bit numbers, and texts of six digits, are.
+SAME = 1e-6
 # So many tables of different SQL are kept: what serves, and what comes next.
 KEPT = 2
 BATCH = 20_000
@@ -95,18 +95,18 @@ def refresh(columns: MonitoredColumns) -> Refreshed:
     store = Store()
     built = _feature_table(columns, store)
     sql = _sql(store)
-    with _locked():
+    with held(FOLDER / ".lock"):  # nobody else refreshes meanwhile
         before = _known()
         digest = sha256(built.file)
         name = f"{digest[:12]}-{sql[:12]}"
-        held = next((each for each in before if each.name == name and _is_whole(each)), None)
-        table = held or build(name, built, digest, sql, columns)
+        same = next((each for each in before if each.name == name and _is_whole(each)), None)
+        table = same or build(name, built, digest, sql, columns)
         table = OnlineTable(**asdict(table) | {"release": _release_of(built.path, digest)})
         kept = [table, *(each for each in before if each.sql != sql)][:KEPT]
         if kept != before:
             write_json(POINTER, [asdict(each) for each in kept])
         _clean_up({each.path for each in kept})
-    return Refreshed(table, held is None, time.monotonic() - start)
+    return Refreshed(table, same is None, time.monotonic() - start)
 
 
 def _feature_table(columns: MonitoredColumns, store: Store) -> Built:
@@ -126,15 +126,6 @@ def _sql(store: Store) -> str:
         return sql_digest(None)
     nodes = json.loads(files[SQL_FILE].read_bytes())
     return sql_digest(sql_of(nodes, {path: sha256(file) for path, file in files.items()}))
-
-
-@contextmanager
-def _locked() -> Iterator[None]:
-    """Nobody else refreshes meanwhile."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    with (FOLDER / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _known() -> list[OnlineTable]:

@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from ..errors import UserError
+from ..files import append_lines
 from ..params import load_params
-from . import channels, git, registry
+from . import approvals, channels, git, registry
 from . import ledger as book
 from . import release as releases
-from .channels import Move, Policy
+from .approvals import Approval
+from .channels import Move
 from .ledger import ChannelName, MovedError
+from .policy import Policy
 from .reconcile import open_ledger
 from .release import Released
 
@@ -34,7 +37,21 @@ def release(reason: str = "", automation: bool = False) -> Done[Released]:
     opened = open_ledger(network=True)
     made = releases.release(opened.ledger, opened.store, reason, automation)
     warnings = [made.warning] if made.warning else []
-    return Done(made, [*opened.done, *warnings, *registry.try_project(opened.store)])
+    return _followed(made, [*opened.done, *warnings, *registry.try_project(opened.store)])
+
+
+def approve(what: str, comment: str = "", key: str = "", by: str = "") -> Done[Approval]:
+    """Write an approval of a release; see approvals.py."""
+    opened = open_ledger(network=True)
+    approval, after = approvals.approve(opened.ledger, opened.ledger.release(what), comment, key, by)
+    notes = opened.done
+    if quarantine := after.quarantine(approval.release):
+        notes.append(
+            f"{approval.release} is in quarantine since {quarantine.at}: rolled back from {quarantine.channel}, "
+            f"{quarantine.reason}. The approval does not end that: automation does not promote it, and a person needs "
+            "`promote --reason '...'`"
+        )
+    return _followed(approval, notes)
 
 
 def promote(
@@ -44,6 +61,7 @@ def promote(
     reason: str = "",
     generation: int | None = None,
     automation: bool = False,
+    without_comparison: bool = False,
     evidence: dict[str, Any] | None = None,
 ) -> Done[Move]:
     """Let a channel serve a release, by the policy of params.yaml; see channels.py."""
@@ -60,9 +78,10 @@ def promote(
         reason=reason,
         generation=generation,
         automation=automation,
+        without_comparison=without_comparison,
         evidence=evidence,
     )
-    return Done(move, [*opened.done, *registry.try_project(opened.store)])
+    return _followed(move, [*opened.done, *registry.try_project(opened.store)])
 
 
 def rollback(
@@ -73,7 +92,7 @@ def rollback(
     automation: bool = False,
     evidence: dict[str, Any] | None = None,
 ) -> Done[Move]:
-    """Let a channel serve what it served before; see channels.py. MLflow is told in a process of its own."""
+    """Let a channel serve what it served before; see channels.py. MLflow follows in the background."""
     opened = open_ledger(network=True, offline=True)
     if to:
         opened.ledger.resolve(to)  # a slip of the pen is no attempt
@@ -93,23 +112,26 @@ def rollback(
     except UserError as error:
         _note_failure(channel, automation, str(error))
         raise
+    return _followed(move, opened.done)
+
+
+def _followed(result: T, notes: list[str]) -> Done[T]:
+    """Update MLflow's cards, pages and tags in the background, after any change of the ledger."""
     registry.project_later()
-    return Done(move, opened.done)
+    return Done(result, notes)
 
 
 def _note_failure(channel: ChannelName, automation: bool, error: str) -> None:
     line = {"at": book.now(), "channel": channel, "by": git.identity(), "automation": automation, "error": error}
-    FAILED.parent.mkdir(exist_ok=True)
-    with FAILED.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    append_lines(FAILED, json.dumps(line) + "\n")
 
 
 def failed_rollbacks() -> list[dict[str, Any]]:
     """Rollbacks that were tried on this machine, and after which the channel served what it had before."""
     found = []
-    for line in FAILED.read_text(encoding="utf-8").splitlines() if FAILED.exists() else []:
+    for line in FAILED.read_text(encoding="utf-8", errors="replace").splitlines() if FAILED.exists() else []:
         try:
             found.append(json.loads(line))
-        except ValueError:  # torn by a crash
+        except ValueError:  # half a line, after a crash
             continue
     return found

@@ -2,8 +2,10 @@
 
 import contextlib
 import hashlib
+import itertools
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -14,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 
 import yaml
 
-from ..errors import USER_ERROR, UserError, one_line
+from ..errors import USER_ERROR, UserError, one_line, redacted
 
 if TYPE_CHECKING:
     pass
@@ -22,12 +24,15 @@ if TYPE_CHECKING:
 PIPELINE_FILE = Path("dvc.yaml")
 LOCK_FILE = Path("dvc.lock")
 LOGS = Path("logs")
+# Seven times as fast where PyYAML has libyaml; every command reads dvc.lock.
+SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class StageError(Exception):
     """A stage ended badly. `for_good` says that trying again will not help."""
 
     def __init__(self, stage: str, reason: str, log: Path, for_good: bool) -> None:
+        reason = redacted(reason)
         super().__init__(f"stage {stage} failed: {reason} (log: {log}; try again with `dvc repro -s {stage}`)")
         self.stage, self.reason, self.for_good = stage, reason, for_good
 
@@ -197,10 +202,30 @@ def flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", value
 
 
+TRACEBACK = "Traceback (most recent call last):"
+FRAME = re.compile(r'  File "(.+)", line (\d+), in ')
+
+
 def _last_line(log: Path, otherwise: str) -> str:
+    """Why a stage failed, as its log says it: its own error, or the last line of its traceback and where that was."""
     lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith("error: ")]
-    return (errors or [otherwise])[-1].removeprefix("error: ").strip()
+    for number in reversed(range(len(lines))):
+        if lines[number].startswith("error: "):
+            return lines[number].removeprefix("error: ").strip()
+        if lines[number] == TRACEBACK:
+            return _raised(lines[number + 1 :]) or otherwise
+    return otherwise
+
+
+def _raised(lines: list[str]) -> str | None:
+    """`KeyError: 'kind' (evaluate.py:88)`, out of the lines of a traceback; the place is the last in this project."""
+    frames = list(itertools.takewhile(lambda line: line.startswith(" "), lines))
+    if len(frames) == len(lines):
+        return None  # killed while it was written
+    places = [(Path(found[1]), found[2]) for line in frames if (found := FRAME.match(line))]
+    own = [(path, line) for path, line in places if path.is_relative_to(Path.cwd()) and ".venv" not in path.parts]
+    where = [f" ({path.name}:{line})" for path, line in own or places][-1:]
+    return one_line(lines[len(frames)]) + "".join(where)
 
 
 @contextlib.contextmanager
@@ -224,6 +249,9 @@ def _output_to(log: Path, mode: str = "w") -> Iterator[None]:
             for number, copy in zip((1, 2), kept, strict=True):
                 os.dup2(copy, number)
                 os.close(copy)
+    said = log.read_text(encoding="utf-8", errors="replace")
+    if (clean := redacted(said)) != said:
+        log.write_text(clean, encoding="utf-8")
 
 
 @contextlib.contextmanager
@@ -262,12 +290,34 @@ def locked() -> dict[str, Any]:
         UserError: nothing has been built yet, or the file is damaged.
     """
     try:
-        stages: dict[str, Any] = yaml.safe_load(LOCK_FILE.read_text(encoding="utf-8"))["stages"]
+        return whole_lock(LOCK_FILE.read_bytes())
     except FileNotFoundError:
         raise UserError("nothing has been built yet: there is no dvc.lock") from None
-    except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError):
+    except ValueError:
         raise UserError("dvc.lock is damaged: `git restore dvc.lock` puts the committed one back") from None
+
+
+def whole_lock(content: bytes) -> dict[str, Any]:
+    """The stages in a dvc.lock.
+
+    Raises:
+        ValueError: it is not one, or DVC was killed while it wrote it: the end is missing.
+    """
+    try:
+        stages: dict[str, Any] = yaml.load(content, SAFE_LOADER)["stages"]  # noqa: S506
+        files = [each for stage in stages.values() for key in ("deps", "outs") for each in stage.get(key, [])]
+        complete = all(map(_complete, files))
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
+        raise ValueError(one_line(error)) from None
+    if not complete or not content.endswith(b"\n"):
+        raise ValueError("the end is missing")
     return stages
+
+
+def _complete(file: dict[str, Any]) -> bool:
+    if "md5" not in file:  # it may have the ETag of a URL
+        return len(file.keys() - {"path", "hash"}) > 0
+    return "size" in file and ("nfiles" in file or not file["md5"].endswith(".dir"))
 
 
 def outputs() -> list[dict[str, Any]]:

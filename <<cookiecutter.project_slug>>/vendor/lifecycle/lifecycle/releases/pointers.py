@@ -12,12 +12,13 @@ FOLDER = Path(".lifecycle/channels")
 
 @dataclass(frozen=True)
 class Pointer:
-    """What a channel serves. `ledger` is the commit that says so."""
+    """What a channel serves. `ledger` is the commit that says so; `warning` why it is not what a later one says."""
 
     release: str | None
     generation: int
     traffic: float | None
     ledger: str
+    warning: str = ""
 
 
 def read(channel: ChannelName) -> Pointer | None:
@@ -28,14 +29,15 @@ def read(channel: ChannelName) -> Pointer | None:
         return None
 
 
-def _points_there(pointer: Pointer | None, channel: Channel) -> bool:
-    wanted = (channel.release, channel.generation, channel.traffic)
-    return pointer is not None and (pointer.release, pointer.generation, pointer.traffic) == wanted
+def _points_there(pointer: Pointer | None, channel: Channel, warning: str) -> bool:
+    wanted = (channel.release, channel.generation, channel.traffic, warning)
+    return pointer is not None and (pointer.release, pointer.generation, pointer.traffic, pointer.warning) == wanted
 
 
 def behind(ledger: Ledger) -> dict[ChannelName, Channel]:
     """The channels whose pointer does not say what the ledger says."""
-    return {name: channel for name, channel in ledger.channels().items() if not _points_there(read(name), channel)}
+    channels = ledger.channels().items()
+    return {name: each for name, each in channels if not _points_there(read(name), each, ledger.warning(name))}
 
 
 def write(ledger: Ledger) -> list[ChannelName]:
@@ -43,7 +45,7 @@ def write(ledger: Ledger) -> list[ChannelName]:
     changed = behind(ledger)
     for name, channel in changed.items():
         assert ledger.tip is not None
-        write_json(
-            FOLDER / f"{name}.json", asdict(Pointer(channel.release, channel.generation, channel.traffic, ledger.tip))
-        )
+        warning = ledger.warning(name)
+        pointer = Pointer(channel.release, channel.generation, channel.traffic, ledger.tip, warning)
+        write_json(FOLDER / f"{name}.json", asdict(pointer))
     return list(changed)

@@ -2,15 +2,16 @@
 
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import UserError
-from . import git, loading, pointers, registry, restore
+from ..errors import UserError, one_line
+from . import databases, git, loading, pointers, registry, restore, tracking, worktree
 from . import ledger as book
 from . import release as releases
 from .ledger import Ledger
-from .store import Store
+from .pipeline import LOCK_FILE
+from .store import Output, Store
 
 SCRATCH = Path(".lifecycle/scratch")
 # Work in progress is not older than that.
@@ -19,11 +20,12 @@ ABANDONED_SECONDS = 24 * 3600
 
 @dataclass(frozen=True)
 class Opened:
-    """The ledger, ready to be worked with, and what had to be done for that."""
+    """The ledger, ready to be worked with, and what had to be done for that. `left`: what a person must do."""
 
     ledger: Ledger
     store: Store
     done: list[str]
+    left: list[str] = field(default_factory=list)
 
 
 def open_ledger(network: bool = False, offline: bool = False) -> Opened:
@@ -48,7 +50,10 @@ def open_ledger(network: bool = False, offline: bool = False) -> Opened:
     if restore.unfinished() and (release_id := restore.finish(store)):
         done.append(f"the restore of {release_id}, which was interrupted, is complete")
     ledger = book.load()
-    for name in pointers.write(ledger):
+    done += ledger.warnings()
+    if moved := pointers.write(ledger):
+        registry.project_later()
+    for name in moved:
         channel = ledger.channels()[name]
         done.append(f"{name} follows the ledger here: {channel.release or 'nothing'}, generation {channel.generation}")
     done += _heal_tags(ledger)
@@ -67,7 +72,7 @@ def doctor() -> Opened:
     Raises:
         UserError: something a person must decide.
     """
-    done: list[str] = []
+    done = _databases()
     again: list[book.Entry] = []
     try:
         book.fetch()
@@ -95,10 +100,70 @@ def doctor() -> Opened:
                 done.append(
                     f"{channel.release}, which {name} serves, is whole again on this machine ({wrong[0]} was not)"
                 )
+    fetched, left = _whole_bytes(ledger, store)
+    done += fetched
     with registry.alone():
+        ledger = book.load()  # another command may have moved it
         done += registry.project(ledger, store)
     done += _abandoned()
-    return Opened(ledger, store, done)
+    return Opened(ledger, store, done, [*left, *_hidden_changes(store)])
+
+
+def _whole_bytes(ledger: Ledger, store: Store) -> tuple[list[str], list[str]]:
+    """Hash the outputs of all releases in the cache: what was put right, and what a person must do.
+
+    What is altered there is fetched anew. What is not there is left to the command that needs it, if the remote has it.
+    """
+    outputs = {out.md5: out for release in ledger.read_releases(ledger.releases) for out in release.outputs()}
+    done, left = [], []
+    for _ in range(2):  # an altered listing hides the files that it lists
+        problems = store.check(outputs.values())
+        for problem in {each.md5: each for each in problems if each.what == "altered"}.values():
+            one = [Output(problem.path, problem.md5, 0)]
+            try:
+                far: str | None = store.check_one(problem.md5)
+                if far is None and not store.fetch(one):
+                    done.append(f"{problem.path} ({problem.md5[:8]}) was altered in the cache: it is fetched anew")
+                    continue
+            except UserError as error:
+                far = one_line(error)
+            left.append(f"{problem}, and not whole in the remote ({far})")
+        if not done:
+            break
+    missing = [Output(each.path, each.md5, 0) for each in problems if each.what == "missing"]
+    try:
+        gone = store.check(missing, where="remote", rehash=False)
+        left += [f"{each}, and not in the cache" for each in gone]
+    except UserError as error:
+        done.append(f"not looked at: {error}")
+    again = "`dvc push` on a machine that has it, then `doctor` here; `verify --all` says which releases need it"
+    return done, [f"{each}: {again}" for each in dict.fromkeys(left)]
+
+
+def _hidden_changes(store: Store) -> list[str]:
+    """Outputs in the work tree that were altered and that DVC takes for its own work: equal size and date."""
+    if not LOCK_FILE.exists():
+        return []
+    here = worktree.look(store)
+    seen = {reason.split(" ")[0] for stage in here.stages for reason in stage.reasons}
+    return [
+        f"{each}, and DVC does not see it: the size and the date are the same. `touch {each.path}`, then `run`"
+        for each in here.differences
+        if each.what == "altered" and not any(Path(each.path).is_relative_to(path) for path in seen)
+    ]
+
+
+def _databases() -> list[str]:
+    """Set damaged databases aside; what MLflow's had is made again from the ledger."""
+    done = []
+    own = tracking.own_database()
+    for database, lost in (
+        (own, "runs that were not released are only there"),
+        (databases.PREFECT, "Prefect makes a new one; past flow runs are only there"),
+    ):
+        if database and (wrong := databases.damage(database)):
+            done.append(f"{database} is damaged ({wrong}), and kept as {databases.set_aside(database).name}: {lost}")
+    return done + tracking.follow_project()
 
 
 def _once_more(entry: book.Entry, store: Store) -> str:
@@ -117,10 +182,10 @@ def _once_more(entry: book.Entry, store: Store) -> str:
 
 def _abandoned() -> list[str]:
     """Delete what processes that are gone have left."""
-    left = [*SCRATCH.glob("*"), *loading.RELEASES.glob(".*")]
+    left = [*SCRATCH.glob("*"), *loading.RELEASES.glob(".*"), *Path().glob(".*.tmp"), *Path("data").glob(".*.tmp")]
     old = [path for path in left if time.time() - path.stat().st_mtime > ABANDONED_SECONDS]
     for path in old:
-        shutil.rmtree(path, ignore_errors=True)
+        path.unlink() if path.is_file() else shutil.rmtree(path, ignore_errors=True)
     if old:
         git.git("worktree", "prune")
     return [f"{path.name} of an interrupted command is deleted" for path in old]

@@ -4,18 +4,18 @@ MLflow decides nothing: all of this can be made again from the ledger and DVC.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import UserError, one_line
-from ..files import write_json
+from ..files import held, write_json
 from . import ledger as book
 from . import loading, tracking
 from .ledger import ChannelName, Ledger
@@ -24,105 +24,195 @@ from .store import Store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
+    from mlflow.entities.model_registry import ModelVersion
 
 RELEASE_TAG = "release"
 DIGEST_TAG = "release_digest"
+PAGE_TAG = "lineage"
 CHANNELS: tuple[ChannelName, ...] = ("staging", "canary", "production")
-# Where MLflow was told of which ledger last.
+# The ledger that versions, tags and aliases follow, and the one that cards and pages follow (lineage/attach.py).
 PROJECTED = Path(".lifecycle/registry.json")
-LOG = Path("logs/registry.log")
+DESCRIBED = Path(".lifecycle/described.json")
+LOG = Path("logs/attach.log")
+# MLflow gives fewer where nobody says how many.
+MANY = 50_000
 
 
-def in_step(ledger: Ledger) -> bool:
-    """Whether MLflow was told of this ledger. Costs no import of MLflow; it may have been changed by hand since."""
+def noted(state: Path) -> str | None:
+    """The commit of the ledger that MLflow was last brought in step with."""
     try:
-        told = json.loads(PROJECTED.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return ledger.tip is None
-    uri = tracking.tracking_uri()
-    there = not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).exists()
-    return bool(there and told == {"ledger": ledger.tip, "tracking_uri": uri})
+        found = json.loads(state.read_text(encoding="utf-8"))
+        return str(found["ledger"]) if tracking.is_there(found["tracking_uri"]) else None
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return None
+
+
+def note(state: Path, ledger: Ledger) -> None:
+    """Note that MLflow is in step with this ledger."""
+    write_json(state, {"ledger": ledger.tip, "tracking_uri": tracking.noted_uri()})
+
+
+def in_step(ledger: Ledger, state: Path = PROJECTED) -> bool:
+    """Whether MLflow follows this ledger. Costs no import of MLflow; it may have been changed by hand since."""
+    return ledger.tip == noted(state)
 
 
 def project(ledger: Ledger, store: Store) -> list[str]:
-    """Bring the registry in step with the ledger; returns what had to be done, in words.
+    """Bring versions, tags and aliases in step with the ledger; returns what had to be done, in words.
 
     Raises:
         UserError: MLflow cannot be reached.
     """
-    from mlflow.exceptions import MlflowException
-
-    try:
+    with in_words():
         done = _project(ledger, store)
-    except MlflowException as error:
-        raise UserError(
-            f"MLflow at {tracking.tracking_uri()} could not be told: {one_line(error)}. "
-            "The ledger stands; `doctor` tells MLflow when it is back"
-        ) from None
-    write_json(PROJECTED, {"ledger": ledger.tip, "tracking_uri": tracking.tracking_uri()})
+    note(PROJECTED, ledger)
     return done
+
+
+def in_words() -> AbstractContextManager[None]:
+    """Say in one line why MLflow does not follow the ledger."""
+    what = f"MLflow at {tracking.tracking_uri()} could not be updated"
+    return tracking.in_words(what, "The ledger stands; `doctor` updates MLflow once it answers")
 
 
 def _project(ledger: Ledger, store: Store) -> list[str]:
-    releases = ledger.read_releases(ledger.releases)
+    order = {entry.release: entry.number for _, entry in ledger.entries() if entry.kind == "release"}
+    releases = sorted(ledger.read_releases(ledger.releases), key=lambda each: order.get(each.id, 0))
     if not releases:
         return []
     client = tracking.open_client()
-    done: list[str] = []
-    versions: dict[str, str] = {}
-    names = {release.model["name"] for release in releases}
-    known = {name: list(client.search_model_versions(f"name = '{name}'")) for name in names}
-    order = {entry.release: entry.number for _, entry in ledger.entries() if entry.kind == "release"}
-    for release in sorted(releases, key=lambda each: order.get(each.id, 0)):
-        name = release.model["name"]
-        fitting = _of(release, known[name])
-        if not fitting:
-            what = "registered" if tracking.register_again(client, name, release.result_digest) else "logged to MLflow"
-            if what != "registered":
-                _log_again(release, store)
-            fitting = _of(release, client.search_model_versions(f"name = '{name}'"))
-            if not fitting:
-                raise UserError(f"{release.id} was logged to MLflow again, and still has no version of {name} there")
-            again = ""
-            if not any(each.tags.get(tracking.RESULT_TAG) == release.result_digest for each in known[name]):
-                again = " again"
-                tracking.TRACKED_FILE.unlink(missing_ok=True)  # whatever else MLflow had may be gone too
-            done.append(f"{release.id} is {what}{again}, as {name} version {fitting[0].version}")
-        version = max(fitting, key=lambda each: (each.tags.get(RELEASE_TAG) == release.id, int(each.version)))
-        versions[release.id] = str(version.version)
-        for tag, value in ((RELEASE_TAG, release.id), (DIGEST_TAG, release.digest)):
-            if version.tags.get(tag) != value:
-                client.set_model_version_tag(name, str(version.version), tag, value)
-                version.tags[tag] = value
-                done.append(f"{name} version {version.version} is tagged {tag}={value[:14]}")
-    done += _aliases(client, ledger, {release.id: release.model["name"] for release in releases}, versions)
-    return done
-
-
-def _of(release: Release, versions: Iterable[Any]) -> list[Any]:
-    """Versions that are a release's, or may become it. Of releases that differ in code alone, each has its own."""
-    same = [each for each in versions if each.tags.get(tracking.RESULT_TAG) == release.result_digest]
-    return [each for each in same if each.tags.get(RELEASE_TAG, release.id) == release.id]
-
-
-def _aliases(client: "MlflowClient", ledger: Ledger, names: dict[str, str], versions: dict[str, str]) -> list[str]:
     done = []
-    held = {name: client.get_registered_model(name).aliases for name in set(names.values())}
-    for channel in CHANNELS:
-        serving = ledger.channel(channel)
-        release_id = serving.release if serving else None
-        for name, aliases in held.items():
-            now = str(aliases[channel]) if channel in aliases else None
-            wanted = versions[release_id] if release_id and names[release_id] == name else None
-            if now == wanted:
+    for name in sorted({release.model["name"] for release in releases}):
+        own = [release for release in releases if release.model["name"] == name]
+        done += (registered := _Registered(client, name)).register(own, store)
+        done += registered.tag(own)
+        serving = {channel: at.release for channel, at in ledger.channels().items() if at.release}
+        numbers = {release_id: str(version.version) for release_id, version in registered.held(own).items()}
+        done += _aliases(client, name, {channel: numbers.get(serving.get(channel, "")) for channel in CHANNELS})
+    return done + tracking.challenge_again(client)
+
+
+class _Registered:
+    """The versions of a model in MLflow, and their runs."""
+
+    def __init__(self, client: "MlflowClient", name: str) -> None:
+        self.client, self.name = client, name
+        self.versions: list[ModelVersion] = []
+        self.runs: dict[str, Run] = {}
+        self.read()
+
+    def read(self) -> None:
+        """Read them; a version whose run is gone for good cannot be shown, and stands aside."""
+        from mlflow.entities import ViewType
+
+        versions = sorted(
+            self.client.search_model_versions(f"name = '{self.name}'"), key=lambda each: int(each.version)
+        )
+        experiment = self.client.get_experiment_by_name(self.name)
+        ids = ", ".join(f"'{run_id}'" for run_id in sorted({each.run_id for each in versions if each.run_id}))
+        for wanted in (f"attributes.run_id IN ({ids})" if ids else "", f"tags.{RELEASE_TAG} LIKE '%'"):
+            if experiment and wanted:
+                found = self.client.search_runs([experiment.experiment_id], wanted, ViewType.ALL, MANY)
+                self.runs |= {run.info.run_id: run for run in found}
+        self.versions = versions
+
+    def result(self, version: "ModelVersion") -> str | None:
+        """The pipeline result that a version is the model of: its run says so."""
+        run = self.runs.get(version.run_id)
+        return run.data.tags.get(tracking.RESULT_TAG) if run else None
+
+    def held(self, releases: list[Release]) -> dict[str, "ModelVersion"]:
+        """Release -> its version. Of releases that differ in code alone, each has its own."""
+        free, found = list(self.versions), {}
+        for tagged in (True, False):
+            for release in releases:
+                for version in free if release.id not in found else []:
+                    is_own = not tagged or version.tags.get(RELEASE_TAG) == release.id
+                    if is_own and self.result(version) == release.result_digest:
+                        found[release.id] = version
+                        free.remove(version)
+                        break
+        return found
+
+    def register(self, releases: list[Release], store: Store) -> list[str]:
+        """See that each release has a version."""
+        done = []
+        for release in releases:
+            if release.id in self.held(releases):
                 continue
-            if wanted is None:
-                client.delete_registered_model_alias(name, channel)
-                done.append(f"alias {channel} is taken off {name} version {now}")
+            again = "" if any(self.result(each) == release.result_digest for each in self.versions) else " again"
+            DESCRIBED.unlink(missing_ok=True)  # what was written to the version before is gone with it
+            if tracking.register_again(self.client, self.name, release.result_digest):
+                what = "registered"
             else:
-                client.set_registered_model_alias(name, channel, wanted)
-                was = f", was {now}" if now else ""
-                done.append(f"alias {channel} is {name} version {wanted}{was}")
+                what = "logged to MLflow"
+                _log_again(release, store)
+            if again:
+                tracking.TRACKED_FILE.unlink(missing_ok=True)  # whatever else MLflow had may be gone too
+            self.read()
+            if (version := self.held(releases).get(release.id)) is None:
+                raise UserError(f"{release.id} was {what} again, and still has no version of {self.name} there")
+            done.append(f"{release.id} is {what}{again}, as {self.name} version {version.version}")
+        return done
+
+    def tag(self, releases: list[Release]) -> list[str]:
+        """See that versions and runs have the tags of their releases, and no other has one."""
+        held, done = self.held(releases), []
+        owners = {str(held[release.id].version): release for release in releases}
+        of_run: dict[str, list[str]] = {}
+        for version in self.versions:
+            release = owners.get(str(version.version))
+            wanted = {tracking.RESULT_TAG: self.result(version) or version.tags.get(tracking.RESULT_TAG)}
+            if release:
+                wanted |= {RELEASE_TAG: release.id, DIGEST_TAG: release.digest}
+                of_run.setdefault(version.run_id, []).append(release.id)
+            else:
+                wanted |= dict.fromkeys((RELEASE_TAG, DIGEST_TAG, PAGE_TAG))
+            for tag, (now, value) in _different(version.tags, wanted).items():
+                number = str(version.version)
+                if value is None:
+                    self.client.delete_model_version_tag(self.name, number, tag)
+                    done.append(f"{self.name} version {number} loses the tag {tag}={now[:14]}: it is not that release")
+                else:
+                    self.client.set_model_version_tag(self.name, number, tag, value)
+                    done.append(f"{self.name} version {number} is tagged {tag}={value[:14]}")
+                    version.tags[tag] = value
+        for run_id, run in self.runs.items():
+            names = ", ".join(of_run.get(run_id, ())) or None
+            if names and run.info.lifecycle_stage == "deleted":
+                self.client.restore_run(run_id)
+                done.append(f"run {run_id[:8]} of {names} is restored")
+            for tag, (_, value) in _different(run.data.tags, {RELEASE_TAG: names}).items():
+                if value is None:
+                    self.client.delete_tag(run_id, tag)
+                else:
+                    self.client.set_tag(run_id, tag, value)
+                done.append(
+                    f"run {run_id[:8]} is tagged {tag}={value}" if value else f"run {run_id[:8]} loses its {tag}"
+                )
+        return done
+
+
+def _different(now: dict[str, str], wanted: Mapping[str, str | None]) -> dict[str, tuple[str, str | None]]:
+    """Tag -> its value and the one it should have, where these differ."""
+    return {tag: (now.get(tag, ""), value) for tag, value in wanted.items() if now.get(tag) != value}
+
+
+def _aliases(client: "MlflowClient", name: str, wanted: dict[ChannelName, str | None]) -> list[str]:
+    done = []
+    aliases = client.get_registered_model(name).aliases
+    for channel, version in wanted.items():
+        now = str(aliases[channel]) if channel in aliases else None
+        if now == version:
+            continue
+        if version is None:
+            client.delete_registered_model_alias(name, channel)
+            done.append(f"alias {channel} is taken off {name} version {now}")
+        else:
+            client.set_registered_model_alias(name, channel, version)
+            was = f", was {now}" if now else ""
+            done.append(f"alias {channel} is {name} version {version}{was}")
     return done
 
 
@@ -146,41 +236,35 @@ def _log_again(release: Release, store: Store) -> None:
 
 
 def try_project(store: Store) -> list[str]:
-    """Tell MLflow of the ledger as it is now, if it was not told; one that cannot be reached is told later."""
-    with alone():
-        ledger = book.load()
-        if in_step(ledger):
-            return []
-        try:
-            project(ledger, store)
-        except UserError as error:
-            return [str(error)]
-        return []
+    """Bring MLflow in step with the ledger as it is now, if it is not; returns why that has to wait, if it has to."""
+    try:
+        with alone():
+            ledger = book.load()
+            if not in_step(ledger):
+                project(ledger, store)
+    except UserError as error:
+        return [str(error)]
+    except Exception as error:  # whatever it is: the ledger stands
+        return [f"MLflow could not be updated: {one_line(error)}. The ledger stands; `doctor` tries again"]
+    return []
 
 
 @contextlib.contextmanager
-def alone() -> Iterator[None]:
-    """Two that tell MLflow at once might log a lost run twice, or leave the aliases of the older ledger."""
-    PROJECTED.parent.mkdir(exist_ok=True)
-    with PROJECTED.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+def alone(state: Path = PROJECTED) -> Iterator[None]:
+    """Two processes at once might log a lost run twice, or leave MLflow with the older ledger."""
+    with held(state.with_suffix(".lock")):
         yield
 
 
 def project_later() -> None:
-    """Tell MLflow in a process of its own: who waits for a rollback need not wait for that."""
-    LOG.parent.mkdir(exist_ok=True)
-    with LOG.open("w", encoding="utf-8") as log:
-        subprocess.Popen(
-            [sys.executable, "-m", __name__],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-
-
-if __name__ == "__main__":
-    with contextlib.suppress(KeyboardInterrupt), alone():
-        for line in project(book.load(), Store()):
-            print(line)
+    """Bring MLflow and OpenLineage in step with the ledger in a process of its own: a rollback does not wait for it."""
+    with contextlib.suppress(OSError):  # a full disk, say: what was decided stands
+        LOG.parent.mkdir(exist_ok=True)
+        with LOG.open("a", encoding="utf-8") as log:
+            subprocess.Popen(
+                [sys.executable, "-m", f"{__package__.rpartition('.')[0]}.lineage.attach"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )

@@ -149,9 +149,13 @@ def finish(store: Store) -> str | None:
     """Finish a restore that has moved HEAD, forget one that has not; returns the release that was finished.
 
     Raises:
-        UserError: what it needs is gone meanwhile.
+        UserError: what it needs is gone meanwhile, or its note is damaged.
     """
-    note = json.loads(NOTE.read_text(encoding="utf-8"))
+    try:
+        note = json.loads(NOTE.read_text(encoding="utf-8"))
+    except ValueError:
+        way_on = "look at `git status`, delete that file, then `restore RELEASE` again"
+        raise UserError(f"{NOTE}, the note of a restore that was interrupted, is damaged: {way_on}") from None
     if git.resolve("HEAD") != note["to"]:
         NOTE.unlink()
         return None

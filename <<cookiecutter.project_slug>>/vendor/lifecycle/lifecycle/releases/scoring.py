@@ -9,15 +9,12 @@ changes nothing, and a corrected month is a new version. None of it is tracked: 
 the feature table.
 """
 
-import fcntl
 import hashlib
 import json
 import os
 import re
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -25,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import UserError
-from ..files import replacing, sha256, write_json
+from ..files import held, replacing, sha256, write_json
 from ..params import MonitoredColumns
 from . import ledger as book
 from . import loading
@@ -136,7 +133,7 @@ def score_month(job: Job) -> Scored:
     content = content_digest(rows)
     version = hashlib.sha256(canonical([release.id, content])).hexdigest()[:12]
     file = FOLDER / release.model["name"] / f"{job.month}.parquet"
-    with _locked(file):
+    with held(file.with_name(f".{file.stem}.lock")):  # nobody else scores this month meanwhile
         versions = versions_of(file)
         holds = versions[-1] if versions else None
         digest = sha256(file) if file.exists() else None
@@ -181,15 +178,6 @@ def _model(release_id: str) -> Any:
     """A release's model, tried out, once a process."""
     with _loading:
         return _loaded(release_id, Path.cwd())
-
-
-@contextmanager
-def _locked(file: Path) -> Iterator[None]:
-    """Nobody else scores this month meanwhile."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.with_name(f".{file.stem}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _keep(file: Path, version: str) -> None:

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -194,6 +194,7 @@ class Store:
     def _digest_in(self, where: str, rehash: bool) -> Callable[[str], str | None]:
         if where == "cache":
 
+            @cache  # files of several outputs are the same
             def local(md5: str) -> str | None:
                 path = self.object_path(md5)
                 try:
@@ -208,7 +209,8 @@ class Store:
             path = remote.oid_to_path(md5)
             try:
                 if not rehash:
-                    right = remote.fs.size(path) == self.object_path(md5).stat().st_size
+                    here, size = self.object_path(md5), remote.fs.size(path)
+                    right = not here.exists() or here.stat().st_size == size
                     return md5.removesuffix(".dir") if right else "of another size"
                 digest = _md5()
                 with remote.fs.open(path, "rb") as file:  # not every remote's is one that hashlib takes

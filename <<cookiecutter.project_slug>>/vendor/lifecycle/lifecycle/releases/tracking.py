@@ -4,9 +4,11 @@ Nothing here decides anything. A run can be logged again from dvc.lock and the f
 MLflow knows already is not logged twice.
 """
 
+import contextlib
 import csv
 import json
 import os
+import sqlite3
 import sys
 import warnings
 from collections.abc import Iterator
@@ -19,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from .. import project
-from ..errors import UserError, one_line
+from ..errors import UserError, one_line, redacted, redacted_traceback
 from ..files import sha256, write_json
 from ..params import PARAMS_FILE
-from . import git
+from . import databases, git
 from .pipeline import LOCK_FILE, PIPELINE_FILE, artifacts, flat, outputs, result_digest
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from mlflow.models import ModelSignature
 
 TRACKED_FILE = Path(".lifecycle/tracked.json")
+DATABASE = Path("mlflow.db")
 METRICS_FILE = Path("reports/metrics.json")
 GATES_FILE = Path("reports/gates.json")
 REPORTS = Path("reports")
@@ -60,7 +63,66 @@ class Tracked:
 
 def tracking_uri() -> str:
     """MLFLOW_TRACKING_URI, or a SQLite file in the project."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{DATABASE.resolve()}"
+
+
+def own_database() -> Path | None:
+    """The project's own SQLite file, if that is the one used."""
+    own = DATABASE.resolve()
+    return own if tracking_uri() == f"sqlite:///{own}" else None
+
+
+def noted_uri() -> str:
+    """The tracking URI as the project's files note it: without its password, and without the folder, which may move."""
+    return f"sqlite:///{DATABASE}" if own_database() else redacted(tracking_uri())
+
+
+def is_there(noted: object) -> bool:
+    """Whether what was noted is the MLflow that is used now. One whose file is gone has to be made again."""
+    uri = tracking_uri()
+    there = not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).exists()
+    return there and noted == noted_uri()
+
+
+def follow_project() -> list[str]:
+    """See that MLflow's artifacts are in this folder, if it is the project's own MLflow; returns what was done.
+
+    Raises:
+        UserError: the database is damaged.
+    """
+    database = own_database()
+    if database is None or not database.exists():
+        return []
+    try:
+        return databases.follow_project(database)
+    except sqlite3.DatabaseError as error:
+        if databases.damage(database):
+            raise UserError(damaged(database)) from None
+        raise UserError(f"{database} cannot be used: {one_line(error)}") from None
+
+
+def damaged(database: Path) -> str:
+    """What to say of the project's own database when it is damaged."""
+    return (
+        f"MLflow's database {database} is damaged: `doctor` moves it aside, and makes a new one from the ledger and DVC"
+    )
+
+
+@contextlib.contextmanager
+def in_words(what: str, way_on: str) -> Iterator[None]:
+    """Say in one line what MLflow raises: `WHAT: its reason. WAY ON`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if (database := own_database()) and databases.damage(database):
+            raise UserError(damaged(database)) from None
+        from mlflow.exceptions import MlflowException
+
+        if not isinstance(error, MlflowException):
+            raise
+        raise UserError(f"{what}: {one_line(error)}. {way_on}") from None
 
 
 def last_tracked() -> Tracked | None:
@@ -76,9 +138,7 @@ def is_tracked() -> bool:
     last = last_tracked()
     if last is None or not LOCK_FILE.exists():
         return False
-    uri = tracking_uri()
-    there = not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).exists()
-    return there and last.tracking_uri == uri and last.result_digest == result_digest()
+    return is_there(last.tracking_uri) and last.result_digest == result_digest()
 
 
 def gates() -> list[dict[str, Any]]:
@@ -112,6 +172,8 @@ def open_client() -> "MlflowClient":
     """MLflow's client for this project's server or file."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
+    for note in follow_project():
+        print(f"note: {note}", file=sys.stderr)
     import mlflow
 
     mlflow.set_tracking_uri(tracking_uri())
@@ -128,16 +190,9 @@ def track(flow_run_id: str | None = None, commit: str | None = None) -> Tracked:
     Raises:
         UserError: MLflow cannot be reached.
     """
-    from mlflow.exceptions import MlflowException
-
-    try:
+    what = f"the result is built, but MLflow at {tracking_uri()} could not take it"
+    with in_words(what, "Run again when it is back; no stage will run twice"):
         return _track(flow_run_id, commit)
-    except MlflowException as error:
-        reason = one_line(error)
-        raise UserError(
-            f"the result is built, but MLflow at {tracking_uri()} could not take it: {reason}. "
-            "Run again when it is back; no stage will run twice"
-        ) from None
 
 
 def _track(flow_run_id: str | None, commit: str | None) -> Tracked:
@@ -150,7 +205,7 @@ def _track(flow_run_id: str | None, commit: str | None) -> Tracked:
         _drop_versions(client, name, digest)
         run_id = _log_run(client, experiment, name, digest, _tags(digest, flow_run_id, commit))
     version = _challenge(client, name, digest)
-    tracked = Tracked(digest, tracking_uri(), run_id, name, version, datetime.now(UTC).isoformat(timespec="seconds"))
+    tracked = Tracked(digest, noted_uri(), run_id, name, version, datetime.now(UTC).isoformat(timespec="seconds"))
     write_json(TRACKED_FILE, asdict(tracked))
     return tracked
 
@@ -193,6 +248,18 @@ def _challenge(client: "MlflowClient", name: str, digest: str) -> int | None:
     if str(held) != str(versions[-1]):
         client.set_registered_model_alias(name, CHALLENGER, str(versions[-1]))
     return versions[-1]
+
+
+def challenge_again(client: "MlflowClient") -> list[str]:
+    """See that the present result is the challenger still, in the project's own MLflow; returns what was done."""
+    last = last_tracked()
+    if last is None or not own_database() or not is_tracked():
+        return []
+    held = client.get_registered_model(last.model_name).aliases.get(CHALLENGER) if last.version else None
+    now = _challenge(client, last.model_name, last.result_digest)
+    if now is None or str(held) == str(now):
+        return []
+    return [f"alias {CHALLENGER} is {last.model_name} version {now}" + (f", was {held}" if held else "")]
 
 
 def _log_run(client: "MlflowClient", experiment: str, name: str, digest: str, tags: dict[str, str]) -> str:
@@ -325,4 +392,5 @@ def _register(client: "MlflowClient", name: str, uri: str, run_id: str, model_id
 
 
 if __name__ == "__main__":
-    track(commit=sys.argv[1])
+    with redacted_traceback():
+        track(commit=sys.argv[1])

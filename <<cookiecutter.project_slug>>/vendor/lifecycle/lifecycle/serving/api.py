@@ -80,7 +80,10 @@ def _predict() -> dict[str, Any]:
 
     refusals = {
         "401": "No token, or a wrong one",
+        "403": "The request comes from a web page of another site",
         "413": "The body is too large",
+        "415": "The Content-Type is not application/json",
+        "421": "The Host is not a name of this server",
         "422": "The body does not fit the release's schema",
         "500": "The model failed",
         "503": "Nothing is served yet, or features are left out and there is no online table to fill them in from",

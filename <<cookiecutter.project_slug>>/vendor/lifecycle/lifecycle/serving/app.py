@@ -2,34 +2,34 @@
 
 import asyncio
 import hashlib
-import hmac
 import json
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Annotated, Any
+from typing import Any
 
 import orjson
-from fastapi import Depends, FastAPI, Header, HTTPException, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import PlainTextResponse
 from prometheus_client import generate_latest
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from .. import params
 from ..errors import one_line
 from . import ids
 from .api import openapi_of
+from .guard import PREDICT, Guard, Guarded, Refusal
 from .loader import FEW_ROWS, Channel, Loader, Table
 from .log import Log, Scored
 from .metrics import Metrics
 from .routing import BusyError
 from .schema import InvalidError, Problem
 
-TOKEN = "SERVING_TOKEN"  # noqa: S105  the name of a variable
-NO_TOKEN = "a bearer token is needed"  # noqa: S105  no token either
 MOST_KEY = 200
 MOST_SHADOWS = 200
 
@@ -60,11 +60,15 @@ class Asked:
 
 @dataclass(frozen=True)
 class Filled:
-    """The rows as one channel's model gets them. `online`: the table that features were filled in from."""
+    """The rows as one channel's model gets them. `online`: the table that features were filled in from.
+
+    `agrees`: whether a row has the features that this table has for its key; None where it does not know the key.
+    """
 
     rows: list[Any]
     values: list[list[Any]]
     online: str | None
+    agrees: list[bool | None]
 
 
 class Service:
@@ -80,7 +84,14 @@ class Service:
     async def answer(self, request: Request) -> Response:
         """POST /predict."""
         prediction_id = ids.new()
-        body = await _body(request, self.settings.max_body_kb * 1024)
+        if not _is_json(request.headers.get("content-type", "")):  # a web page may send other types without being asked
+            wanted = Problem(None, None, "the Content-Type is application/json, and nothing else")
+            return self._refuse(415, "invalid", prediction_id, None, wanted)
+        try:
+            body = await _body(request, self.settings.max_body_kb * 1024)
+        except ClientDisconnect:
+            logger.info("the client of %s left within its body", prediction_id)
+            return self._refuse(400, "gone", prediction_id, None, Problem(None, None, "the body has no end"))
         start = time.perf_counter()
         table = self.loader.table  # once: all of this request is about these releases
         production = table.production
@@ -108,9 +119,13 @@ class Service:
         ]
         return Json(_head(asked.id, channel, online) | {"predictions": predictions})
 
-    def turn_away(self) -> Response:
-        """The answer to who sends no token, or a wrong one."""
-        return self._refuse(401, "unauthorised", ids.new(), None, Problem(None, None, NO_TOKEN))
+    def turn_away(self, refusal: Refusal) -> Response:
+        """The answer to a request that the guard refuses."""
+        problem = Problem(None, None, refusal.reason)
+        answer = self._refuse(refusal.status, refusal.outcome, ids.new(), None, problem)
+        if refusal.status == 401:
+            answer.headers["WWW-Authenticate"] = "Bearer"
+        return answer
 
     async def _predict(
         self, asked: Asked, filled: Filled, table: Table, production: Channel
@@ -146,7 +161,7 @@ class Service:
             return None
         bound = self.settings.breaker.slow_ms
         start = time.perf_counter()
-        filled = Filled(asked.rows, [], None)
+        filled = Filled(asked.rows, [], None, [None] * len(asked.rows))
         try:
             filled = fill(asked, canary, table)
             scores, milliseconds = await canary.lane.run(partial(_timed, canary, filled.values), bound / 1000)
@@ -200,6 +215,8 @@ class Service:
         error: str | None = None,
         shadow: bool = False,
     ) -> None:
+        if (disagree := filled.agrees.count(False)) and not shadow:
+            self.metrics.disagreeing.labels(channel.name).inc(disagree)
         self.log.put(
             Scored(
                 asked.id,
@@ -215,6 +232,7 @@ class Service:
                 error,
                 asked.digest,
                 filled.online,
+                filled.agrees,
             )
         )
 
@@ -222,7 +240,7 @@ class Service:
         self, status: int, outcome: str, prediction_id: str, channel: Channel | None, *problems: Problem
     ) -> Response:
         self.metrics.requests.labels("production", outcome).inc()
-        return Json(_head(prediction_id, channel) | {"errors": [asdict(each) for each in problems]}, status)
+        return _refusal(status, prediction_id, channel, *problems)
 
     def info(self) -> dict[str, Any]:
         """GET /info."""
@@ -241,6 +259,8 @@ class Service:
         for name, reason in problems.items():
             channels.setdefault(name, {"release": None})
             channels[name] |= {"refused": self.loader.refused(name), "problem": reason}
+        for name, warning in self.loader.warnings().items():
+            channels.setdefault(name, {"release": None})["warning"] = warning
         log = {
             "waiting": self.log.waiting,
             "dropped": self.log.dropped,
@@ -257,7 +277,8 @@ def fill(asked: Asked, channel: Channel, table: Table) -> Filled:
         InvalidError: its schema refuses them, or what they leave out cannot be filled in.
     """
     rows, online = table.online.complete(asked.rows, channel.loaded)
-    return Filled(rows, channel.loaded.schema.read(rows, table.known, asked.rows), online)
+    values = channel.loaded.schema.read(rows, table.known, asked.rows)
+    return Filled(rows, values, online, table.online.agreement(asked.keys, asked.rows, rows, channel.loaded))
 
 
 def _online(table: Table) -> dict[str, Any]:
@@ -291,6 +312,15 @@ def _head(prediction_id: str, channel: Channel | None, online: str | None = None
     }
 
 
+def _refusal(status: int, prediction_id: str, channel: Channel | None, *problems: Problem) -> Response:
+    """What every answer that is not a prediction looks like."""
+    return Json(_head(prediction_id, channel) | {"errors": [asdict(each) for each in problems]}, status)
+
+
+def _is_json(content_type: str) -> bool:
+    return content_type.partition(";")[0].strip().lower() == "application/json"
+
+
 async def _body(request: Request, most: int) -> bytes | None:
     """The body; None when it is larger than that."""
     body = b""
@@ -310,6 +340,8 @@ def read(body: bytes, prediction_id: str, most_rows: int, key_column: str = "") 
         InvalidError: it is something else.
     """
     asked = _parse(body)
+    if (name := _said_twice(body, asked)) is not None:
+        raise InvalidError(Problem(None, name[:100], "it stands there twice"))
     if not isinstance(asked, dict) or ("row" in asked) == ("rows" in asked):
         raise InvalidError(Problem(None, None, 'the body is {"row": {...}} or {"rows": [{...}, ...]}'))
     if unknown := sorted(asked.keys() - {"row", "rows", "key"}):
@@ -340,6 +372,40 @@ def _parse(body: bytes) -> Any:
     raise not_json
 
 
+def _said_twice(body: bytes, asked: Any) -> str | None:
+    """A name that one object of the body has twice: readers of JSON differ in which of the two they take.
+
+    Raises:
+        InvalidError: nobody can tell.
+    """
+    rows = asked.get("rows") if isinstance(asked, dict) else None
+    objects = [asked, *(rows if isinstance(rows, list) else [asked.get("row")] if isinstance(asked, dict) else [])]
+    if body.count(b":") == sum(len(each) for each in objects if isinstance(each, dict)):
+        return None  # a colon for each name that is left, and none more: nothing was said twice
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in found:
+                raise _TwiceError(name)
+            found[name] = value
+        return found
+
+    try:
+        json.loads(body, object_pairs_hook=once)
+    except _TwiceError as error:
+        return str(error)
+    except (ValueError, RecursionError):
+        raise InvalidError(
+            Problem(None, None, "the body is nested too deeply, or has a number of too many digits")
+        ) from None
+    return None
+
+
+class _TwiceError(Exception):
+    """A name stands twice in one object."""
+
+
 def _not_finite(body: bytes) -> list[tuple[int, str, float]]:
     """Where NaN or Infinity stands, which many a library writes and JSON does not have."""
     try:
@@ -355,19 +421,9 @@ def _not_finite(body: bytes) -> list[tuple[int, str, float]]:
         return []
 
 
-def _guard(token: str | None) -> Callable[[str | None], bool]:
-    """A function that says whether an Authorization header will do; any will where there is no token."""
-    wanted = f"Bearer {token}".encode() if token else None
-
-    def will_do(authorization: str | None) -> bool:
-        return wanted is None or hmac.compare_digest((authorization or "").encode(), wanted)
-
-    return will_do
-
-
-def make_app(service: Service, token: str | None = None) -> FastAPI:
+def make_app(service: Service, guard: Guard) -> FastAPI:
     """The app; while it runs, the pointers are followed and the log is written."""
-    loader, will_do = service.loader, _guard(token)
+    loader = service.loader
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -379,19 +435,12 @@ def make_app(service: Service, token: str | None = None) -> FastAPI:
         service.log.stop()
 
     # The pages that FastAPI has for people load scripts from elsewhere.
-    app = FastAPI(title="Predictions", lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
-
-    def allowed(authorization: Annotated[str | None, Header()] = None) -> None:
-        if not will_do(authorization):
-            raise HTTPException(401, NO_TOKEN, {"WWW-Authenticate": "Bearer"})
-
-    async def predict(request: Request) -> Response:
-        if not will_do(request.headers.get("authorization")):
-            return service.turn_away()
-        return await service.answer(request)
+    no_pages: dict[str, Any] = {"openapi_url": None, "docs_url": None, "redoc_url": None}
+    app = FastAPI(title="Predictions", lifespan=lifespan, redirect_slashes=False, **no_pages)
+    app.add_middleware(Guarded, guard=guard, refuse=service.turn_away, answer=service.answer)
 
     # Not through FastAPI's own reading of a body: the schema is the release's, and changes while the app runs.
-    app.add_route("/predict", predict, methods=["POST"], include_in_schema=False)
+    app.add_route(PREDICT, service.answer, methods=["POST"], include_in_schema=False)
 
     @app.get("/health/live", summary="Whether the process answers")
     async def live() -> dict[str, str]:
@@ -406,20 +455,30 @@ def make_app(service: Service, token: str | None = None) -> FastAPI:
             return Json({"status": "not ready", "reason": reason}, 503)
         return Json({"status": "ready", "release": production.release_id})
 
-    @app.get("/info", summary="What each channel serves", dependencies=[Depends(allowed)])
+    @app.get("/info", summary="What each channel serves")
     async def info() -> dict[str, Any]:
         return service.info()
 
-    @app.get("/metrics", summary="For Prometheus", dependencies=[Depends(allowed)])
+    @app.get("/metrics", summary="For Prometheus")
     async def metrics() -> Response:
         return PlainTextResponse(generate_latest(service.metrics.registry))
 
-    @app.get("/openapi.json", include_in_schema=False, dependencies=[Depends(allowed)])
+    @app.get("/openapi.json", include_in_schema=False)
     async def openapi() -> Response:
-        return Json(openapi_of(app, loader.table.production, service.settings, loader.key, bool(token)))
+        return Json(openapi_of(app, loader.table.production, service.settings, loader.key, bool(guard.token)))
+
+    @app.exception_handler(HTTPException)
+    async def explain(_: Request, error: HTTPException) -> Response:
+        allow = (error.headers or {}).get("Allow")
+        reason = (
+            f"the method here is {allow}" if allow else "there is nothing here: GET /openapi.json lists what there is"
+        )
+        answer = _refusal(error.status_code, ids.new(), None, Problem(None, None, reason))
+        answer.headers.update(error.headers or {})
+        return answer
 
     @app.exception_handler(Exception)
     async def hide(_: Request, error: Exception) -> Response:
-        return Json({"errors": [{"row": None, "field": None, "reason": "the server failed; its log says why"}]}, 500)
+        return _refusal(500, ids.new(), None, Problem(None, None, "the server failed; its log says why"))
 
     return app

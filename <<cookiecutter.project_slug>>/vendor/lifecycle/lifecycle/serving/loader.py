@@ -139,6 +139,7 @@ class _Watch:
     seen: Any = ()
     problem: str = ""
     refused: str | None = None
+    warning: str = ""
     retry: float = math.inf
     wait: float = FIRST_RETRY
 
@@ -183,6 +184,10 @@ class Loader:
         """Why a channel does not serve what it should, for those that do not."""
         return {name: watch.problem for name, watch in self._watched.items() if watch.problem}
 
+    def warnings(self) -> dict[Name, str]:
+        """Entries of the ledger that a channel does not follow, because they are not allowed."""
+        return {name: watch.warning for name, watch in self._watched.items() if watch.warning}
+
     def refused(self, name: Name) -> str | None:
         """The release that a channel should serve, and that was refused."""
         return self._watched[name].refused
@@ -208,8 +213,8 @@ class Loader:
                 self._refuse(name, f"{type(error).__name__}: {one_line(error)}")
             else:
                 if watch.problem:
-                    log.warning("%s is in order again", name)
-                self._watched[name] = _Watch(seen)
+                    log.info("%s is in order again", name)
+                self._watched[name] = _Watch(seen, warning=watch.warning)
 
     def _refuse(self, name: Name, reason: str) -> None:
         watch = self._watched[name]
@@ -224,7 +229,11 @@ class Loader:
     def _follow(self, name: Name) -> None:
         now: Channel | None = getattr(self.table, name)
         pointer = _read_pointer(name)
-        self._watched[name].refused = pointer.release if pointer else None
+        watch = self._watched[name]
+        watch.refused = pointer.release if pointer else None
+        if pointer and pointer.warning and pointer.warning != watch.warning:
+            log.error("%s: %s", name, pointer.warning)
+        watch.warning = pointer.warning if pointer else ""
         if pointer is None:  # nothing was ever promoted to it
             return
         if pointer.release is None:
@@ -257,7 +266,7 @@ class Loader:
         self.table = (
             replace(self.table, production=channel) if name == "production" else replace(self.table, canary=channel)
         )
-        log.warning("%s serves %s, generation %d", name, channel.release_id if channel else "nothing", generation)
+        log.info("%s serves %s, generation %d", name, channel.release_id if channel else "nothing", generation)
 
     def _load(self, release_id: str) -> Loaded:
         for channel in self.table.channels:

@@ -46,6 +46,7 @@ COLUMNS = {
     "request": "VARCHAR",  # SHA-256 of the body
     "features": "JSON",  # as the model got them: as they were sent, with what was filled in
     "online": "VARCHAR",  # the online table that it was filled in from
+    "agrees": "BOOLEAN",  # the features are those of that table for this key; null where it does not know the key
 }
 # How many rows are written at once, and how long the end of the process waits for the disk.
 MANY = 5000
@@ -72,29 +73,30 @@ class Scored:
     error: str | None
     request: str
     online: str | None = None
+    agrees: list[bool | None] | None = None
 
     def lines(self) -> Iterator[bytes]:
         """As they stand in the file."""
         at = ids.moment(self.prediction_id).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
         for position, row in enumerate(self.rows):
-            yield orjson.dumps(
-                {
-                    "prediction_id": ids.of_row(self.prediction_id, position, self.many),
-                    "at": at,
-                    "release": self.release,
-                    "channel": self.channel,
-                    "generation": self.generation,
-                    "key": self.keys[position],
-                    "shadow": self.shadow,
-                    "score": self.scores[position] if self.scores else None,
-                    "latency_ms": round(self.latency_ms, 3),
-                    "error": self.error,
-                    "request": self.request,
-                    "features": row,
-                    "online": self.online,
-                },
-                option=orjson.OPT_APPEND_NEWLINE,
-            )
+            line = {
+                "prediction_id": ids.of_row(self.prediction_id, position, self.many),
+                "at": at,
+                "release": self.release,
+                "channel": self.channel,
+                "generation": self.generation,
+                "key": self.keys[position],
+                "shadow": self.shadow,
+                "score": self.scores[position] if self.scores else None,
+                "latency_ms": round(self.latency_ms, 3),
+                "error": self.error,
+                "request": self.request,
+                "features": row,
+                "online": self.online,
+                "agrees": self.agrees[position] if self.agrees else None,
+            }
+            there = {name: value for name, value in line.items() if value is not None}
+            yield orjson.dumps(there, option=orjson.OPT_APPEND_NEWLINE)
 
 
 @dataclass
@@ -219,7 +221,7 @@ class Log:
             self.problem = one_line(error)
         else:
             if self.problem:
-                logger.warning("predictions are logged again")
+                logger.info("predictions are logged again")
             self.problem = ""
 
     def _rotate(self) -> None:

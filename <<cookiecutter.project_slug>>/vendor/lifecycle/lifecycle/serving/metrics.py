@@ -21,7 +21,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "serving_requests",
-            "Requests to /predict by how they ended: ok, invalid, unauthorised, unready, failed.",
+            "Requests by how they ended: ok, invalid, foreign (Host, Origin), unauthorised, gone, unready, failed.",
             ["channel", "outcome"],
             registry=self.registry,
         )
@@ -37,6 +37,12 @@ class Metrics:
             "serving_canary_failures",
             "Requests that a canary failed at, and production answered: error, slow, open (its breaker).",
             ["reason"],
+            registry=self.registry,
+        )
+        self.disagreeing = Counter(
+            "serving_disagreeing",
+            "Rows with other features than the online table has for their key: no evidence for monitor or rollout.",
+            ["channel"],
             registry=self.registry,
         )
         self.shadow_dropped = Counter(

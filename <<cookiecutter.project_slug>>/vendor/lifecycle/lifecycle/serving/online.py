@@ -5,6 +5,7 @@ would mix two meanings of a feature.
 """
 
 import logging
+import math
 import sqlite3
 import time
 import weakref
@@ -77,6 +78,13 @@ class Opened:
                 values[name] = bool(values[name])
         return values
 
+    def of_claim(self, key: str, names: tuple[str, ...]) -> dict[str, Any] | None:
+        """The same, of a key as a text; None where it cannot be had."""
+        try:
+            return self.of_key(key if self.takes_text else int(key), names)
+        except (ValueError, OverflowError, sqlite3.Error):
+            return None
+
     @cached_property
     def _booleans(self) -> tuple[str, ...]:
         return tuple(name for name, kind in self.about.columns.items() if kind == "bool")
@@ -114,6 +122,14 @@ class Opened:
 def _select(names: tuple[str, ...], key: str) -> str:
     wanted = ", ".join(map(quoted, names)) or "1"
     return f"select {wanted} from {online.TABLE} where {quoted(key)} = ?"  # noqa: S608  names of the release's record
+
+
+def _same(known: Any, sent: Any) -> bool:
+    """Whether a value is the known one, give or take what a 32-bit number or six digits of text lose."""
+    if known == sent:
+        return True
+    numbers = isinstance(known, int | float) and isinstance(sent, int | float)
+    return numbers and math.isclose(known, sent, rel_tol=online.SAME)
 
 
 @dataclass(frozen=True)
@@ -172,6 +188,37 @@ class Tables:
                 "send the row's features, or `refresh` if it should be there"
             )
         return found
+
+    def agreement(
+        self, keys: list[str | None], sent: list[Any], rows: list[dict[str, Any]], loaded: "Loaded"
+    ) -> list[bool | None]:
+        """Whether each row has the features that the table has for its key; None where the table does not know it.
+
+        Args:
+            keys: by which the rows' outcomes are found later.
+            sent: the rows as they came.
+            rows: the same with what was filled in, which the schema has read.
+            loaded: the release that they are for.
+        """
+        unknown: list[bool | None] = [None] * len(rows)
+        if not self.tables or not any(keys):
+            return unknown
+        try:
+            table = self.for_release(loaded.release)
+        except UnfilledError:
+            return unknown
+        order, found, agrees = loaded.schema.order, dict[str, dict[str, Any] | None](), unknown
+        for number, (key, before, row) in enumerate(zip(keys, sent, rows, strict=True)):
+            if key is None:
+                continue
+            if len(before) == 1 and str(before.get(self.key)) == key and len(row) > 1:  # all of it is from the table
+                agrees[number] = True
+                continue
+            if key not in found:
+                found[key] = table.of_claim(key, order)
+            if (values := found[key]) is not None:
+                agrees[number] = all(_same(values[name], row[name]) for name in order)
+        return agrees
 
     def for_release(self, release: Release) -> Opened:
         """The table that a release's rows are filled in from.
@@ -232,7 +279,7 @@ class Follower:
             if self.tables.problem != before.problem:
                 log.error("online table: %s", self.tables.problem)
         elif self.tables != before:
-            log.warning("online table: %s", ", ".join(each.digest for each in self.tables.tables) or "none")
+            log.info("online table: %s", ", ".join(each.digest for each in self.tables.tables) or "none")
         return self.tables
 
     def _open(self, named: list[OnlineTable]) -> Tables:

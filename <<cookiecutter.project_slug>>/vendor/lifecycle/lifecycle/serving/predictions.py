@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..files import replacing
+from ..files import locked, replacing
 from . import ids
 from .log import COLUMNS, FOLDER
 
@@ -57,7 +57,7 @@ def find(prediction_id: str, folder: Path = FOLDER) -> list[dict[str, Any]]:
     import orjson
 
     day = ids.day(prediction_id)
-    with duckdb.connect() as connection:
+    with locked(folder), duckdb.connect() as connection:
         found = relation(connection, day, day, folder)
         # The end of a range, and not a prefix: by that a Parquet file's statistics say where to look.
         chosen = found.filter(f"prediction_id >= '{prediction_id}' and prediction_id < '{prediction_id}-a'")
@@ -73,7 +73,7 @@ def counts(folder: Path = FOLDER) -> dict[str, int]:
         return {}
     import duckdb
 
-    with duckdb.connect() as connection:
+    with locked(folder), duckdb.connect() as connection:
         answered = relation(connection, folder=folder).filter("not shadow and error is null")
         return dict(answered.aggregate("release, count(*)", "release").order("release").fetchall())
 
@@ -114,7 +114,8 @@ def _rotate(path: Path) -> int:
             return 0
         target = path.with_suffix(".parquet")
         unread = 0 if target.exists() else _write(file, target)
-        path.unlink()
+        with locked(path.parent.parent, alone=True):
+            path.unlink()
         return unread
     return 0
 

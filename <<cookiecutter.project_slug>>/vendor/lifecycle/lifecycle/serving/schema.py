@@ -1,12 +1,13 @@
 """What a request may hold: the features of a release, and what is wrong with rows that do not fit."""
 
+import json
 import math
 from collections.abc import Callable, Set
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from ..errors import UserError
+from ..errors import UserError, plain
 from ..releases.record import Release
 
 Kind = Literal["integer", "number", "string", "boolean"]
@@ -197,7 +198,7 @@ def _number(value: Any) -> float:
         except OverflowError:
             raise ValueError("it is too large for a number") from None
     if not math.isfinite(value):
-        raise ValueError(f"it is a finite number, and not {value}; null says that it is not known")
+        raise ValueError(f"it is a finite number, and not {shown(value)}; null says that it is not known")
     return float(value)
 
 
@@ -227,6 +228,8 @@ def _string(categories: frozenset[str], closed: bool) -> Callable[[Any], str | N
 
 
 def shown(value: Any) -> str:
-    """A value in a message."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    """A value in a message, as JSON writes it."""
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "an object"
+    text = json.dumps(value, ensure_ascii=False)
+    return plain(text if len(text) <= 60 else f"{text[:57]}...")

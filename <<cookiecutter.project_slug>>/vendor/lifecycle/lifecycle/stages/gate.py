@@ -1,26 +1,34 @@
 """The gate in front of data/raw: what is wrong with a file, row by row."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import exp, log
 from typing import Any
 
 import pandas as pd
 import pandera.errors
+from pandera.dtypes import String
 
 from .. import project
-from ..contract import Table
+from ..tables import Table
 
 SHOWN_ROWS = 5
 SHOWN_LETTERS = 60
 
+# ISO 8601, the one way to write a time that nobody reads in another way; and the end of one that names its zone.
+TIME = r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d(:?\d\d)?)?)?"
+ZONE = r":\d\d(?:\.\d+)?(?:Z|[+-]\d\d(?::?\d\d)?)$"
+ISO = "write it like 2013-01-31T18:00:00Z"
+
 
 @dataclass(frozen=True)
 class Problem:
-    """One check that a file failed. `rows` counts from 1, the first row of data."""
+    """One check that a file failed. `rows` counts from 1, the first row of data; `bound` is what declares the check."""
 
     check: str
     column: str
     rows: tuple[int, ...]
     detail: str
+    bound: str = field(default_factory=lambda: contract())
 
     def __str__(self) -> str:
         shown = ", ".join(map(str, self.rows[:SHOWN_ROWS]))
@@ -35,6 +43,22 @@ class Problem:
         return f"{self.check}{joint if self.column else ''}{self.column}: {self.detail}"
 
 
+def contract() -> str:
+    """Where the contract of a table is declared."""
+    return f"its contract in {project.path_of(project.here().contracts)}"
+
+
+def bound(table: Table, parameter: str) -> str:
+    """Where a bound of a table is declared."""
+    return f"`{parameter}` of {table.name} in {project.path_of(project.here().tables)}"
+
+
+def text_columns(table: str) -> list[str]:
+    """Columns to read as text even where every value looks like a number."""
+    columns = project.contracts()[table].to_schema().columns
+    return [name for name, column in columns.items() if isinstance(column.dtype, String)]
+
+
 def check(frame: pd.DataFrame, table: Table, month: str | None) -> tuple[pd.DataFrame, list[Problem]]:
     """Hold a file's rows against the table's contract.
 
@@ -43,24 +67,81 @@ def check(frame: pd.DataFrame, table: Table, month: str | None) -> tuple[pd.Data
     least, most = table.rows
     problems = []
     if not least <= len(frame) <= most:
-        problems.append(Problem("row count", "", (), f"{len(frame):,} rows, expected {least:,} to {most:,}"))
+        detail = f"{len(frame):,} rows, expected {least:,} to {most:,}"
+        problems.append(Problem("row count", "", (), detail, bound(table, "rows")))
+    columns, texts = project.contracts()[table.name].to_schema().columns, text_columns(table.name)
+    for name in frame.columns.intersection(list(columns)):
+        if isinstance(columns[name].dtype.type, pd.DatetimeTZDtype):
+            times, found = instants(frame[name], table)
+            frame = frame.assign(**{name: times})
+            problems += found
+        elif name in texts and (found := _no_values(frame[name], table)):
+            frame = frame.assign(**{name: ""})
+            problems += found
+    wrong = {problem.column for problem in problems if problem.column}
     try:
         frame = project.contracts()[table.name].validate(frame, lazy=True)
     except pandera.errors.SchemaErrors as errors:
-        return frame, problems + _schema_problems(frame, errors.failure_cases)
+        return frame, problems + _schema_problems(frame, errors.failure_cases, wrong)
+    if wrong:
+        return frame, problems
     problems += _duplicates(frame, table)
     problems += _null_shares(frame, table)
     if month and table.time:
-        problems += _other_months(frame, month, table)
-        problems += _other_clocks(frame, table)
-    columns = list(project.contracts()[table.name].to_schema().columns)
-    return frame[columns].sort_values(list(table.key), ignore_index=True), problems
+        problems += _other_months(frame, table, table.time, month)
+    return frame[list(columns)].sort_values(list(table.key), ignore_index=True), problems
 
 
-def _schema_problems(frame: pd.DataFrame, cases: pd.DataFrame) -> list[Problem]:
+def instants(column: pd.Series, table: Table) -> tuple[pd.Series, list[Problem]]:
+    """Times as instants (UTC), and what is wrong with those that are not clear."""
     problems = []
-    # A column of the wrong type fails other checks too, for no reason of its own.
-    wrong_type: set[str] = set()
+    if isinstance(column.dtype, pd.DatetimeTZDtype):
+        times = column.dt.tz_convert("UTC")
+    else:
+        is_text = isinstance(column.dtype, pd.StringDtype)
+        codes, unique = pd.factorize(column if is_text else column.map(str, na_action="ignore"))
+        texts = pd.Series(unique, dtype="str")
+        clear = texts.str.fullmatch(TIME)
+        bare = clear & ~texts.str.contains(ZONE)
+        found = pd.to_datetime(texts.where(clear & ~bare), format="ISO8601", utc=True, errors="coerce")
+        if table.zone:
+            local = pd.to_datetime(texts.where(bare), format="ISO8601", errors="coerce")
+            local = local.dt.tz_localize(table.zone, ambiguous="NaT", nonexistent="NaT")
+            found, bare = found.fillna(local.dt.tz_convert("UTC")), bare & False
+        times = found.reindex(codes).set_axis(column.index)
+        no_zone = bare.reindex(codes, fill_value=False).set_axis(column.index)
+        problems += _found("zone", column, no_zone, f"a time needs its zone, {ISO}", bound(table, "zone"))
+        problems += _found("type", column, column.notna() & times.isna() & ~no_zone, ISO)
+    first, last = table.years
+    years = times.dt.year
+    outside = times.notna() & ((years < first) | (years > last))
+    problems += _found("year", column, outside, f"expected {first} to {last}", bound(table, "years"))
+    return times, problems
+
+
+def _no_values(column: pd.Series, table: Table) -> list[Problem]:
+    """Text that only looks like a value, and bytes where text has to be."""
+    binary = column.map(lambda value: isinstance(value, bytes))
+    problems = _found("type", column, binary, "bytes where text has to be")
+    words = column.isin(table.no_values)
+    return problems + _found("no value", column, words, "leave out what is not known", bound(table, "no_values"))
+
+
+def _found(check: str, column: pd.Series, wrong: pd.Series, detail: str, declared: str | None = None) -> list[Problem]:
+    """A problem with these rows of a column, if there are any."""
+    if not wrong.any():
+        return []
+    rows = tuple(int(row) + 1 for row in column.index[wrong])
+    return [
+        Problem(check, str(column.name), rows, f"found {_shown(list(column[wrong]))}; {detail}", declared or contract())
+    ]
+
+
+def _schema_problems(frame: pd.DataFrame, cases: pd.DataFrame, wrong: set[str]) -> list[Problem]:
+    """What Pandera found, but for columns that are known to be wrong."""
+    problems = []
+    # A column of the wrong type fails other checks too.
+    wrong_type = set(wrong)
     for (check_name, column), group in cases.fillna({"column": ""}).groupby(["check", "column"], sort=True):
         name = _plain(str(check_name))
         if name.endswith("column"):
@@ -110,7 +191,8 @@ def _duplicates(frame: pd.DataFrame, table: Table) -> list[Problem]:
     if repeated.empty:
         return []
     rows = tuple(int(index) + 1 for index in repeated)
-    return [Problem("duplicate key", ", ".join(table.key), rows, f"{len(rows):,} rows repeat an earlier one")]
+    detail = f"{len(rows):,} rows repeat an earlier one"
+    return [Problem("duplicate key", ", ".join(table.key), rows, detail, bound(table, "key"))]
 
 
 def _null_shares(frame: pd.DataFrame, table: Table) -> list[Problem]:
@@ -118,38 +200,46 @@ def _null_shares(frame: pd.DataFrame, table: Table) -> list[Problem]:
     for column, most in table.null_shares.items():
         nulls = frame.index[frame[column].isna()]
         share = len(nulls) / max(len(frame), 1)
-        if share > most:
+        if share > most and chance_of_share(len(nulls), len(frame), most) < table.before.chance:
             rows = tuple(int(index) + 1 for index in nulls)
-            problems.append(Problem("null share", column, rows, f"{share:.1%}, at most {most:.1%} allowed"))
+            detail = f"{share:.1%} of {len(frame):,} rows, at most {most:.1%} of a file or month allowed"
+            problems.append(Problem("null share", column, rows, detail, bound(table, "null_shares")))
     return problems
 
 
-def _other_months(frame: pd.DataFrame, month: str, table: Table) -> list[Problem]:
-    strangers = frame.index[_local(frame, table).strftime("%Y-%m") != month]
-    if strangers.empty:
-        return []
-    rows = tuple(int(index) + 1 for index in strangers)
-    return [Problem("month", str(table.time), rows, f"{len(rows):,} rows are not of {month}")]
+def _other_months(frame: pd.DataFrame, table: Table, time: str, month: str) -> list[Problem]:
+    problems, local = [], frame[time].dt.tz_convert(table.clock).dt
+    differ = [getattr(local, reading) != frame[reading] for reading in table.readings]
+    strangers = frame.index[pd.concat(differ, axis="columns").any(axis="columns")] if differ else frame.index[:0]
+    if len(strangers):
+        rows = tuple(int(index) + 1 for index in strangers)
+        detail = f"it is not the {', '.join(table.readings)} of {table.clock} in {len(rows):,} rows"
+        problems.append(Problem("clock", time, rows, detail, bound(table, "clock")))
+    year, number = map(int, month.split("-"))
+    strangers = frame.index[(local.year != year) | (local.month != number)]
+    if len(strangers):
+        rows = tuple(int(index) + 1 for index in strangers)
+        detail = f"{len(rows):,} rows are not of {month} on the clock of {table.clock}"
+        problems.append(Problem("month", time, rows, detail, bound(table, "clock")))
+    return problems
 
 
-def _local(frame: pd.DataFrame, table: Table) -> Any:
-    return frame[table.time].dt.tz_convert(table.clock).dt
+# Chernoff's bounds: chance explains at most this much.
 
 
-def _other_clocks(frame: pd.DataFrame, table: Table) -> list[Problem]:
-    """Where a table has its time as year, month, day and hour too, they must say the same."""
-    parts = [part for part in ("year", "month", "day", "hour") if part in frame.columns]
-    local = _local(frame, table)
-    differ = pd.DataFrame({part: getattr(local, part) != frame[part] for part in parts}, index=frame.index)
-    strangers = frame.index[differ.any(axis="columns")]
-    if strangers.empty:
-        return []
-    rows = tuple(int(index) + 1 for index in strangers)
-    detail = f"in UTC, it is not the {', '.join(parts)} of {table.clock} in {len(rows):,} rows"
-    return [Problem("clock", str(table.time), rows, detail)]
+def chance_of_count(count: int, expected: float) -> float:
+    """How likely a count is that is so far from what is expected, or further (Poisson)."""
+    return exp(-(_times_log(count, count / expected) - count + expected))
 
 
-def text_columns(table: str) -> list[str]:
-    """Columns to read as text even where every value looks like a number."""
-    columns = project.contracts()[table].to_schema().columns
-    return [name for name, column in columns.items() if str(column.dtype) == "str"]
+def chance_of_share(count: int, of: int, expected: float) -> float:
+    """How likely a share is that is so far from what is expected, or further (binomial)."""
+    share = count / of
+    if not 0 < expected < 1:
+        return float(share == expected)
+    distance = _times_log(share, share / expected) + _times_log(1 - share, (1 - share) / (1 - expected))
+    return exp(-of * distance)
+
+
+def _times_log(value: float, ratio: float) -> float:
+    return value * log(ratio) if value else 0.0

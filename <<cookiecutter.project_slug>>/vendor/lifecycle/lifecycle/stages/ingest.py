@@ -4,11 +4,16 @@ A landed file is kept in data/landing under a name made of the source's bytes, t
 So a new month costs one month, and a month seen before costs a copy. The folder may be deleted at any time.
 """
 
+import json
 import os
 import shutil
+import subprocess
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from hashlib import sha256 as sha256_of
 from pathlib import Path
@@ -19,16 +24,21 @@ from ..contract import run_stage
 from ..errors import UserError
 from ..files import sha256, write_text
 from ..params import Data, load_params
+from ..tables import Table
+from . import transform
 from .source import PINS_FILE, Source, SourceFile, pins_of, read_pins, unpinned, write_pins
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from .gate import Problem
+    from .history import Profile
 
 RAW = Path("data/raw")
 LANDING = Path("data/landing")
 QUARANTINE = Path("data/quarantine")
+# The project as it would be with the new files, while its SQL looks at them.
+CANDIDATE = LANDING / ".candidate"
 
 
 @dataclass(frozen=True)
@@ -46,20 +56,21 @@ class Part:
 
     @property
     def key(self) -> str:
-        """Changes with the source's bytes and with whatever decides what lands: contract, gate, this file."""
-        return sha256_of((self.file.sha256 + _rules()).encode()).hexdigest()[:16]
+        """Changes with the source's bytes, their format, and all code that decides what lands."""
+        return sha256_of((self.file.sha256 + self.file.format + _rules()).encode()).hexdigest()[:16]
 
 
 @cache
 def _rules() -> str:
-    here = project.here()
+    here, machinery = project.here(), Path(__file__).parents[1]
     own = [project.file_of(where) for where in (here.contracts, here.tables)]
-    return "".join(sha256(path) for path in (*own, Path(__file__).with_name("gate.py"), Path(__file__)))
+    generic = [machinery / name for name in ("stages/gate.py", "stages/ingest.py", "stages/source.py", "tables.py")]
+    return "".join(sha256(path) for path in (*own, *generic))
 
 
 def look(data: Data) -> tuple[Source, list[SourceFile]]:
     """Look at the source: its files as they are now."""
-    source = Source(data.source)
+    source = Source(data.source, data.limits)
     return source, source.files(list(project.tables()))
 
 
@@ -87,9 +98,10 @@ def plan(data: Data, files: Iterable[SourceFile]) -> list[Part]:
             file: SourceFile | None = by_table[table.name].get(month) or whole
             if file is None:
                 missing = f"{table.name}/{month}" if month else table.name
+                almost = Source(data.source, data.limits).almost(missing)
                 raise UserError(
                     f"the source {data.source!r} has no {missing}.csv or .parquet: add it there, or change the "
-                    "data window (data.since, data.through) in params.yaml"
+                    f"data window (data.since, data.through) in params.yaml{almost}"
                 )
             parts.append(Part(table.name, month, file))
     return parts
@@ -101,15 +113,24 @@ def admit(data: Data) -> list[Part]:
     Returns: the parts that were new. Raises UserError when a file fails; then nothing has changed but
     data/quarantine, which holds the file and a report.
     """
+    latest = datetime.now(UTC) + timedelta(days=data.limits.future_days)
+    if data.through > f"{latest:%Y-%m}":
+        raise UserError(
+            f"{data.through} has not begun: set data.through in params.yaml to an earlier month, or raise "
+            "data.limits.future_days there"
+        )
     source, files = look(data)
-    new = land(source, plan(data, files))
+    new = land(source, plan(data, files), judge=True)
     if pins_of(files) != read_pins():
         write_pins(source, files)
     return new
 
 
-def land(source: Source, parts: list[Part]) -> list[Part]:
+def land(source: Source, parts: list[Part], *, judge: bool = False) -> list[Part]:
     """Bring every part into data/landing; returns those that were not there already.
+
+    With `judge`, new months are held against the months before them, and the tests in SQL look at them too. The stage
+    does without: what is pinned was judged when it was new.
 
     Raises:
         UserError: files failed the gate. They are in quarantine; no part of this call has landed.
@@ -120,19 +141,101 @@ def land(source: Source, parts: list[Part]) -> list[Part]:
     by_file: dict[SourceFile, list[Part]] = defaultdict(list)
     for part in new:
         by_file[part.file].append(part)
-    passed: list[tuple[Part, pd.DataFrame]] = []
+    written: dict[Part, Path] = {}
     failed: list[tuple[Part, list[Problem]]] = []
-    for file, of_file in by_file.items():
-        for part, rows, problems in _gated(source, file, of_file):
-            if problems:
-                failed.append((part, problems))
-            else:
-                passed.append((part, rows))
-    if failed:
-        raise UserError(_quarantine(source, failed))
-    for part, rows in passed:
-        _store(part, rows)
+    profiles: dict[Part, Profile] = {}
+    try:
+        for file, of_file in by_file.items():
+            for part, rows, problems in _gated(source, file, of_file):
+                if judge and not problems:
+                    problems = _against_the_months_before(part, rows, parts, profiles)
+                if problems:
+                    failed.append((part, problems))
+                else:
+                    written[part] = _write(part, rows)
+        # Without data/raw there is no earlier state to keep: the stage itself runs the tests in a moment.
+        if judge and not failed and RAW.is_dir() and transform.PROJECT.is_dir():
+            failed = _tested({part: written.get(part) or landed(part) for part in parts}, new)
+        if failed:
+            raise UserError(_quarantine(source, failed))
+        for part, path in written.items():
+            path.replace(path.with_name(f"{part.month or 'all'}-{part.key}-{sha256(path)[:16]}.parquet"))
+    finally:
+        for path in written.values():
+            path.unlink(missing_ok=True)
     return new
+
+
+def _against_the_months_before(
+    part: Part, rows: "pd.DataFrame", parts: list[Part], profiles: dict[Part, "Profile"]
+) -> list["Problem"]:
+    """What makes a month stand out. `profiles` holds what is known of months, and gets those that are new."""
+    import pandas as pd
+
+    from .history import compare, profile
+
+    table = project.tables()[part.table]
+    if not part.month or not table.before.months:
+        return []
+    before = [each for each in parts if each.table == part.table and (each.month or "") < part.month]
+    for each in before[-table.before.months :]:
+        if each not in profiles and (path := landed(each)):
+            profiles[each] = profile(pd.read_parquet(path), table, str(each.month))
+    profiles[part] = profile(rows, table, part.month)
+    known = [profiles[each] for each in before[-table.before.months :] if each in profiles]
+    problems = list(compare(profiles[part], known, table))
+    if problems:
+        del profiles[part]
+    return problems
+
+
+def _tested(files: dict[Part, Path | None], new: list[Part]) -> list[tuple[Part, list["Problem"]]]:
+    """Run the tests in SQL of the raw tables and the staging models over all of the window's files, in a copy.
+
+    Raises:
+        UserError: they could not be run.
+    """
+    from .gate import Problem
+
+    shutil.rmtree(CANDIDATE, ignore_errors=True)
+    try:
+        _lay_out(files)
+        command = [sys.executable, "-m", transform.__name__, "check"]
+        done = subprocess.run(command, cwd=CANDIDATE, capture_output=True, text=True, errors="replace")
+        if done.returncode:
+            said = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
+            raise UserError(f"the SQL cannot be run over the new files: {said[-1].removeprefix('error: ')}")
+        failures = json.loads((CANDIDATE / transform.FAILURES).read_text(encoding="utf-8"))
+    finally:
+        shutil.rmtree(CANDIDATE, ignore_errors=True)
+    problems: dict[Part, list[Problem]] = defaultdict(list)
+    for failure in failures:
+        for part in new:
+            if part.table in failure["tables"]:
+                problem = Problem(failure["name"], "", (), failure["detail"], f"the bound in {failure['declared']}")
+                problems[part].append(problem)
+    if failures and not problems:
+        first = failures[0]
+        raise UserError(f"dbt: {first['name']} did not pass: {first['detail']}; no new file has to do with it")
+    return list(problems.items())
+
+
+def _lay_out(files: dict[Part, Path | None]) -> None:
+    """Make CANDIDATE a project whose data/raw holds these files; all else is a link, but what dbt writes to."""
+    here = Path.cwd()
+    (CANDIDATE / "data").mkdir(parents=True)
+    for path in [*here.iterdir(), *(here / "data").iterdir()]:
+        if path.name not in ("data", RAW.name, LANDING.name, "features", transform.PROJECT.name):
+            (CANDIDATE / path.relative_to(here)).symlink_to(path)
+    shutil.copytree(transform.PROJECT, CANDIDATE / transform.PROJECT, ignore=shutil.ignore_patterns("target", "logs"))
+    (CANDIDATE / transform.PROJECT / "target").mkdir()
+    with suppress(FileNotFoundError):
+        shutil.copy(transform.PROJECT / transform.PARSED, CANDIDATE / transform.PROJECT / transform.PARSED)
+    for part, file in files.items():
+        assert file is not None
+        target = CANDIDATE / RAW / part.target
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(file.absolute())
 
 
 def landed(part: Part) -> Path | None:
@@ -153,13 +256,13 @@ def _gated(
 
     table = project.tables()[file.table]
     try:
-        rows = source.read(file, text_columns(table.name))
-        months = _months(rows, table.time, table.clock) if file.month is None and table.time else None
+        rows = source.read(file, text_columns(table.name), LANDING)
+        months = _months(rows, table, table.time) if file.month is None and table.time else None
     except (ValueError, KeyError) as error:
         if isinstance(error, KeyError):
             problem = Problem("missing column", str(error.args[0]), (), "the file does not have it")
         else:
-            problem = Problem("readable", "", (), str(error))
+            problem = Problem("readable", "", (), str(error), "")
         yield from ((part, pd.DataFrame(), [problem]) for part in parts)
         return
     for part in parts:
@@ -176,28 +279,28 @@ def _gated(
         yield (part, *check(of_part, table, part.month))
 
 
-def _months(rows: "pd.DataFrame", time: str, clock: str) -> "pd.Series[int]":
+def _months(rows: "pd.DataFrame", table: Table, time: str) -> "pd.Series[int]":
     """The month of each row of a whole table, as a number like 201301.
 
     Raises:
         KeyError: there is no such column. ValueError: a row has no time, and would be in no part.
     """
-    import pandas as pd
+    from .gate import ISO, instants
 
-    at = pd.to_datetime(rows[time], utc=True, errors="coerce")
+    at, _ = instants(rows[time], table)
     nowhere = rows.index[at.isna()]
     if len(nowhere):
-        raise ValueError(f"{len(nowhere):,} rows have no {time} (the first is row {nowhere[0] + 1})")
-    local = at.dt.tz_convert(clock).dt
+        raise ValueError(f"{len(nowhere):,} rows have no {time} (the first is row {nowhere[0] + 1}); {ISO}")
+    local = at.dt.tz_convert(table.clock).dt
     return local.year * 100 + local.month
 
 
-def _store(part: Part, rows: "pd.DataFrame") -> None:
-    # No fsync: the name holds the digest, and landed() does not take a file that does not match it.
+def _write(part: Part, rows: "pd.DataFrame") -> Path:
+    # No fsync: the name it gets holds the digest, and landed() does not take a file that does not match it.
     aside = LANDING / part.table / f".{part.month or 'all'}.{os.getpid()}.tmp"
     aside.parent.mkdir(parents=True, exist_ok=True)
     rows.to_parquet(aside, index=False, compression="zstd")
-    aside.replace(aside.with_name(f"{part.month or 'all'}-{part.key}-{sha256(aside)[:16]}.parquet"))
+    return aside
 
 
 def _quarantine(source: Source, failed: list[tuple[Part, list["Problem"]]]) -> str:
@@ -207,7 +310,11 @@ def _quarantine(source: Source, failed: list[tuple[Part, list["Problem"]]]) -> s
         folder.mkdir(parents=True, exist_ok=True)
         source.copy(part.file.name, folder / Path(part.file.name).name)
         report = folder / "report.md"
-        lines = [f"- {problem.summary}; rows {', '.join(map(str, problem.rows)) or 'all'}" for problem in problems]
+        lines = [
+            f"- {problem.summary}; rows {', '.join(map(str, problem.rows)) or 'all'}"
+            + (f"; declared by {problem.bound}" if problem.bound else "")
+            for problem in problems
+        ]
         write_text(
             report,
             f"# {part.file.name} did not pass the gate\n\n"
@@ -216,10 +323,11 @@ def _quarantine(source: Source, failed: list[tuple[Part, list["Problem"]]]) -> s
         reports.append((part, problems, report))
     part, problems, report = reports[0]
     others = "" if len(reports) == 1 else f"; {len(reports) - 1} more file(s) failed too"
+    instead = f"; if it is right, change {problems[0].bound}" if problems[0].bound else ""
     more = "" if len(problems) == 1 else f" (and {len(problems) - 1} more)"
     return (
         f"{part.file.name} did not pass the gate: {problems[0]}{more}{others}. Nothing was changed. "
-        f"The file and a report are in {report.parent}; mend it at the source and run again"
+        f"The file and a report are in {report.parent}. Fix it at the source and run again{instead}"
     )
 
 

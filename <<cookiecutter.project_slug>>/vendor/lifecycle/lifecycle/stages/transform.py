@@ -4,17 +4,21 @@ import contextlib
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 from ..contract import run_stage
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..files import sha256, write_json, write_text
 from ..params import load_params
 
 PROJECT = Path("transform")
 FEATURES = Path("data/features")
 SQL = Path("reports/sql")
+FAILURES = Path("failures.json")
+# What dbt keeps of the project as it read it; relative to PROJECT.
+PARSED = Path("target/partial_parse.msgpack")
 
 
 def main() -> None:
@@ -35,10 +39,25 @@ def main() -> None:
     if failures:
         shutil.rmtree(FEATURES)
         raise UserError(
-            f"dbt: {', '.join(failures)} did not pass; see above, mend the SQL in transform/models or the data, "
+            f"dbt: {', '.join(failures)} did not pass; see above, fix the SQL in transform/models or the data, "
             "then run again"
         )
     keep_sql()
+
+
+def check() -> None:
+    """Build and test the staging models, and ask how fresh the raw data is; writes each test that failed to FAILURES.
+
+    Raises:
+        UserError: a model cannot be built.
+    """
+    through = load_params().data.through
+    with contextlib.chdir(PROJECT):
+        dbt = Dbt(through)
+        staging = ("--select", "+path:models/staging", "--indirect-selection", "cautious")
+        failures = dbt.failed_tests("build", *staging, "--exclude-resource-type", "unit_test")
+        failures += dbt.failed_tests("source", "freshness")
+    write_json(FAILURES, failures)
 
 
 def keep_sql() -> None:
@@ -99,18 +118,53 @@ class Dbt:
 
         parsed = dbtRunner().invoke(["parse", "--quiet"])
         if not isinstance(parsed.result, Manifest):
-            raise UserError(f"dbt cannot read the project: {' '.join(str(parsed.exception).split())[:300]}")
+            raise UserError(f"dbt cannot read the project: {one_line(parsed.exception)}")
+        self._manifest = parsed.result
         self._runner = dbtRunner(manifest=parsed.result)
 
     def failures(self, *arguments: str) -> list[str]:
         """Run a dbt command; returns the names of what did not pass."""
+        return [each.node.name for each in self._failed(*arguments)]
+
+    def failed_tests(self, *arguments: str) -> list[dict[str, Any]]:
+        """Run a dbt command; returns each test that failed: its name and file, what it found, its raw tables.
+
+        Raises:
+            UserError: something else than a test did not pass.
+        """
+        found = []
+        for each in self._failed(*arguments, "--no-write-json"):
+            node = each.node
+            if node.resource_type == "test" and each.status == "fail":
+                detail, declared = f"{each.failures:,} rows fail this test in SQL", node.original_file_path
+            elif node.resource_type == "source" and each.status == "error":
+                days = each.age / 86_400
+                detail, declared = (
+                    f"its newest row is {days:.0f} days older than the window's end",
+                    "models/sources.yml",
+                )
+            else:
+                raise UserError(f"dbt: {node.name} did not pass: {one_line(each.message)}")
+            tables = sorted(self._tables(node.unique_id))
+            found.append({"name": node.name, "detail": detail, "declared": str(PROJECT / declared), "tables": tables})
+        return found
+
+    def _tables(self, name: str) -> set[str]:
+        if name in self._manifest.sources:
+            return {self._manifest.sources[name].name}
+        node = self._manifest.nodes[name]
+        return {table for each in node.depends_on_nodes for table in self._tables(each)}
+
+    def _failed(self, *arguments: str) -> list[Any]:
         done = self._runner.invoke([*arguments, "--no-use-colors"])
         if done.success:
             return []
         results = getattr(done.result, "results", [])
-        bad = [each.node.name for each in results if each.status not in ("success", "pass", "warn", "skipped")]
-        return bad or [f"`{' '.join(arguments)}` ({' '.join(str(done.exception).split())[:300]})"]
+        failed = [each for each in results if each.status not in ("success", "pass", "warn", "skipped")]
+        if not failed:
+            raise UserError(f"dbt: `{' '.join(arguments)}` failed: {one_line(done.exception)}")
+        return failed
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_stage(check if sys.argv[1:] == ["check"] else main)

@@ -164,6 +164,16 @@ def repro(folder: Path) -> None:
     subprocess.run(command, cwd=folder, env=environment(folder), check=True, capture_output=True)
 
 
+def ingest_all() -> dict[str, str]:
+    """What `run` does up to the end of the first stage, here; returns the digests of data/raw."""
+    from lifecycle.params import load_params
+    from lifecycle.stages import ingest
+
+    ingest.admit(load_params().data)
+    ingest.main()
+    return digests(Path("data/raw"))
+
+
 def mlflow_rows(table: str) -> int | None:
     """How many rows a table of the MLflow database here has; None when there is no such table yet."""
     try:
@@ -212,7 +222,7 @@ def wait_until(so: Callable[[], bool], seconds: float = 60) -> None:
 
 
 def is_quiet(folder: Path) -> bool:
-    """Whether no command has left a process behind that still tells MLflow or a catalogue of it."""
-    names = ("lifecycle.releases.registry", "lifecycle.lineage.attach", "lifecycle.lineage.openlineage")
+    """Whether no command has left a process behind that still updates MLflow or a catalogue."""
+    names = ("lifecycle.lineage.attach", "lifecycle.lineage.openlineage")
     running = [each.info for each in psutil.process_iter(["cmdline", "cwd"])]
     return not any(each["cwd"] == str(folder) and set(names) & set(each["cmdline"] or ()) for each in running)

@@ -25,6 +25,7 @@ from . import (
     with_own_settings,
 )
 
+
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that all workers of this test session share."""
@@ -40,7 +41,7 @@ def fresh(shared: Path) -> Path:
         if not folder.exists():
             making = shared / "fresh.making"
             make_project(making)
-            warm_up = f"from lifecycle.releases import tracking; tracking.warm_up()"
+            warm_up = "from lifecycle.releases import tracking; tracking.warm_up()"
             subprocess.run([sys.executable, "-c", warm_up], cwd=making, env=environment(making), check=True)
             copy_project(making, folder)
     return folder
