@@ -178,7 +178,7 @@ class Demo:
 
     def spoil(self):
         """A model that is sound in every test, and answers for the row before once it serves."""
-        code = "from flight_delays.drill import defects; print(defects.code('worse'))"
+        code = "from lifecycle.drill import defects; print(defects.code('worse'))"
         defect = self.run(self.project / ".venv/bin/python", "-c", code).stdout
         model = self.project / "src/flight_delays/model.py"
         model.write_text(model.read_text(encoding="utf-8") + defect, encoding="utf-8")

@@ -63,17 +63,17 @@ def run_model(connection: duckdb.DuckDBPyConnection, name: str) -> None:
 
 def fit_and_score(package: str, features: Path) -> None:
     """Fit the project's model and score the holdout."""
-    sys.path.insert(0, "src")
+    sys.path[:0] = ["src", "vendor/lifecycle"]
     model = importlib.import_module(f"{package}.model")
-    train = importlib.import_module(f"{package}.stages.train")
-    evaluate = importlib.import_module(f"{package}.stages.evaluate")
-    params = importlib.import_module(f"{package}.params").load_params()
+    train = importlib.import_module(f"{package}.train")
+    evaluate = importlib.import_module(f"{package}.evaluate")
+    contract = importlib.import_module("lifecycle.contract")
+    params = contract.load_params()
+    settings = contract.settings_of(model.Settings, params.train, "train")
     table = pq.read_table(features)
     parts = train.split(table, params.split)
     names = [name for name in table.column_names if name not in train.NOT_FEATURES]
-    fitted = model.fit(
-        parts.train, parts.validation, train.LABEL, names, params.train, lambda *_: None
-    )
+    fitted = model.fit(parts.train, parts.validation, train.LABEL, names, settings, lambda *_: None)
     print(evaluate.score(evaluate.truth_of(parts.holdout), fitted.predict(parts.holdout)))
 
 

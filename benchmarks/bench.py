@@ -75,8 +75,8 @@ def forget_results(project):
 VERIFY = """
 import hashlib, statistics, sys, time
 from pathlib import Path
-from flight_delays.lifecycle import ledger, verify
-from flight_delays.lifecycle.store import Store
+from lifecycle.releases import ledger, verify
+from lifecycle.releases.store import Store
 book, store = ledger.load(), Store()
 release = book.release("production")
 outputs = release.outputs()

@@ -1,6 +1,6 @@
 """Drift of a million rows: the project's own measure in SQL, beside the same PSI in numpy.
 
-Usage, in a baked project:  .venv/bin/python .../benchmarks/drift.py PACKAGE [ROWS]
+Usage, in a baked project:  .venv/bin/python .../benchmarks/drift.py [ROWS]
 """
 
 import importlib
@@ -64,10 +64,10 @@ def psi_in_numpy(reference: pa.Table, recent: pa.Table) -> list[float]:
     return found
 
 
-def main(package: str, many: int) -> None:
+def main(many: int) -> None:
     """Print one line a measure."""
     summary, drift, window = (
-        importlib.import_module(f"{package}.monitoring.{name}")
+        importlib.import_module(f"lifecycle.monitoring.{name}")
         for name in ("summary", "drift", "window")
     )
     connection = window.connect()
@@ -105,4 +105,4 @@ def main(package: str, many: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 1_000_000)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000)

@@ -101,7 +101,7 @@ def row(name, tally):
 
 def enter(original, project):
     """A copy of a project, to stand in."""
-    from support import copy_project, own_settings
+    from lifecycle.testing import copy_project, own_settings
 
     copy_project(original, project)
     os.environ.update(own_settings(project))
@@ -110,7 +110,7 @@ def enter(original, project):
 
 def two_releases(project, reason):
     """A project in which one release serves production, and another could; returns both."""
-    from support import cli, cli_json, commit_all, edit_params, make_project
+    from lifecycle.testing import cli, cli_json, commit_all, edit_params, make_project
 
     def release():
         assert cli("run", folder=project).returncode == 0
@@ -129,7 +129,7 @@ def two_releases(project, reason):
 
 def unreleased(original, project):
     """A copy with a new result that MLflow has not been told of."""
-    from support import commit_all, copy_project, edit_params, repro
+    from lifecycle.testing import commit_all, copy_project, edit_params, repro
 
     copy_project(original, project)
     edit_params(project, {"train": {"num_leaves": 5}})

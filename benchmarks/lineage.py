@@ -91,9 +91,9 @@ def start_again():
 
 def make_releases(count, nodes):
     """Write the records and what they name; returns their ids."""
-    from flight_delays.lifecycle import git
-    from flight_delays.lifecycle.ledger import Entry
-    from flight_delays.lifecycle.record import Release
+    from lifecycle.releases import git
+    from lifecycle.releases.ledger import Entry
+    from lifecycle.releases.record import Release
 
     chance = random.Random(f"{count} releases of {nodes} nodes")
     texts, manifest = make_sql(chance, nodes)
@@ -120,7 +120,7 @@ class Writer:
     """Writes the ledger's branch by `git fast-import`: a commit an entry, as the project does."""
 
     def __enter__(self):
-        from flight_delays.lifecycle import ledger as book
+        from lifecycle.releases import ledger as book
 
         command = ["git", "fast-import", "--quiet", "--done"]
         self._git = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -149,8 +149,8 @@ class Writer:
 
 def promote(ledger, release, promoted):
     """Approve a release, and let production serve it. `promoted`: this one, the one before, ..."""
-    from flight_delays.lifecycle.approvals import Approval
-    from flight_delays.lifecycle.ledger import Channel, Entry
+    from lifecycle.releases.approvals import Approval
+    from lifecycle.releases.ledger import Channel, Entry
 
     approval = Approval(release=release.id, digest=release.digest, by=BY, at=AT, own=True)
     entry = Entry(kind="approve", release=release.id, by=BY, at=AT)
@@ -294,9 +294,9 @@ def digest(text):
 
 def build(nodes):
     """Build the graph of the releases on standard input, and print its line of the table."""
-    from flight_delays.lifecycle import ledger as book
-    from flight_delays.lifecycle.store import Store
-    from flight_delays.lineage.graph import of_releases
+    from lifecycle.lineage.graph import of_releases
+    from lifecycle.releases import ledger as book
+    from lifecycle.releases.store import Store
 
     ids = sys.stdin.read().split()
     ledger = book.load()
@@ -314,7 +314,7 @@ def median(arguments):
     taken = []
     for _ in range(3):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        command = [sys.executable, "-m", f"{PACKAGE}.cli", *arguments]
+        command = [sys.executable, "-m", "lifecycle.cli", *arguments]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         taken.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)

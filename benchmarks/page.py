@@ -13,12 +13,11 @@ ROUNDS = 5
 
 def main(nodes: int, edges: int) -> None:
     """Print the medians over some rounds, and the slowest frame of 20."""
-    sys.path[:0] = ["src", "tests"]
+    sys.path[:0] = ["src", str(Path(__file__).resolve().parents[1] / "tests/machinery")]
     import browser
     import graphs
+    from lifecycle.lineage import page
 
-    package = graphs.Graph.__module__.split(".")[0]
-    page = __import__(f"{package}.lineage.page", fromlist=["write_page"])
     with tempfile.TemporaryDirectory() as folder, browser.open_browser() as tab:
         file = Path(folder) / "page.html"
         page.write_page(file, graphs.many(nodes, edges), "benchmark")

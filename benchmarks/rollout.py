@@ -85,7 +85,7 @@ def shadow(rollouts, worse, noise):
     `worse` is added to the candidate's expected loss by making its scores miss by more.
     """
     import numpy as np
-    from flight_delays.monitoring.sequential import compare_losses, log_capital
+    from lifecycle.monitoring.sequential import compare_losses, log_capital
 
     random = np.random.default_rng([2013, round(1e4 * worse) % 2**32, round(10 * noise)])
     verdicts, rows, naive, ever = [], [], 0, 0
@@ -125,7 +125,7 @@ def looks_worse(difference):
 def canary(rollouts, ours, theirs, bursts=False):
     """Requests that err in the canary and in production, at growing shares."""
     import numpy as np
-    from flight_delays.monitoring.sequential import log_excess
+    from lifecycle.monitoring.sequential import log_excess
 
     random = np.random.default_rng([2014, round(1e5 * ours), round(1e5 * theirs), bursts])
     share = np.repeat(SHARES, REQUESTS // len(SHARES))

@@ -96,8 +96,7 @@ def inside():
     """Both servers, in the project's environment; returns the exit code."""
     from importlib import import_module
 
-    package = import_module(NAME.replace("-", "_")).__name__
-    ledger = import_module(f"{package}.lifecycle.ledger").load()
+    ledger = import_module("lifecycle.releases.ledger").load()
     release = ledger.release("production")
     tracked = release.observed["mlflow"]
     row = release.model["probe"]["rows"][0]
@@ -125,7 +124,7 @@ def inside():
         "1",
     ]
     environment = os.environ | {"MLFLOW_TRACKING_URI": tracked["tracking_uri"]}
-    our_command = [sys.executable, "-m", f"{package}.cli", "serve", "--port", str(ours)]
+    our_command = [sys.executable, "-m", "lifecycle.cli", "serve", "--port", str(ours)]
     with (
         server(our_command, f"http://127.0.0.1:{ours}/health", environment) as our_pid,
         server(
@@ -144,7 +143,7 @@ def inside():
                         load(pids[name], *asked, clients=clients, seconds=SECONDS)
                     )
         handler = handler_p50(ours)
-        moved = moves(package, ledger, bodies["serve"])
+        moved = moves(ledger, bodies["serve"])
     return report(measured, handler, moved)
 
 
@@ -268,11 +267,11 @@ def handler_p50(port):
     return 1000 * next(bound for bound, count in buckets if count >= buckets[-1][1] / 2)
 
 
-def moves(package, ledger, asked):
+def moves(ledger, asked):
     """Move production to and fro under load; the seconds until the other release answered."""
     from importlib import import_module
 
-    operations = import_module(f"{package}.lifecycle.operations")
+    operations = import_module("lifecycle.releases.operations")
     production, staging = (ledger.channel(name).release for name in ("production", "staging"))
     port, path, body = asked
     seen, stop, failed = [], threading.Event(), []

@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import under_test
 from filelock import FileLock
 
-import under_test
 from baking import TEMPLATE, bake
 from running import contents, make, run
 

@@ -13,6 +13,11 @@ from needs import lacking
 RESULTS = ["dvc.lock", "data/raw", "data/features", "model", "reports"]
 
 
+def python_path(project):
+    """Where a project's own code and its machinery are."""
+    return os.pathsep.join(str(project / name) for name in ("src", "vendor/lifecycle"))
+
+
 def run(project, *command, check=True, **options):
     """Run a command in the project as a user would; return what it printed."""
     # A project's own tests are no workers of these.
@@ -21,7 +26,7 @@ def run(project, *command, check=True, **options):
         for name, value in os.environ.items()
         if name != "VIRTUAL_ENV" and not name.startswith("PYTEST_")
     }
-    environment["PYTHONPATH"] = str(project / "src")
+    environment["PYTHONPATH"] = python_path(project)
     done = subprocess.run(
         command,
         cwd=project,

@@ -63,7 +63,7 @@ def test_workflows_are_safe(tmp_path):
 def test_every_make_target_and_command_of_ci_exists(chosen):
     _, project = chosen
     targets = set(re.findall(r"(?m)^([a-z-]+):", (project / "Makefile").read_text()))
-    cli = (project / "src/flight_delays/cli.py").read_text()
+    cli = (project / "vendor/lifecycle/lifecycle/cli.py").read_text()
     for file in [*project.glob(".github/workflows/*.yml"), *project.glob(".gitlab-ci.yml")]:
         text = file.read_text()
         assert set(re.findall(r"(?:run: |- )make ([a-z-]+)", text)) <= targets

@@ -21,6 +21,7 @@ from baking import TEMPLATE, bake, files_of
 from running import run
 
 DOCS = TEMPLATE / "docs"
+CLI = "vendor/lifecycle/lifecycle/cli.py"
 PAGES = sorted(DOCS.glob("*.md"))
 # Pages with commands and what they print after `make demo`.
 TOLD = [TEMPLATE / "README.md", DOCS / "tutorial.md"]
@@ -72,15 +73,16 @@ def questions():
 
 def commands(project):
     """Every command with what it says of itself, from the source."""
-    tree = ast.parse((project / "src/flight_delays/cli.py").read_text())
+    tree = ast.parse((project / CLI).read_text())
     yield "| command | does | example |"
     yield "|---|---|---|"
     for function in (node for node in tree.body if isinstance(node, ast.FunctionDef)):
         for decorator in function.decorator_list:
             if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "app.command":
-                given = {each.arg: ast.literal_eval(each.value) for each in decorator.keywords}
-                name = given.get("name") or function.name
-                example = given.get("epilog", "").removeprefix("Example:").strip()
+                given = {each.arg: each.value for each in decorator.keywords}
+                named = given.get("name")
+                name = named.value if named else function.name
+                example = f"flight-delays {given['epilog'].args[0].value}"
                 says = ast.get_docstring(function)
                 yield f"| `{name}` | {cell(says)} | `{cell(example)}` |"
 
@@ -115,12 +117,13 @@ def short(text):
 
 
 def tree(project):
-    """The files of a default bake, each with what it is."""
+    """The files of a default bake, each with what it is; of the machinery's rooms, the rooms."""
     yield "```text"
     before = ()
     for name in files_of(project):
         path = Path(name)
-        if path.name == "__init__.py" or path.parts[0] == "tests":
+        room = len(path.parts) > 4 and path.parts[0] == "vendor"
+        if path.parts[0] == "tests" or (path.name == "__init__.py" and not room):
             continue
         for depth, folder in enumerate(path.parts[:-1]):
             if before[: depth + 1] != path.parts[: depth + 1]:
@@ -128,7 +131,9 @@ def tree(project):
                 about = said(inside) if inside.exists() else ""
                 yield f"{'  ' * depth}{folder}/".ljust(34) + short(about)
         before = path.parts[:-1]
-        yield (f"{'  ' * len(before)}{path.name}".ljust(34) + short(said(project / name))).rstrip()
+        if not room:
+            line = f"{'  ' * len(before)}{path.name}".ljust(34) + short(said(project / name))
+            yield line.rstrip()
     yield "```"
 
 
@@ -140,7 +145,12 @@ def reference(project):
         *("## Commands", "", "`flight-delays COMMAND --help` has the options.", ""),
         *(*commands(project), ""),
         *("## Parameters", "", *parameters(project), ""),
-        *("## Files", "", "Tests are left out: `tests/` mirrors `src/` and `transform/`.", ""),
+        *(
+            "## Files",
+            "",
+            "Tests are left out; of the machinery, so are the files of its rooms.",
+            "",
+        ),
         *tree(project),
     ]
     return "\n".join(line.rstrip() for line in parts) + "\n"
@@ -223,7 +233,7 @@ def test_what_a_page_names_exists(page, project):
         assert (project / path).exists() or (TEMPLATE / path).exists(), path
     for path in re.findall(r"`template:([\w/.]+)`", text):
         assert (TEMPLATE / path).exists(), path
-    known = set(re.findall(r"(?m)^def (\w+)\(", (project / "src/flight_delays/cli.py").read_text()))
+    known = set(re.findall(r"(?m)^def (\w+)\(", (project / CLI).read_text()))
     for command in re.findall(r"(?:`|\$ |bin/)flight-delays ([a-z]+)", text):
         assert command in known, command
     targets = {

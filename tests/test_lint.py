@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from baking import BLANK, HOSTILE, LONG, SHORT, TEMPLATE, bake
+from baking import BLANK, HOSTILE, LONG, PROJECT, SHORT, TEMPLATE, bake
 
 NAMED = {
     "default": {},
@@ -41,6 +41,16 @@ def test_fresh_bake_is_clean(named, tmp_path, no_git):
     assert formatted.returncode == 0, formatted.stdout + formatted.stderr
     checked = ruff(baked, "check", "--output-format=concise")
     assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_the_machinery_is_clean_and_typed_where_it_is(tmp_path):
+    folder = PROJECT / "vendor/lifecycle"
+    for arguments in (["format", "--check"], ["check", "--output-format=concise"]):
+        done = ruff(folder, *arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+    command = [sys.executable, "-m", "mypy", "--cache-dir", str(tmp_path)]
+    typed = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8")
+    assert typed.returncode == 0, typed.stdout + typed.stderr
 
 
 def test_the_template_itself_is_clean():

@@ -28,7 +28,7 @@ def test_in_a_larger_repository_on_a_path_with_spaces_and_letters(ready, tmp_pat
 
     def cli(*arguments):
         return run(
-            project, "env", path, f"HOME={HOME}", "python", "-m", "flight_delays.cli", *arguments
+            project, "env", path, f"HOME={HOME}", "python", "-m", "lifecycle.cli", *arguments
         )
 
     run(project, "env", path, "dvc", "cache", "dir", "--local", str(ready[0] / ".dvc/cache"))

@@ -2,12 +2,13 @@
 
 import json
 import re
+import subprocess
 
 import pytest
 
 from baking import BLANK, HOSTILE, LONG, PROJECT, SHORT, TEMPLATE, Refusal, bake, files_of
 
-# The files of a default bake, one a line. After adding a file to the template, add it.
+# The files of a default bake but for vendor/, one a line. After adding one to the template, add it.
 EXPECTED = """
 .devcontainer/devcontainer.json
 .dvc/.gitignore
@@ -30,246 +31,30 @@ README.md
 data/source.json
 docs/ci.md
 docs/data.md
+docs/how-do-i.md
 docs/intended_use.md
-docs/lineage.md
-docs/monitoring.md
-docs/openlineage.md
 docs/own-data.md
-docs/pipeline.md
-docs/releases.md
-docs/rollout.md
-docs/serving.md
 dvc.yaml
 params.yaml
 prefect.yaml
 pyproject.toml
 requirements.lock
 src/flight_delays/__init__.py
-src/flight_delays/cli.py
-src/flight_delays/commands/__init__.py
-src/flight_delays/commands/channels.py
-src/flight_delays/commands/drill.py
-src/flight_delays/commands/lineage.py
-src/flight_delays/commands/monitor.py
-src/flight_delays/commands/refresh.py
-src/flight_delays/commands/release.py
-src/flight_delays/commands/rollout.py
-src/flight_delays/commands/run.py
-src/flight_delays/commands/score.py
-src/flight_delays/commands/serve.py
-src/flight_delays/commands/shown.py
-src/flight_delays/commands/status.py
-src/flight_delays/commands/ui.py
-src/flight_delays/commands/upkeep.py
-src/flight_delays/drill/__init__.py
-src/flight_delays/drill/batches.py
-src/flight_delays/drill/defects.py
-src/flight_delays/drill/drill.py
-src/flight_delays/drill/faults.py
-src/flight_delays/drill/load.py
-src/flight_delays/drill/models.py
-src/flight_delays/drill/scene.py
-src/flight_delays/drill/stand.py
-src/flight_delays/drill/state.py
-src/flight_delays/errors.py
-src/flight_delays/files.py
-src/flight_delays/flows/__init__.py
-src/flight_delays/flows/monitor.py
-src/flight_delays/flows/pipeline.py
-src/flight_delays/flows/refresh.py
-src/flight_delays/flows/release.py
-src/flight_delays/flows/rollout.py
-src/flight_delays/flows/score.py
-src/flight_delays/flows/server.py
-src/flight_delays/lifecycle/__init__.py
-src/flight_delays/lifecycle/approvals.py
-src/flight_delays/lifecycle/channels.py
-src/flight_delays/lifecycle/compare.py
-src/flight_delays/lifecycle/databases.py
-src/flight_delays/lifecycle/entries.py
-src/flight_delays/lifecycle/features.py
-src/flight_delays/lifecycle/gc.py
-src/flight_delays/lifecycle/git.py
-src/flight_delays/lifecycle/heal.py
-src/flight_delays/lifecycle/history.py
-src/flight_delays/lifecycle/ledger.py
-src/flight_delays/lifecycle/loading.py
-src/flight_delays/lifecycle/online.py
-src/flight_delays/lifecycle/operations.py
-src/flight_delays/lifecycle/pipeline.py
-src/flight_delays/lifecycle/pointers.py
-src/flight_delays/lifecycle/policy.py
-src/flight_delays/lifecycle/reconcile.py
-src/flight_delays/lifecycle/record.py
-src/flight_delays/lifecycle/registry.py
-src/flight_delays/lifecycle/release.py
-src/flight_delays/lifecycle/replay.py
-src/flight_delays/lifecycle/reproduce.py
-src/flight_delays/lifecycle/restore.py
-src/flight_delays/lifecycle/scoring.py
-src/flight_delays/lifecycle/store.py
-src/flight_delays/lifecycle/tracking.py
-src/flight_delays/lifecycle/verify.py
-src/flight_delays/lifecycle/window.py
-src/flight_delays/lifecycle/worktree.py
-src/flight_delays/lineage/__init__.py
-src/flight_delays/lineage/attach.py
-src/flight_delays/lineage/card.py
-src/flight_delays/lineage/columns.py
-src/flight_delays/lineage/events.py
-src/flight_delays/lineage/graph.py
-src/flight_delays/lineage/impact.py
-src/flight_delays/lineage/openlineage.py
-src/flight_delays/lineage/page.css
-src/flight_delays/lineage/page.html.j2
-src/flight_delays/lineage/page.js
-src/flight_delays/lineage/page.py
-src/flight_delays/lineage/project.py
-src/flight_delays/lineage/reader.py
-src/flight_delays/lineage/report.py
-src/flight_delays/lineage/structure.py
-src/flight_delays/lineage/trace.py
-src/flight_delays/lineage/tree.py
+src/flight_delays/contracts.py
+src/flight_delays/evaluate.py
 src/flight_delays/model.py
-src/flight_delays/monitoring/__init__.py
-src/flight_delays/monitoring/alerts.py
-src/flight_delays/monitoring/canary.py
-src/flight_delays/monitoring/drift.py
-src/flight_delays/monitoring/gauges.py
-src/flight_delays/monitoring/history.py
-src/flight_delays/monitoring/incidents.py
-src/flight_delays/monitoring/measure.py
-src/flight_delays/monitoring/monitor.py
-src/flight_delays/monitoring/operation.py
-src/flight_delays/monitoring/page.html.j2
-src/flight_delays/monitoring/page.py
-src/flight_delays/monitoring/profile.py
-src/flight_delays/monitoring/quality.py
-src/flight_delays/monitoring/retention.py
-src/flight_delays/monitoring/rollout.py
-src/flight_delays/monitoring/sequential.py
-src/flight_delays/monitoring/shadow.py
-src/flight_delays/monitoring/summary.py
-src/flight_delays/monitoring/triggers.py
-src/flight_delays/monitoring/verdicts.py
-src/flight_delays/monitoring/window.py
-src/flight_delays/params.py
-src/flight_delays/progress.py
-src/flight_delays/serving/__init__.py
-src/flight_delays/serving/api.py
-src/flight_delays/serving/app.py
-src/flight_delays/serving/guard.py
-src/flight_delays/serving/ids.py
-src/flight_delays/serving/loader.py
-src/flight_delays/serving/log.py
-src/flight_delays/serving/metrics.py
-src/flight_delays/serving/online.py
-src/flight_delays/serving/predictions.py
-src/flight_delays/serving/pyfunc.py
-src/flight_delays/serving/routing.py
-src/flight_delays/serving/schema.py
-src/flight_delays/stages/__init__.py
-src/flight_delays/stages/contracts.py
-src/flight_delays/stages/declared.py
-src/flight_delays/stages/evaluate.py
-src/flight_delays/stages/gate.py
-src/flight_delays/stages/history.py
-src/flight_delays/stages/ingest.py
-src/flight_delays/stages/report.html.j2
-src/flight_delays/stages/report.py
-src/flight_delays/stages/source.py
-src/flight_delays/stages/tables.py
-src/flight_delays/stages/train.py
-src/flight_delays/stages/transform.py
-tests/browser.py
-tests/clients.py
-tests/commands/test_monitor_command.py
-tests/commands/test_run.py
-tests/commands/test_status.py
-tests/commands/test_ui.py
+src/flight_delays/report.html.j2
+src/flight_delays/report.py
+src/flight_delays/tables.py
+src/flight_delays/train.py
 tests/conftest.py
-tests/drill/test_drill.py
-tests/flows/conftest.py
-tests/flows/test_monitor_flow.py
-tests/flows/test_pipeline.py
-tests/flows/test_refresh.py
-tests/flows/test_release.py
-tests/flows/test_rollout_flow.py
-tests/flows/test_score.py
-tests/flows/test_server.py
-tests/graphs.py
-tests/killing.py
-tests/ledgers.py
-tests/lifecycle/test_approvals.py
-tests/lifecycle/test_channels.py
-tests/lifecycle/test_databases.py
-tests/lifecycle/test_faults.py
-tests/lifecycle/test_git.py
-tests/lifecycle/test_heal.py
-tests/lifecycle/test_kills.py
-tests/lifecycle/test_ledger.py
-tests/lifecycle/test_policy.py
-tests/lifecycle/test_put_back.py
-tests/lifecycle/test_races.py
-tests/lifecycle/test_record.py
-tests/lifecycle/test_scoring.py
-tests/lifecycle/test_stage_errors.py
-tests/lifecycle/test_tracking.py
-tests/lifecycle/test_verify.py
-tests/lineage/test_attach.py
-tests/lineage/test_card.py
-tests/lineage/test_columns.py
-tests/lineage/test_graph.py
-tests/lineage/test_impact.py
-tests/lineage/test_openlineage.py
-tests/lineage/test_page.py
-tests/lineage/test_report.py
-tests/lineage/test_structure.py
-tests/lineage/test_trace.py
-tests/monitoring/test_alerts.py
-tests/monitoring/test_canary.py
-tests/monitoring/test_drift.py
-tests/monitoring/test_evidence.py
-tests/monitoring/test_incidents.py
-tests/monitoring/test_monitor.py
-tests/monitoring/test_quality.py
-tests/monitoring/test_retention.py
-tests/monitoring/test_rollout.py
-tests/monitoring/test_sequential.py
-tests/monitoring/test_triggers.py
-tests/monitoring/test_verdicts.py
-tests/needs.py
-tests/predictions.py
-tests/rows.py
-tests/servers.py
-tests/serving/conftest.py
-tests/serving/test_app.py
-tests/serving/test_ids.py
-tests/serving/test_log.py
-tests/serving/test_online.py
-tests/serving/test_routing.py
-tests/serving/test_schema.py
-tests/serving/test_serve.py
 tests/stages/test_evaluate.py
-tests/stages/conftest.py
-tests/stages/test_formats.py
-tests/stages/test_gate.py
-tests/stages/test_history.py
-tests/stages/test_ingest.py
-tests/stages/test_source.py
 tests/stages/test_train.py
-tests/support.py
 tests/synthetic.py
-tests/test_cli.py
-tests/test_errors.py
-tests/test_files.py
-tests/test_imports.py
-tests/test_interrupts.py
-tests/test_params.py
-tests/test_secrets.py
+tests/test_contract.py
+tests/test_story.py
 tests/transform/test_point_in_time.py
 tests/transform/test_sql.py
-tests/workers.py
 tools/setup.py
 tools/template.py
 transform/dbt_project.yml
@@ -324,6 +109,7 @@ OF_BLANK = (
 transform/models/features/events.sql
 transform/models/staging/stg_events.sql
 transform/tests/features_cover_every_event.sql
+tests/stages/test_gate.py
 tests/test_leaks.py
 """.split()
     + [f"example/events/2013-{month:02}.csv" for month in range(1, 13)]
@@ -333,8 +119,8 @@ TO_DO = """
 docs/data.md
 docs/intended_use.md
 params.yaml
-src/things_that_end/stages/contracts.py
-src/things_that_end/stages/tables.py
+src/things_that_end/contracts.py
+src/things_that_end/tables.py
 tests/synthetic.py
 tests/transform/test_point_in_time.py
 transform/models/features/events.sql
@@ -345,17 +131,23 @@ transform/models/staging/stg_events.sql
 OPENING = "<" + "<"
 LEFTOVER = re.compile(r"<<|<%|%>|<#|#>|cookiecutter[._]")
 BINARY = {".png", ".gz"}
+CACHES = re.compile(r"__pycache__|\.(mypy|pytest|ruff)_cache")
 
 
 def texts_of(folder):
     """Yield the relative path and the text of each text file."""
     for name in files_of(folder):
-        if "__pycache__" not in name and (folder / name).suffix not in BINARY:
+        if not CACHES.search(name) and (folder / name).suffix not in BINARY:
             yield name, (folder / name).read_bytes().decode("utf-8")
 
 
+def own_files_of(folder):
+    """The files of a project without the machinery."""
+    return [name for name in files_of(folder) if not name.startswith("vendor/")]
+
+
 def test_exact_file_list(project):
-    found = files_of(project)
+    found = own_files_of(project)
     missing, unknown = sorted({*EXPECTED} - {*found}), sorted({*found} - {*EXPECTED})
     assert unknown == [], "\n".join(["add to EXPECTED:", *unknown])
     assert missing == [], "\n".join(["remove from EXPECTED:", *missing])
@@ -364,9 +156,21 @@ def test_exact_file_list(project):
 def test_exact_file_list_of_a_blank_start(tmp_path, no_git):
     expected = {*EXPECTED} - {*OF_FLIGHTS} | {*OF_BLANK}
     baked = bake(tmp_path / "out", BLANK)
-    assert {*files_of(baked)} == {
+    assert {*own_files_of(baked)} == {
         name.replace("flight_delays", "things_that_end") for name in expected
     }
+
+
+@pytest.mark.parametrize("answers", [{}, BLANK, HOSTILE], ids=["default", "blank", "hostile"])
+def test_the_machinery_is_copied_byte_for_byte(answers, tmp_path, no_git):
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "vendor"], cwd=PROJECT, capture_output=True, encoding="utf-8"
+    ).stdout.split("\0")
+    baked = bake(tmp_path / "out", answers)
+    found = {name for name in files_of(baked) if name.startswith("vendor/")}
+    assert found == {*filter(None, listed)}
+    for name in found:
+        assert (baked / name).read_bytes() == (PROJECT / name).read_bytes(), name
 
 
 def test_todo_stands_where_a_teams_own_thing_goes_and_nowhere_else(tmp_path, no_git, project):

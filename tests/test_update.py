@@ -88,7 +88,7 @@ def kept(project):
 def customise(project):
     """What a team does: edit, delete, rename and edit, add."""
     edit(project / "params.yaml", "seed: 20130101", "seed: 7")
-    (project / "docs/openlineage.md").unlink()
+    (project / "docs/ci.md").unlink()
     git(project, "mv", "docs/data.md", "docs/our_data.md")
     edit(project / "docs/our_data.md", "# ", "# Ours: ")
     (project / "src/flight_delays/ours.py").write_text("OURS = 1\n", encoding="utf-8")
@@ -102,7 +102,7 @@ def improve(template):
     with (folder / "docs/data.md").open("a", encoding="utf-8") as file:
         file.write("\nMore of the template.\n")
     (folder / "docs/intended_use.md").unlink()
-    git(template, "mv", f"{IN_TEMPLATE}/docs/rollout.md", f"{IN_TEMPLATE}/docs/rollouts.md")
+    git(template, "mv", f"{IN_TEMPLATE}/docs/own-data.md", f"{IN_TEMPLATE}/docs/your-data.md")
     (folder / "docs/new.md").write_text("Colour: << cookiecutter.colour >>\n", encoding="utf-8")
     edit(
         template / "cookiecutter.json",
@@ -131,9 +131,9 @@ def test_what_the_team_did_and_what_the_template_did_both_hold(template, project
     assert ours.startswith("# Ours: ")
     assert ours.endswith("More of the template.\n")
     assert (project / "docs/new.md").read_text() == "Colour: red\n"
-    assert (project / "docs/rollouts.md").exists()
+    assert (project / "docs/your-data.md").exists()
     assert (project / "src/flight_delays/ours.py").exists()
-    for gone in ("data", "openlineage", "rollout", "intended_use"):
+    for gone in ("data", "ci", "own-data", "intended_use"):
         assert not (project / f"docs/{gone}.md").exists(), gone
     assert kept(project)["answers"]["colour"] == "red"
     assert kept(project)["commit"] == git(template, "rev-parse", "HEAD")

@@ -1,4 +1,4 @@
-"""The project that tests/machinery works on: one baked for this run, or the one that --project names."""
+"""The project that tests/machinery works on: a bake, or the one that --project names."""
 
 import argparse
 import atexit
@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from baking import PROJECT, TEMPLATE, bake
+from baking import PROJECT, bake
 
 NAME = "LIFECYCLE_PROJECT"
 
@@ -26,7 +26,7 @@ def prepare():
 
 
 def named():
-    """The project that the command line names, with its own machinery; conftests come before options are parsed."""
+    """The project that the command line names. pytest loads conftests before it parses options."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--project")
     name = parser.parse_known_args()[0].project

@@ -12,16 +12,14 @@ from typing import Any
 import uvicorn
 
 from lifecycle import params
-from lifecycle.commands.serve import listen
+from lifecycle.commands.serve import CLIENT_SECONDS, configuration, listen
+from lifecycle.releases import ledger as book
 from lifecycle.serving import predictions
 from lifecycle.serving.app import Service, make_app
+from lifecycle.serving.guard import guard
 from lifecycle.serving.loader import Loader
 from lifecycle.serving.log import Log
 from lifecycle.testing.servers import wait_until
-from << cookiecutter.__package_name >>.commands.serve import CLIENT_SECONDS, configuration, listen
-from lifecycle.releases import ledger as book
-from << cookiecutter.__package_name >>.serving.guard import guard
-
 
 
 @dataclass(frozen=True)

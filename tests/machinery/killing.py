@@ -19,8 +19,8 @@ from lifecycle.releases import ledger as book
 from lifecycle.releases.ledger import Ledger
 from lifecycle.releases.pipeline import outputs
 from lifecycle.releases.verify import verify_ledger
-
 from lifecycle.testing import CLI, environment
+
 from workers import Ended, Worker, end_all_in
 
 
@@ -155,7 +155,7 @@ def _stats(top: Path) -> Iterator[tuple[str, tuple[int, int, int] | None]]:
         below = os.path.relpath(folder, top)
         yield from ((f"{below}/{name}", None) for name in folders)
         for name in files:
-            stat = os.stat(f"{folder}/{name}")  # noqa: PTH116  thousands of them
+            stat = Path(folder, name).stat()
             yield f"{below}/{name}", (stat.st_size, stat.st_mtime_ns, stat.st_mode)
 
 

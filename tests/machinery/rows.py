@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from << cookiecutter.__package_name >>.monitoring import summary
-from << cookiecutter.__package_name >>.monitoring.summary import Column, Summary
-from << cookiecutter.__package_name >>.monitoring.window import connect
+from lifecycle.monitoring import summary
+from lifecycle.monitoring.summary import Column, Summary
+from lifecycle.monitoring.window import connect
 
 Values = np.ndarray[Any, np.dtype[Any]] | list[Any]
 

@@ -3,14 +3,25 @@
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from lifecycle.testing import (
+    ROOT,
+    cli,
+    digests,
+    edit_params,
+    environment,
+    forget_runs,
+    mlflow_rows,
+    own_settings,
+)
+
 import synthetic
-from lifecycle.testing import cli, digests, edit_params, environment, forget_runs, mlflow_rows, own_settings
 
 FIRST, BEFORE_LAST, LAST = synthetic.MONTHS[0], synthetic.MONTHS[-2], synthetic.MONTHS[-1]
 STAGES = ["ingest", "transform", "train", "evaluate"]
@@ -182,7 +193,5 @@ def test_an_unknown_command_or_option(tmp_path: Path) -> None:
 
 
 def test_the_module_and_the_script_are_the_same() -> None:
-    from importlib.metadata import entry_points
-
-    scripts = [each.value for each in entry_points(group="console_scripts") if each.value.startswith(f"{PACKAGE}.")]
-    assert scripts == [f"lifecycle.cli:main"]
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
+    assert [*scripts.values()] == ["lifecycle.cli:main"]

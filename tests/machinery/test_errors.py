@@ -11,13 +11,11 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from lifecycle.errors import UserError, of_disk
-from << cookiecutter.__package_name >>.errors import UserError, of_disk, one_line, plain
+from lifecycle.errors import UserError, of_disk, one_line, plain
+from lifecycle.monitoring import alerts
 from lifecycle.releases import operations, restore
 from lifecycle.releases.pipeline import Pipeline, locked
 from lifecycle.releases.store import Store
-from << cookiecutter.__package_name >>.monitoring import alerts
-
 from lifecycle.testing import CLI, Releases, cli, cli_json, environment
 
 

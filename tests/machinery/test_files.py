@@ -11,9 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lifecycle.files import replacing, sha256, write_json, write_text
-from << cookiecutter.__package_name >>.files import append_lines, held, replacing, sha256, write_json, write_text
-
+from lifecycle.files import append_lines, held, replacing, sha256, write_json, write_text
 
 
 def test_makes_the_folder_and_the_file(tmp_path: Path) -> None:
@@ -111,9 +109,9 @@ def test_half_a_line_that_a_kill_has_left_spoils_no_other(tmp_path: Path) -> Non
 
 def test_a_lock_is_held_once_and_ends_with_its_process(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
-    program = f"""
+    program = """
 from pathlib import Path
-from {PACKAGE}.files import held
+from lifecycle.files import held
 with held(Path("lock")):
     print("held", flush=True)
     input()

@@ -74,7 +74,7 @@ def test_every_room_is_in_the_list() -> None:
 
 
 def test_importing_the_command_line_imports_nothing_slow(tmp_path: Path) -> None:
-    program = f"import sys, lifecycle.cli\nprint(*sys.modules)"
+    program = "import sys, lifecycle.cli\nprint(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert slow_among(done.stdout.split()) == set()
 

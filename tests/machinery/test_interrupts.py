@@ -16,7 +16,7 @@ import yaml
 from lifecycle.testing import CLI, ROOT, cli, digests, environment, mlflow_rows
 
 # What the task `track` does, without Prefect.
-TRACK = [sys.executable, "-c", f"from lifecycle.releases import tracking; tracking.track()"]
+TRACK = [sys.executable, "-c", "from lifecycle.releases import tracking; tracking.track()"]
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
 BUILT = ("data/raw", "data/features", "data/source.json", "model", "reports", "dvc.lock", "params.yaml")
 # Longer than anything here takes on a slow machine.

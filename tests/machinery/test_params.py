@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from lifecycle.errors import UserError
 from lifecycle.params import Data, Gate, load_params, only_window_moved, set_through
-
 from lifecycle.testing import ROOT, edit_params
 
 months = st.builds(lambda year, month: f"{year:04d}-{month:02d}", st.integers(1000, 2999), st.integers(1, 12))

@@ -302,7 +302,7 @@ def _step(event: str, arguments: tuple[Any, ...], here: str) -> str:
 def _file_step(verb: str, path: Any, here: str) -> str:
     if not isinstance(path, str | bytes | os.PathLike):
         return ""
-    full = os.path.join(here, os.fsdecode(path))  # noqa: PTH118  called for every import: pathlib takes longer
+    full = os.path.join(here, os.fsdecode(path))  # noqa: PTH118  a path may be bytes
     if not full.startswith(here):
         return ""
     name = full.removeprefix(here)

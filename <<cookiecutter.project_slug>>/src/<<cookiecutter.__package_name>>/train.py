@@ -67,7 +67,8 @@ def main() -> None:
         if round_number % 50 == 0:
             print(f"round {round_number}: {model.LOSS} {train_loss:.4f}, validation {validation_loss:.4f}", flush=True)
 
-    fitted = model.fit(parts.train, parts.validation, LABEL, names, settings_of(model.Settings, params.train, "train"), progress)
+    settings = settings_of(model.Settings, params.train, "train")
+    fitted = model.fit(parts.train, parts.validation, LABEL, names, settings, progress)
     fitted.save(MODEL)
     with replacing(LEARNING_CURVE) as aside, aside.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")

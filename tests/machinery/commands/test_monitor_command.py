@@ -4,8 +4,7 @@ import pytest
 
 from lifecycle.commands.monitor import monitor
 from lifecycle.errors import UserError
-from << cookiecutter.__package_name >>.monitoring import page
-
+from lifecycle.monitoring import page
 from lifecycle.testing import Releases, edit_params
 
 

@@ -13,8 +13,7 @@ from lifecycle.errors import UserError
 from lifecycle.params import load_params
 from lifecycle.releases import window
 from lifecycle.releases.heal import heal
-
-from support import CLI, PACKAGE, edit_params, environment, wait_until
+from lifecycle.testing import CLI, edit_params, environment, wait_until
 
 
 @pytest.mark.parametrize("error", [UserError("no"), OSError("no"), KeyboardInterrupt("no"), SystemExit("no")])
@@ -47,12 +46,12 @@ STEPS = {
     "at the gate": ("stages.ingest", "admit", False),
     "after the first stage": ("lifecycle.pipeline", "StageResult", True),
 }
-DIE = f"""
+DIE = """
 import importlib, os, signal
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
-setattr(importlib.import_module("{PACKAGE}." + {{module!r}}), {{name!r}}, die)
-from {PACKAGE}.cli import main
+setattr(importlib.import_module("lifecycle." + {module!r}), {name!r}, die)
+from lifecycle.cli import main
 main()
 """
 
@@ -97,7 +96,7 @@ def test_a_run_that_is_at_work_keeps_its_watermark(project: Path) -> None:
 def test_sigterm_puts_the_watermark_back_and_ends_the_stage(project: Path) -> None:
     before = Path("params.yaml").read_bytes()
     Path("dvc.yaml").write_text(
-        Path("dvc.yaml").read_text(encoding="utf-8").replace(f"python -m {PACKAGE}.stages.ingest", "sleep 600"),
+        Path("dvc.yaml").read_text(encoding="utf-8").replace("python -m lifecycle.stages.ingest", "sleep 600"),
         encoding="utf-8",
     )
     with subprocess.Popen(

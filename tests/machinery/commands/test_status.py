@@ -7,11 +7,11 @@ import sys
 
 import psutil
 
-from << cookiecutter.__package_name >>.commands.monitor import monitor
-from << cookiecutter.__package_name >>.commands.status import project_status
+from lifecycle.commands.monitor import monitor
+from lifecycle.commands.status import project_status
+from lifecycle.testing import CLI, Releases, cli_json, environment
 
 from predictions import failing
-from support import CLI, Releases, cli_json, environment
 
 WIDE = 80
 

@@ -17,7 +17,6 @@ from lifecycle.drill.load import Answer, shift
 from lifecycle.drill.scene import Fault, Scene
 from lifecycle.drill.stand import NotHeldError
 from lifecycle.errors import UserError
-
 from lifecycle.testing import digests
 
 REAL = tuple(fault.name for fault in FAULTS)

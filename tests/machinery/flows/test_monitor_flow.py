@@ -10,7 +10,6 @@ import pytest
 import yaml
 
 from lifecycle.params import PARAMS_FILE
-
 from lifecycle.testing import Releases
 
 

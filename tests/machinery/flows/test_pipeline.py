@@ -16,9 +16,8 @@ import yaml
 
 from lifecycle.releases.pipeline import StageError
 from lifecycle.releases.tracking import Tracked
-
-from lifecycle.testing.servers import answers, gone, wait_until
 from lifecycle.testing import cli, digests, edit_params, environment, own_settings
+from lifecycle.testing.servers import answers, gone, wait_until
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import TaskRun
@@ -37,7 +36,11 @@ class Flow:
         Path("dvc.yaml").write_text(yaml.safe_dump({"stages": stages}), encoding="utf-8")
 
     def run(self) -> None:
-        from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_BATCH_INTERVAL, temporary_settings
+        from prefect.settings import (
+            PREFECT_API_URL,
+            PREFECT_LOGGING_TO_API_BATCH_INTERVAL,
+            temporary_settings,
+        )
 
         from lifecycle.flows import pipeline
 
@@ -109,7 +112,7 @@ def test_a_run_without_a_server_is_on_record(finished: Path) -> None:
 
 
 def test_the_api_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
-    code = f"""
+    code = """
 import os, time
 from lifecycle.flows import server
 server.ensure_api()

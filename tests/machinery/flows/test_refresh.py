@@ -7,11 +7,10 @@ from datetime import datetime, timedelta
 import pytest
 
 from lifecycle.files import write_json
-from lifecycle.releases import online
 from lifecycle.monitoring.measure import freshness
 from lifecycle.monitoring.window import connect
 from lifecycle.params import load_params
-
+from lifecycle.releases import online
 from lifecycle.testing import Releases, digests
 
 

@@ -7,9 +7,8 @@ import pytest
 
 from lifecycle.errors import UserError
 from lifecycle.releases import ledger, operations
-
-from lifecycle.testing.servers import free_port
 from lifecycle.testing import Releases, cli_json, commit_all, environment
+from lifecycle.testing.servers import free_port
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The flow is one pass of the same function, on what staging serves."""
 
 from lifecycle.releases import ledger as book
-
 from lifecycle.testing import Releases
 
 

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from lifecycle.releases import scoring
 from lifecycle.params import load_params
-
+from lifecycle.releases import scoring
 from lifecycle.testing import Releases, digests, edit_params
 
 

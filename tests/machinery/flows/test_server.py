@@ -11,9 +11,10 @@ from typing import Any
 import yaml
 from prefect.client.orchestration import SyncPrefectClient
 
-from predictions import failing
-from lifecycle.testing.servers import free_port, running, server, wait_until
 from lifecycle.testing import ROOT, Releases, cli_json, environment
+from lifecycle.testing.servers import free_port, running, server, wait_until
+
+from predictions import failing
 
 POOL = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))["deployments"][0]["work_pool"]["name"]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]

@@ -4,16 +4,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from lifecycle.commands.channels import promote, rollback
 from lifecycle.commands.release import approve_release
 from lifecycle.lineage import attach, card
-import pytest
-
 from lifecycle.releases import ledger, operations, registry, tracking
 from lifecycle.releases.store import Store
-
-from lifecycle.testing import Releases, wait_until
-from support import Releases, cli_json, is_quiet, wait_until
+from lifecycle.testing import Releases, cli_json, is_quiet, wait_until
 
 OBJECTS = (".dvc/cache/files", ".dvc-remote/files")
 

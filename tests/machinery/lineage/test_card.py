@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from lifecycle.releases import approvals, channels, ledger
-from lifecycle.releases.store import Store
 from lifecycle.lineage import card, structure
 from lifecycle.lineage.structure import Column
-
+from lifecycle.releases import approvals, channels, ledger
+from lifecycle.releases.store import Store
 from lifecycle.testing import Releases, cli, commit_all
 
 

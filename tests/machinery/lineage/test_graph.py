@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 
+from lifecycle.lineage import structure
+from lifecycle.lineage.graph import KINDS, Graph, of_releases
+from lifecycle.lineage.structure import Node
 from lifecycle.releases import git
 from lifecycle.releases import ledger as book
 from lifecycle.releases.record import Release
 from lifecycle.releases.store import Store
-from lifecycle.lineage import structure
-from lifecycle.lineage.graph import KINDS, Graph, of_releases
-from lifecycle.lineage.structure import Node
+from lifecycle.testing import Releases
 
 from graphs import reached
-from lifecycle.testing import Releases
 
 
 def graph_of(*ids: str) -> Graph:

@@ -5,17 +5,17 @@ from pathlib import Path
 import pytest
 
 from lifecycle.errors import UserError
-from lifecycle.releases import git
-from lifecycle.releases import ledger as book
-from lifecycle.releases.store import Store
 from lifecycle.lineage import structure
 from lifecycle.lineage.impact import Reach
 from lifecycle.lineage.structure import Column, Structure
 from lifecycle.lineage.trace import served
 from lifecycle.lineage.tree import Fact
+from lifecycle.releases import git
+from lifecycle.releases import ledger as book
+from lifecycle.releases.store import Store
+from lifecycle.testing import Releases
 
 import synthetic
-from lifecycle.testing import Releases
 
 
 @pytest.fixture

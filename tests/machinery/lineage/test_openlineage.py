@@ -17,12 +17,11 @@ from lifecycle.commands import channels as commands
 from lifecycle.commands.score import score
 from lifecycle.lineage import openlineage, project, structure
 from lifecycle.params import load_params
-from lifecycle.testing import Releases, environment, wait_until
 from lifecycle.releases import channels, git, ledger
 from lifecycle.releases.pipeline import Pipeline, StageError, StageResult, locked
 from lifecycle.releases.policy import Policy
 from lifecycle.releases.store import Store
-
+from lifecycle.testing import Releases, environment, wait_until
 
 FLOW_RUN = "0197d3a0-0000-7000-8000-000000000001"
 

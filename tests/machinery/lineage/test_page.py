@@ -11,13 +11,13 @@ import pytest
 
 from lifecycle.commands.lineage import lineage
 from lifecycle.errors import UserError
-from lifecycle.releases import ledger
 from lifecycle.lineage import page
 from lifecycle.lineage.graph import KINDS, Graph
+from lifecycle.releases import ledger
+from lifecycle.testing import Releases
 
 from browser import Page, open_browser
 from graphs import A, B, add, many, reached, two_releases
-from lifecycle.testing import Releases
 
 
 @pytest.fixture(scope="module")

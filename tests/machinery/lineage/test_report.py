@@ -7,9 +7,8 @@ import pytest
 import yaml
 
 from lifecycle.errors import UserError
-from lifecycle.releases.store import Store
 from lifecycle.lineage.report import report
-
+from lifecycle.releases.store import Store
 from lifecycle.testing import Releases, cli, commit_all, repro
 
 # In the history of the fixture: the first result, smaller trees, the second result.

@@ -9,17 +9,24 @@ import pytest
 from lifecycle.commands import lineage, upkeep
 from lifecycle.commands.status import project_status
 from lifecycle.errors import UserError
+from lifecycle.lineage import structure
+from lifecycle.lineage.trace import Tracer, served, serving_at
+from lifecycle.lineage.tree import Fact
 from lifecycle.releases import ledger as book
 from lifecycle.releases import pipeline
 from lifecycle.releases.ledger import Ledger
 from lifecycle.releases.record import Release
 from lifecycle.releases.store import Store, file_md5
-from lifecycle.lineage import structure
-from lifecycle.lineage.trace import Tracer, served, serving_at
-from lifecycle.lineage.tree import Fact
+from lifecycle.testing import (
+    Releases,
+    cli,
+    cli_json,
+    edit_params,
+    new_repository,
+    with_own_settings,
+)
 
 import ledgers
-from lifecycle.testing import Releases, cli, cli_json, edit_params, new_repository, with_own_settings
 
 
 def trace(what: str, verify: bool = False) -> Fact:

@@ -11,14 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from << cookiecutter.__package_name >>.lifecycle import ledger as book
-from << cookiecutter.__package_name >>.lifecycle import online
-from << cookiecutter.__package_name >>.monitoring import canary, gauges, operation
-from << cookiecutter.__package_name >>.params import load_params
+from lifecycle.monitoring import canary, gauges, operation
+from lifecycle.params import load_params
+from lifecycle.releases import ledger as book
+from lifecycle.releases import online
+from lifecycle.testing import Releases, cli
+from lifecycle.testing.servers import wait_until
 
 from clients import Served, running
-from servers import wait_until
-from support import Releases, cli
 from workers import move
 
 ROWS = 600

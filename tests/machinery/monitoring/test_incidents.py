@@ -8,19 +8,19 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from lifecycle.commands.run import run_pipeline
 from lifecycle.errors import UserError
 from lifecycle.monitoring import alerts, history, incidents, operation
 from lifecycle.monitoring.history import Measured
 from lifecycle.monitoring.incidents import Incident
 from lifecycle.monitoring.verdicts import Figure
 from lifecycle.params import Monitoring, load_params
-from << cookiecutter.__package_name >>.commands.run import run_pipeline
 from lifecycle.releases import ledger as book
 from lifecycle.releases import operations
 from lifecycle.releases.ledger import Entry, Ledger
+from lifecycle.testing import ROOT, Releases
 
 from predictions import predictions, write
-from lifecycle.testing import ROOT, Releases
 
 RELEASE = "r-0123456789ab"
 START = datetime(2026, 5, 1)

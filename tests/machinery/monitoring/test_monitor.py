@@ -13,13 +13,12 @@ import pytest
 
 from lifecycle.errors import UserError
 from lifecycle.files import replacing
-from lifecycle.releases import ledger
-from lifecycle.releases.record import Release
-from lifecycle.releases.store import Store
 from lifecycle.monitoring import gauges, history, operation, page, profile
 from lifecycle.monitoring.monitor import Monitored
 from lifecycle.params import load_params
-
+from lifecycle.releases import ledger
+from lifecycle.releases.record import Release
+from lifecycle.releases.store import Store
 from lifecycle.testing import Releases
 
 AT = datetime(2031, 5, 6, 7, 8)

@@ -5,13 +5,10 @@ import pyarrow as pa
 import pytest
 from sklearn.metrics import log_loss, r2_score, roc_auc_score
 
-from lifecycle.monitoring import measure
+from lifecycle.monitoring import measure, profile
 from lifecycle.monitoring.quality import quality
 from lifecycle.monitoring.window import connect
-from lifecycle.params import load_params
-from << cookiecutter.__package_name >>.monitoring import measure, profile
-from << cookiecutter.__package_name >>.params import Monitoring, load_params
-
+from lifecycle.params import Monitoring, load_params
 from lifecycle.testing import ROOT
 
 SEASONS, A_DAY = 40, 10

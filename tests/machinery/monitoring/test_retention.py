@@ -6,15 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from << cookiecutter.__package_name >>.files import locked
-from << cookiecutter.__package_name >>.lifecycle.ledger import Ledger
-from << cookiecutter.__package_name >>.monitoring import history
-from << cookiecutter.__package_name >>.monitoring.history import Measured
-from << cookiecutter.__package_name >>.monitoring.retention import expire
-from << cookiecutter.__package_name >>.monitoring.verdicts import Figure
-from << cookiecutter.__package_name >>.params import Params, load_params
-
-from support import ROOT
+from lifecycle.files import locked
+from lifecycle.monitoring import history
+from lifecycle.monitoring.history import Measured
+from lifecycle.monitoring.retention import expire
+from lifecycle.monitoring.verdicts import Figure
+from lifecycle.params import Params, load_params
+from lifecycle.releases.ledger import Ledger
+from lifecycle.testing import ROOT
 
 FOLDER = Path("logs/predictions")
 NOW = datetime(2026, 5, 31, 12)

@@ -16,10 +16,9 @@ from lifecycle.releases import ledger as book
 from lifecycle.releases import operations, registry
 from lifecycle.releases.ledger import ChannelName, Entry
 from lifecycle.releases.store import Store
+from lifecycle.testing import Releases, cli, commit_all, copy_project, edit_params, repro, wait_until
 
 from predictions import predictions, write
-from lifecycle.testing import Releases, cli, commit_all, copy_project, edit_params, repro
-from support import Releases, cli, commit_all, copy_project, edit_params, repro, wait_until
 from workers import Worker
 
 REQUESTS = 2000

@@ -4,21 +4,19 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from lifecycle.commands.monitor import monitor
+from lifecycle.commands.run import run_pipeline
 from lifecycle.errors import UserError
-from lifecycle.monitoring import operation
+from lifecycle.monitoring import gauges, operation, page
+from lifecycle.monitoring.measure import end_of
 from lifecycle.params import Monitoring, Params, Rule, Triggers, load_params
-from << cookiecutter.__package_name >>.commands.monitor import monitor
-from << cookiecutter.__package_name >>.commands.run import run_pipeline
 from lifecycle.releases import channels, ledger, operations, registry
 from lifecycle.releases.ledger import Entry
 from lifecycle.releases.verify import verify_ledger
-from << cookiecutter.__package_name >>.monitoring import gauges, operation, page
-from << cookiecutter.__package_name >>.monitoring.measure import end_of
+from lifecycle.testing import Releases, commit_all, edit_params, wait_until
 
-from lifecycle.testing import Releases
 import synthetic
 from predictions import failing, predictions, write
-from support import Releases, commit_all, edit_params, wait_until
 
 
 def now() -> datetime:

@@ -12,9 +12,9 @@ from lifecycle.releases import approvals, git
 from lifecycle.releases import ledger as book
 from lifecycle.releases.approvals import Approval, Counted
 from lifecycle.releases.verify import verify_ledger
+from lifecycle.testing import Releases, cli, cli_json, commit_all, new_repository, with_own_settings
 
 import ledgers
-from lifecycle.testing import Releases, cli, cli_json, commit_all, new_repository, with_own_settings
 
 # In `own_settings`: whom git takes the tests for. Alice, who releases, is somebody else.
 TESTS = "Tests <tests@example.org>"

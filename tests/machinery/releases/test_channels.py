@@ -11,7 +11,6 @@ import yaml
 from lifecycle.commands.channels import share
 from lifecycle.errors import UserError
 from lifecycle.params import ChannelPolicy, Gate, load_params
-from lifecycle.testing import Releases, cli, commit_all, digests
 from lifecycle.releases import approvals, channels, git, loading, operations, pointers
 from lifecycle.releases import ledger as book
 from lifecycle.releases import release as releasing
@@ -22,7 +21,7 @@ from lifecycle.releases.policy import Policy
 from lifecycle.releases.record import Release
 from lifecycle.releases.store import Store
 from lifecycle.releases.verify import verify_ledger
-
+from lifecycle.testing import Releases, cli, commit_all, digests
 
 # Nothing asked: for tests of what happens whatever the policy.
 FREE = {name: ChannelPolicy(approvals=0) for name in ("staging", "canary", "production")}

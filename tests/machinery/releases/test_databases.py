@@ -9,10 +9,10 @@ from urllib.parse import unquote
 
 import pytest
 
-from << cookiecutter.__package_name >>.lifecycle import databases, ledger, registry, tracking
+from lifecycle.releases import databases, ledger, registry, tracking
+from lifecycle.testing import Releases, cli, cli_json, digests, edit_params, environment, is_quiet, wait_until
 
 from killing import look
-from support import Releases, cli, cli_json, digests, edit_params, environment, is_quiet, wait_until
 
 
 def ruin(database: Path, start: int) -> bytes:

@@ -18,10 +18,10 @@ from lifecycle.releases.ledger import Entry, UnreachableError
 from lifecycle.releases.record import Release
 from lifecycle.releases.store import File, Store
 from lifecycle.releases.verify import verify_ledger, verify_release
+from lifecycle.testing import CLI, OWN, Releases, cli, commit_all, copy_project, environment
+from lifecycle.testing.servers import free_port
 
 from killing import look
-from lifecycle.testing.servers import free_port
-from lifecycle.testing import CLI, OWN, Releases, cli, commit_all, copy_project, environment
 from needs import lacking
 
 REMOTE = Path(".dvc-remote")

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from lifecycle.releases import git
-
 from lifecycle.testing import commit_all, new_repository, with_own_settings
 
 # A space, letters beyond ASCII, and a quotation mark, which git writes in a way of its own.

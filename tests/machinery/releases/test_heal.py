@@ -13,12 +13,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from << cookiecutter.__package_name >>.errors import UserError
-from << cookiecutter.__package_name >>.lifecycle import git, ledger, pipeline
-from << cookiecutter.__package_name >>.lifecycle.heal import RWLOCK, SAVED, heal
-from << cookiecutter.__package_name >>.lifecycle.pipeline import Pipeline
-
-from support import Releases, cli, digests, environment, forget_runs
+from lifecycle.errors import UserError
+from lifecycle.releases import git, ledger, pipeline
+from lifecycle.releases.heal import RWLOCK, SAVED, heal
+from lifecycle.releases.pipeline import Pipeline
+from lifecycle.testing import Releases, cli, digests, environment, forget_runs
 
 BUILT = [Path(name) for name in ("data/raw", "data/features", "model", "reports", "dvc.lock")]
 TORN = ("", "{", '{"write": {"', "\0\0\0", "[]", '{"write": 3}')

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from killing import Range, Tally, operations
 from lifecycle.testing import Releases
+
+from killing import Range, Tally, operations
 from workers import Worker
 
 LEDGER = "refs/heads/lifecycle/ledger"

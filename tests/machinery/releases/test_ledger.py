@@ -11,16 +11,22 @@ from typing import Any
 import pytest
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from lifecycle.errors import UserError
 from lifecycle.releases import git, replay
 from lifecycle.releases import ledger as book
 from lifecycle.releases.ledger import ApartError, ChannelName, Entry, Ledger, MovedError
 from lifecycle.releases.verify import verify_ledger
+from lifecycle.testing import commit_all, new_repository, with_own_settings
 
 import ledgers
-from lifecycle.testing import commit_all, new_repository, with_own_settings
 
 CHANNELS: tuple[ChannelName, ...] = ("staging", "canary", "production")
 PEOPLE = ("Alice <alice@example.org>", "Bärbel Ø <b@example.org>")

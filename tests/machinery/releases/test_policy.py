@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 
-from << cookiecutter.__package_name >>.errors import UserError
-from << cookiecutter.__package_name >>.lifecycle import approvals, git, pointers, replay
-from << cookiecutter.__package_name >>.lifecycle import ledger as book
-from << cookiecutter.__package_name >>.lifecycle.entries import moment
-from << cookiecutter.__package_name >>.lifecycle.ledger import Entry, Ledger
-from << cookiecutter.__package_name >>.lifecycle.verify import verify_ledger
-from << cookiecutter.__package_name >>.lineage.trace import serving_at
+from lifecycle.errors import UserError
+from lifecycle.lineage.trace import serving_at
+from lifecycle.releases import approvals, git, pointers, replay
+from lifecycle.releases import ledger as book
+from lifecycle.releases.entries import moment
+from lifecycle.releases.ledger import Entry, Ledger
+from lifecycle.releases.verify import verify_ledger
+from lifecycle.testing import new_repository, with_own_settings
 
 import ledgers
-from support import new_repository, with_own_settings
 
 GOOD, NEW, BAD = "good", "new", "bad"
 # As entries had it before they carried all the rules.

@@ -18,9 +18,9 @@ from lifecycle.releases.pipeline import Pipeline
 from lifecycle.releases.reconcile import open_ledger
 from lifecycle.releases.record import Release
 from lifecycle.releases.store import Store, file_md5
+from lifecycle.testing import Releases, cli, cli_json, commit_all, digests, edit_params, repro
 
 import synthetic
-from lifecycle.testing import Releases, cli, cli_json, commit_all, digests, edit_params, repro
 
 OUTPUTS = [Path(name) for name in ("data/raw", "data/features", "model", "reports")]
 

@@ -9,8 +9,8 @@ import pytest
 
 from lifecycle.releases import ledger as book
 from lifecycle.releases.verify import verify_ledger
-
 from lifecycle.testing import CLI, Releases, cli_json, copy_project, environment
+
 from workers import Ended, Worker
 
 PROMOTIONS, ROLLBACKS = 20, 5

@@ -28,7 +28,6 @@ from lifecycle.releases.record import (
     same_predictions,
 )
 from lifecycle.releases.store import both_digests
-
 from lifecycle.testing import Releases, cli_json, copy_project, digests, own
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()

@@ -11,15 +11,15 @@ import pytest
 import yaml
 
 from lifecycle.errors import UserError
+from lifecycle.lineage.trace import Tracer
+from lifecycle.params import load_params
 from lifecycle.releases import ledger as book
 from lifecycle.releases import loading, operations, scoring
 from lifecycle.releases.ledger import ChannelName
 from lifecycle.releases.scoring import Scored, find_scored
 from lifecycle.releases.store import Store
-from lifecycle.lineage.trace import Tracer
-from lifecycle.params import load_params
-
 from lifecycle.testing import Releases, copy_project, digests
+
 from synthetic import MONTHS
 from workers import Worker
 

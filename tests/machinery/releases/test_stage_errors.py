@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from << cookiecutter.__package_name >>.lifecycle.pipeline import Pipeline, StageError
-
-from support import with_own_settings
+from lifecycle.releases.pipeline import Pipeline, StageError
+from lifecycle.testing import with_own_settings
 
 # A user's mistake, two kinds of traceback, and an end without a word.
 SCRIPTS = {

@@ -15,12 +15,11 @@ import pytest
 import yaml
 
 from lifecycle.errors import UserError
+from lifecycle.params import load_params
 from lifecycle.releases import tracking
 from lifecycle.releases.pipeline import locked, result_digest
-from lifecycle.params import load_params
-
-from lifecycle.testing.servers import free_port, server
 from lifecycle.testing import digests, environment, own
+from lifecycle.testing.servers import free_port, server
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -243,7 +242,7 @@ def test_logging_that_was_interrupted_leaves_one_run_and_one_version(
 
 def test_nothing_but_the_result_reaches_the_terminal(name: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", f"from lifecycle.releases import tracking; tracking.track()"],
+        [sys.executable, "-c", "from lifecycle.releases import tracking; tracking.track()"],
         env=environment(Path.cwd(), MLFLOW_TRACKING_URI=tracking.tracking_uri()),
         capture_output=True,
         text=True,

@@ -17,9 +17,9 @@ from lifecycle.releases import ledger as book
 from lifecycle.releases.ledger import Ledger
 from lifecycle.releases.store import File, Store
 from lifecycle.releases.verify import Verified, verify_ledger, verify_release
+from lifecycle.testing import Releases, cli, cli_json, new_repository, with_own_settings
 
 import ledgers
-from lifecycle.testing import Releases, cli, cli_json, new_repository, with_own_settings
 
 # A ledger commit: its tree, and its parents but the first.
 Steps = list[tuple[str, list[str]]]

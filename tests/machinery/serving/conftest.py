@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from lifecycle import params
+from lifecycle.testing import OWN, Releases, commit_all, copy_project, with_own_settings
 
 from clients import SABOTAGE, Serve, Served, running
-from lifecycle.testing import OWN, Releases, commit_all, copy_project, with_own_settings
 from workers import move
 
 

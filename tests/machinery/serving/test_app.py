@@ -10,13 +10,13 @@ import pytest
 
 from lifecycle.files import write_text
 from lifecycle.params import load_params
-from lifecycle.serving.routing import position
 from lifecycle.releases import loading, pointers
-from << cookiecutter.__package_name >>.serving.guard import MISDIRECTED, guard
+from lifecycle.serving.guard import MISDIRECTED, guard
+from lifecycle.serving.routing import position
+from lifecycle.testing import Releases
+from lifecycle.testing.servers import wait_until
 
 from clients import SWITCH, Serve, Served, probe
-from lifecycle.testing.servers import wait_until
-from lifecycle.testing import Releases
 from workers import move, move_back
 
 POINTER = pointers.FOLDER / "production.json"

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from lifecycle.serving import predictions
+from lifecycle.testing import CLI, Releases, cli, environment
+from lifecycle.testing.servers import free_port, running, wait_until
 
 from clients import Client, probe, send
-from lifecycle.testing.servers import free_port, running, wait_until
-from lifecycle.testing import CLI, Releases, cli, environment
 from workers import move, move_back
 
 LOG = Path("serve.log")

@@ -14,9 +14,9 @@ import pytest
 from lifecycle.errors import UserError
 from lifecycle.params import Data
 from lifecycle.stages import gate, ingest
+from lifecycle.testing import ROOT, cli, digests, own
 
 import synthetic
-from lifecycle.testing import ROOT, own, cli, digests
 
 TABLES = own("tables").TABLES
 GOOD, NEW = "2013-01", "2013-02"

@@ -10,14 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lifecycle.errors import UserError
-from lifecycle.params import Data, load_params, set_through
+from lifecycle.params import Data, Limits, load_params, set_through
 from lifecycle.stages import ingest
 from lifecycle.stages.source import FORMATS, Source, SourceFile, read_pins
-from << cookiecutter.__package_name >>.params import Data, Limits, load_params, set_through
+from lifecycle.testing import digests, edit_params, ingest_all, own
 
 import synthetic
-from lifecycle.testing import own, ROOT, digests, edit_params
-from support import digests, edit_params, ingest_all
 
 TABLES = own("tables").TABLES
 MONTHS = synthetic.MONTHS[:3]

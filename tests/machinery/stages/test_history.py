@@ -8,12 +8,14 @@ import pandas as pd
 import pandera.pandas as pa
 import pytest
 
-from << cookiecutter.__package_name >>.stages import gate
-from << cookiecutter.__package_name >>.stages.contracts import CONTRACTS, Contract, Float, Instant, Text
-from << cookiecutter.__package_name >>.stages.declared import Before, Table
-from << cookiecutter.__package_name >>.stages.history import compare, profile
+from lifecycle import project
+from lifecycle.contract import Before, Table
+from lifecycle.stages import gate
+from lifecycle.stages.history import compare, profile
+from lifecycle.testing import own
 
 HONEST_MONTHS = 120
+Contract, Float, Instant, Text = (getattr(own("contracts"), name) for name in ("Contract", "Float", "Instant", "Text"))
 
 
 class Harvest(Contract):
@@ -32,7 +34,7 @@ Change = Callable[[pd.DataFrame], pd.DataFrame]
 
 @pytest.fixture(autouse=True)
 def contract(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(CONTRACTS, DAILY.name, Harvest)
+    monkeypatch.setitem(project.contracts(), DAILY.name, Harvest)
 
 
 def month_of(number: int, places: int = 1, seed: int = 1) -> tuple[str, pd.DataFrame]:

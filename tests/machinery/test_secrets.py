@@ -12,12 +12,11 @@ from pathlib import Path
 import pytest
 import typer
 
-from << cookiecutter.__package_name >>.cli import app
-from << cookiecutter.__package_name >>.errors import UserError, redacted
-from << cookiecutter.__package_name >>.params import load_params
-
-from servers import free_port, running, server, wait_until
-from support import CLI, ROOT, Releases, cli, edit_params, environment, is_quiet
+from lifecycle.cli import app
+from lifecycle.errors import UserError, redacted
+from lifecycle.params import load_params
+from lifecycle.testing import CLI, ROOT, Releases, cli, edit_params, environment, is_quiet
+from lifecycle.testing.servers import free_port, running, server, wait_until
 
 # What each command is given; a new command needs a line here. None: it ends only when it is told to.
 ARGUMENTS: dict[str, list[str] | None] = {

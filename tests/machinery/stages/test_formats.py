@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from << cookiecutter.__package_name >>.errors import UserError
-from << cookiecutter.__package_name >>.params import load_params, set_through
-from << cookiecutter.__package_name >>.stages import ingest
-from << cookiecutter.__package_name >>.stages.tables import TABLES
+from lifecycle.errors import UserError
+from lifecycle.params import load_params, set_through
+from lifecycle.stages import ingest
+from lifecycle.testing import ROOT, ingest_all, own
 
 import synthetic
-from support import ROOT, ingest_all
 
+TABLES = own("tables").TABLES
 MONTHS = synthetic.MONTHS[:3]
 
 

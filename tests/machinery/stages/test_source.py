@@ -15,16 +15,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from << cookiecutter.__package_name >>.errors import UserError
-from << cookiecutter.__package_name >>.params import Data, Limits
-from << cookiecutter.__package_name >>.stages import ingest
-from << cookiecutter.__package_name >>.stages.source import MB, Source, SourceFile
+from lifecycle.errors import UserError
+from lifecycle.params import Data, Limits
+from lifecycle.stages import ingest
+from lifecycle.stages.source import MB, Source, SourceFile
 
 import synthetic
 
 GOOD, NEW = synthetic.MONTHS[:2]
 WINDOW = Data(source="extracts", since=GOOD, through=NEW)
-TABLE = "<< cookiecutter.__table >>"
+TABLE = "flights"
 FILE = Path("extracts", TABLE, f"{NEW}.csv")
 
 
@@ -114,8 +114,8 @@ READ = """
 import resource, sys
 from pathlib import Path
 import pandas, pyarrow.parquet
-from << cookiecutter.__package_name >>.params import Limits
-from << cookiecutter.__package_name >>.stages.source import Source, SourceFile
+from lifecycle.params import Limits
+from lifecycle.stages.source import Source, SourceFile
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 name, sha256 = sys.argv[1:]
 source, before = Source(".", Limits(unpacked_mb=50, memory_mb=200)), peak()
