@@ -7,7 +7,6 @@ from urllib.request import Request, urlopen
 
 import pyarrow.parquet as pq
 import yaml
-
 from lifecycle.contract import load_params
 from lifecycle.testing import CLI, Releases, cli, cli_json, environment
 from lifecycle.testing.servers import answers, free_port, server, wait_until

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow.parquet as pq
+from lifecycle.contract import load_params
+from lifecycle.testing import environment
 
-from << cookiecutter.__package_name >>.params import load_params
-from << cookiecutter.__package_name >>.stages.tables import TABLES
-from << cookiecutter.__package_name >>.stages.train import FEATURES, LABEL, NOT_FEATURES
+from << cookiecutter.__package_name >>.tables import TABLES
+from << cookiecutter.__package_name >>.train import FEATURES, LABEL, NOT_FEATURES
 
-from support import environment
 from synthetic import MONTHS
 
 # How long before a row's time (Table.time) its question is asked, at most. Not 0 where it is asked in advance.

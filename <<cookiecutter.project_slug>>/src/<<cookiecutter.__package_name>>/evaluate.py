@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score, roc_curve
-
 from lifecycle.contract import Gate, UserError, load_params, replacing, run_stage, write_json
+from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score, roc_curve
 
 from . import model
 from .report import Evaluation, write_report

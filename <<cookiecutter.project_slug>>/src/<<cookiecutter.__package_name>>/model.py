@@ -1,7 +1,7 @@
 """The model: how it is fitted, saved, loaded and asked. To use another kind of model, rewrite this file.
 
-vendor/lifecycle/docs/contract.md says which functions others call. Import nothing of `lifecycle` here: each release runs
-with the model.py that it was released with.
+vendor/lifecycle/docs/contract.md says which functions others call. Import nothing of `lifecycle` here: each
+release runs with the model.py that it was released with.
 """
 
 import json
@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
-
 
 if TYPE_CHECKING:
     import lightgbm as lgb

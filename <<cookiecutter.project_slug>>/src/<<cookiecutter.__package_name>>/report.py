@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from lifecycle.contract import write_text
-from .. import model
+
+from . import model
 
 SHOWN_FEATURES = 12
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-
 from lifecycle.contract import Split, UserError, load_params, replacing, run_stage, settings_of
 
 from . import model

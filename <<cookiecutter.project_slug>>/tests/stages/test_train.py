@@ -6,12 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-
-from << cookiecutter.__package_name >> import model
 from lifecycle.contract import Split, UserError
-from << cookiecutter.__package_name >> import train
-
 from lifecycle.testing import digests, edit_params
+
+from << cookiecutter.__package_name >> import model, train
 
 SETTINGS = model.Settings(
     seed=1,

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-
 from lifecycle.testing import environment
+
 from synthetic import DESTINATIONS, MONTHS
 
 UTC = ZoneInfo("UTC")

@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
-
 from lifecycle.testing import OWN, ROOT, cli, digests, edit_params, environment
+
 from synthetic import MONTHS
 
 FEATURES = Path("data/features/flights.parquet")

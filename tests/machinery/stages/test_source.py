@@ -3,6 +3,7 @@
 import gzip
 import os
 import resource
+import shutil
 import socket
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from lifecycle.errors import UserError
 from lifecycle.params import Data, Limits
 from lifecycle.stages import ingest
 from lifecycle.stages.source import MB, Source, SourceFile
+from lifecycle.testing import ROOT
 
 import synthetic
 
@@ -30,6 +32,7 @@ FILE = Path("extracts", TABLE, f"{NEW}.csv")
 
 @pytest.fixture
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
     monkeypatch.chdir(tmp_path)
     synthetic.write_source(Path("extracts"), [GOOD, NEW], suffix=".csv")
     return tmp_path

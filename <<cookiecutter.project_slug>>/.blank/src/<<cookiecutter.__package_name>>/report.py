@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from lifecycle.contract import write_text
 
 SHOWN_FEATURES = 12

@@ -10,14 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-
 from lifecycle.contract import Gate, load_params
-from << cookiecutter.__package_name >> import evaluate
-from << cookiecutter.__package_name >>.train import LABEL, Parts
-from << cookiecutter.__package_name >> import model
-from << cookiecutter.__package_name >>.stages.train import FEATURES, LABEL, MODEL, Parts
-
 from lifecycle.testing import ROOT, digests
+
+from << cookiecutter.__package_name >> import evaluate, model
+from << cookiecutter.__package_name >>.train import FEATURES, LABEL, MODEL, Parts
 
 TRUTH = np.array([0, 0, 1, 1])
 PROBABILITY = np.array([0.1, 0.4, 0.35, 0.8])

@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-
 from lifecycle.contract import UserError
 from lifecycle.params import Data
 from lifecycle.stages import gate, ingest
+from lifecycle.testing import cli, digests
+
 from << cookiecutter.__package_name >>.tables import TABLES
 
 import synthetic
-from lifecycle.testing import cli, digests
 
 GOOD, NEW = "2013-01", "2013-02"
 WINDOW = Data(source="extracts", since=GOOD, through=NEW)

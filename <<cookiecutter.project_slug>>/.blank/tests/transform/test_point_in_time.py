@@ -9,8 +9,8 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-
 from lifecycle.testing import environment
+
 from synthetic import MONTHS
 
 LABEL = "outcome"
