@@ -208,6 +208,7 @@ tests/lifecycle/test_git.py
 tests/lifecycle/test_heal.py
 tests/lifecycle/test_kills.py
 tests/lifecycle/test_ledger.py
+tests/lifecycle/test_network.py
 tests/lifecycle/test_policy.py
 tests/lifecycle/test_put_back.py
 tests/lifecycle/test_races.py
