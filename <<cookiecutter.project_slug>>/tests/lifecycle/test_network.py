@@ -84,7 +84,7 @@ class Wire:
         with suppress(OSError, ValueError), near, far:
             while True:
                 for source in select.select([near, far], [], [])[0]:
-                    if not (heard := source.recv(1 << 16)):
+                    if not (heard := source.recv(65536)):
                         return
                     if source is not speaker:
                         turn, passed, speaker = turn + 1, 0, source
@@ -92,7 +92,7 @@ class Wire:
                     (far if source is near else near).sendall(pass_on)
                     passed += len(pass_on)
                     if pass_on != heard:
-                        while cut and cut.silent and near.recv(1 << 16):
+                        while cut and cut.silent and near.recv(65536):
                             pass
                         return
 
