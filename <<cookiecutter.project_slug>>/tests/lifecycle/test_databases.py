@@ -78,7 +78,7 @@ def test_a_damaged_database_of_prefect_is_named_and_moved_aside(built: Path) -> 
 def test_a_copy_of_a_project_leaves_the_original_alone(built: Path, tmp_path: Path) -> None:
     copy = tmp_path / "the copy"
     shutil.copytree(built, copy, symlinks=True)
-    before = digests(built)
+    before = digests(built / "mlflow.db", built / "mlartifacts")
     assert cli_json("status", folder=copy)["result_is_tracked"]
     elsewhere = cli("status", folder=copy, MLFLOW_TRACKING_URI="http://127.0.0.1:9").stdout
     assert "in another MLflow than the one used now: `run` logs it there too" in elsewhere
@@ -88,7 +88,7 @@ def test_a_copy_of_a_project_leaves_the_original_alone(built: Path, tmp_path: Pa
     assert (
         f"note: this project was in {built}: the artifact paths in mlflow.db are now those of {copy}\n" in done.stderr
     )
-    assert digests(built) == before
+    assert digests(built / "mlflow.db", built / "mlartifacts") == before
     assert [place for place in places(copy / "mlflow.db") if not place.is_relative_to(copy)] == []
     assert databases.follow_project(copy / "mlflow.db") == []
 
