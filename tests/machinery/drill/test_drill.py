@@ -37,6 +37,7 @@ def test_a_drill_tells_what_holds_from_what_does_not_and_touches_nothing(
     said: list[str] = []
     done = drill.drill([], said.append)
     rows = {row.fault: row for row in done.rows}
+    assert len(REAL) == 9
     assert {name: row.held for name, row in rows.items()} == {**dict.fromkeys(REAL, True), "broken": False}, rows
     assert not done.held
     assert rows["broken"].happened == "nobody has noticed"

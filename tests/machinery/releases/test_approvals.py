@@ -123,8 +123,10 @@ def test_a_second_one_of_a_person_takes_the_place_of_the_first(
     release_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     approve(release_id, comment="one")
-    approve(release_id, comment="two")
+    second = approve(release_id, comment="two")
     assert [each.approval.comment for each in counted(release_id)] == ["two"]
+    tip = book.load().tip
+    assert (approve(release_id, comment="two"), book.load().tip) == (second, tip), "the same again is no other one"
     monkeypatch.setenv("GIT_COMMITTER_EMAIL", "somebody@example.org")
     approve(release_id, comment="three")
     assert {each.approval.comment for each in counted(release_id)} == {"two", "three"}

@@ -7,7 +7,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
@@ -38,16 +38,18 @@ class Load:
 
     def __init__(self, port: int, rows: list[dict[str, Any]], clients: int = 3) -> None:
         self.answers: list[tuple[float, int, Any]] = []
+        self.cut_off: list[Exception] = []
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._ask, args=(port, rows, number)) for number in range(clients)]
 
     def _ask(self, port: int, rows: list[dict[str, Any]], number: int) -> None:
         connection = HTTPConnection("127.0.0.1", port, timeout=60)
-        # Who ends the server ends the connection; that is no answer, and not a wrong one.
-        with suppress(OSError, HTTPException):
+        try:
             while not self._stop.is_set():
                 status, answer = send(connection, "POST", "/predict", {"rows": rows, "key": number})
                 self.answers.append((time.monotonic(), status, answer))
+        except (OSError, HTTPException) as error:  # right only where the test has ended the server
+            self.cut_off.append(error)
 
     def __enter__(self) -> "Load":
         for thread in self._threads:
@@ -75,6 +77,7 @@ def test_releases_change_under_load_and_no_answer_is_lost_or_mixed(releases: Rel
                     wait_until(lambda release=release: load.answers[-1][2].get("release") == release)  # type: ignore[misc]
                     # A second where nothing else runs; here it is busy.
                     assert time.monotonic() - moved < 10
+            assert load.cut_off == []
             process.send_signal(signal.SIGTERM)
             assert process.wait(timeout=60) == 0
         assert len(load.answers) > 20

@@ -59,7 +59,7 @@ def is_own(person: str, release: Release) -> bool:
 def approve(
     ledger: "Ledger", release: Release, comment: str = "", key: str = "", by: str = ""
 ) -> tuple[Approval, "Ledger"]:
-    """Write an approval of this release.
+    """Write an approval of this release. The same again changes nothing.
 
     Args:
         ledger: as it is now.
@@ -74,6 +74,9 @@ def approve(
     by = by or git.identity()
     if not PERSON.fullmatch(by):
         raise UserError(f"an approval is somebody's, like Ada Lovelace <ada@example.org>, and not {by!r}'s")
+    for given in count(ledger, release):
+        if not given.problem and (given.approval.by, given.approval.comment) == (by, comment):
+            return given.approval, ledger
     approval = Approval(
         release=release.id, digest=release.digest, by=by, at=ledger.now(), own=is_own(by, release), comment=comment
     )

@@ -42,6 +42,8 @@ SEEN = "refs/lifecycle/seen"
 FAR = "refs/lifecycle/{remote}/ledger"
 # More races than that in a row are not a race.
 ATTEMPTS = 20
+# What git says of a remote that it could not even begin to talk to: of ssh and a folder, git://, and http.
+NEVER_SENT = ("Could not read from remote repository", "unable to connect", "unable to look up", "unable to access")
 
 T = TypeVar("T", bound=Stored)
 
@@ -278,22 +280,47 @@ def _message(entry: Entry) -> str:
 
 
 def _publish(commit: str, tip: str | None, offline: bool) -> bool:
-    """The commit point. True when the ledger is now at `commit`, False when another operation was first."""
+    """The commit point. True when the ledger is now at `commit`, or past it; False when another operation was first."""
     remote = git.remote()
     if remote:
         try:
-            git.git("push", "--quiet", remote, f"{commit}:{REF}")
-        except git.GitError as error:
-            if _is_lost_race(str(error)):
-                fetch()
-                return False
+            if _send(commit, remote, attempts=1 if offline else 2):
+                git.git("update-ref", FAR.format(remote=remote), commit)
+                _follow(commit, remote)
+                return True
+            fetch()
+            # An earlier attempt may have arrived, and another operation may be on top of it.
+            return git.is_ancestor(commit, REF)
+        except UnreachableError:
             if not offline:
-                raise UserError(f"the ledger at {remote} cannot be written, and nothing was changed: {error}") from None
-        else:
-            git.git("update-ref", FAR.format(remote=remote), commit)
-            _follow(commit, remote)
-            return True
+                raise
     return git.swap_ref(REF, commit, tip)
+
+
+def _send(commit: str, remote: str, attempts: int = 2) -> bool:
+    """Push the ledger. True when the remote is at `commit`; False when it has moved on.
+
+    A push whose answer was lost may have arrived. The same push again then changes nothing, and asks.
+
+    Raises:
+        UnreachableError: the remote did not take it, or did not say whether it has.
+    """
+    lost = ""
+    for _ in range(attempts):
+        try:
+            git.git("push", "--quiet", remote, f"{commit}:{REF}")
+            return True
+        except git.GitError as error:
+            said = str(error)
+        if _is_lost_race(said):
+            return False
+        if "[remote rejected]" in said or (not lost and any(sign in said for sign in NEVER_SENT)):
+            raise UnreachableError(f"the ledger at {remote} cannot be written, and nothing was changed: {said}")
+        lost = lost or said
+    raise UnreachableError(
+        f"the connection to {remote} was lost, and whether the entry is in the ledger there is not known. Type the "
+        f"same command again when {remote} answers: what it has taken is not done twice ({lost})"
+    )
 
 
 def _is_lost_race(said: str) -> bool:
@@ -366,10 +393,8 @@ def fetch() -> bool:
     if far and here != far and (here is None or git.is_ancestor(here, far)):
         _follow(far, remote)
     elif here and here != far and (far is None or git.is_ancestor(far, here)):
-        try:
-            git.git("push", "--quiet", remote, f"{here}:{REF}")
-        except git.GitError as error:
-            raise UnreachableError(f"{remote} does not take what the ledger here has before it: {error}") from None
+        if not _send(here, remote):
+            raise UnreachableError(f"the ledger at {remote} has moved this very moment: try again")
         git.git("update-ref", far_ref, here)
     elif far and here and here != far:
         raise ApartError(_apart(remote))

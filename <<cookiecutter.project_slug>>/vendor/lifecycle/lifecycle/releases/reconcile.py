@@ -44,7 +44,7 @@ def open_ledger(network: bool = False, offline: bool = False) -> Opened:
             book.fetch()
         except book.UnreachableError as error:
             if not offline:
-                raise UserError(f"{error}. Nothing was changed") from None
+                raise UserError(f"{error}. Nothing was changed here") from None
             done.append(f"going on without the network: {error}")
     store = Store()
     if restore.unfinished() and (release_id := restore.finish(store)):

@@ -145,6 +145,13 @@ def cli(*arguments: str, folder: Path | None = None, **more: str) -> subprocess.
     )
 
 
+def without_network() -> list[str]:
+    """What a command line begins with to have no network, not even loopback; empty where none can be set apart."""
+    words = ["unshare", "--map-root-user", "--net"]
+    able = shutil.which("unshare") and subprocess.run([*words, "true"], capture_output=True).returncode == 0
+    return words if able else []
+
+
 def cli_json(*arguments: str, folder: Path | None = None, **more: str) -> Any:
     """What a command that must succeed says with --json."""
     done = cli(*arguments, "--json", folder=folder, **more)
