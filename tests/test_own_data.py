@@ -219,7 +219,6 @@ def test_its_own_tests_hold_with_a_row_a_day(daily):
         "stages/test_train.py",
         "monitoring/test_monitor.py",
         "monitoring/test_rollout.py::test_a_release_that_is_as_good_reaches_production_without_a_person",
-        "monitoring/test_rollout.py::test_a_release_that_is_worse_on_labelled_rows_is_rolled_back_and_stays_out",
-        "lifecycle/test_scoring.py::test_what_cannot_be_scored_is_said_before_anything_is_written",
+        "lineage/test_impact.py",
     )
     assert "passed" in printed
