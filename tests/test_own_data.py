@@ -167,7 +167,7 @@ def test_what_is_not_about_the_example_holds_for_the_new_table(own):
 
 @pytest.fixture(scope="module")
 def daily(ready, tmp_path_factory):
-    """A daily table with a season, brought in by the guide; what that printed, and the request."""
+    """A daily table with a season, brought in by the guide; the output of that, and the request."""
     project, done = blank(ready, tmp_path_factory.mktemp("daily") / "out"), []
     before = lifecycle(project)
     request = follow(project, done, DAILY)
@@ -176,9 +176,9 @@ def daily(ready, tmp_path_factory):
 
 
 def test_a_table_with_a_row_a_day_is_released_served_and_watched(daily):
-    project, told, request = daily
-    assert "data/raw/weather/2022-12.parquet  31 rows" in told
-    assert "production serves r-" in told
+    project, printed, request = daily
+    assert "data/raw/weather/2022-12.parquet  31 rows" in printed
+    assert "production serves r-" in printed
     predicted = ask(project, request)
     # A day in July, whose maximum was 24.
     assert 18 < predicted["score"] < 30

@@ -106,7 +106,7 @@ def test_false_features_under_true_keys_cannot_roll_production_back(
         assert len(canary.read_log("2000-01-01T00:00:00+00:00")) == 2 * ROWS - left_out
 
 
-def test_what_a_canary_refuses_is_evidence_only_with_the_features_of_the_key(
+def test_a_refusal_by_a_canary_is_evidence_only_with_the_features_of_the_key(
     releases: Releases, server: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     online.refresh(load_params().monitoring.columns)

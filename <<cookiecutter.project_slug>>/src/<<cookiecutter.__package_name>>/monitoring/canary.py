@@ -31,8 +31,8 @@ class Stay:
 class Watched:
     """What the canary came to, over all shares; `at_share` and `p99_ms` at the present one.
 
-    A key counts once, by its first request: who asks for one row again and again shows nothing new. Only `failed_share`
-    and `p99_ms` are of all requests.
+    A key counts once, by its first request: the same row again and again shows nothing new. Only `failed_share` and
+    `p99_ms` are of all requests.
     `e_excess`: capital against "it errs no more than production". `e_errors`, `e_slow`: against "within its bound".
     `e_within`: against "not within the bound of errors".
     """
@@ -66,8 +66,8 @@ class Watched:
 def read_log(since: str, folder: Path = LOG) -> Any:
     """The predictions logged since a time (ISO 8601), in order of time: a pandas frame.
 
-    Without shadows, and without rows whose features are not those of the online table for their key. One such row may
-    be why a request failed, so then none of its rows is there.
+    Without shadows, and without rows whose features are not those of the online table for their key. Such a row may
+    have made its request fail, so a request that failed is left out with all its rows.
 
     Columns: at (UTC), release, channel, generation, request (its id), unit (the row's key; its id where it has none),
     score, latency_ms, failed. A row for each row of a request, which succeed or fail together. Reads JSON lines and

@@ -156,7 +156,7 @@ class Service:
     ) -> tuple[str | None, list[float]] | None:
         """The online table and what the canary says; None when it is left alone, fails or takes too long.
 
-        `agrees`: what production's online table says of the rows, which holds for rows that the canary refuses.
+        `agrees`: by production's online table; it stands for rows that the canary refuses.
         """
         if not canary.breaker.allows():
             if not shadow:
