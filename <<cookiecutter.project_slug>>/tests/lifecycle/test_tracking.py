@@ -22,7 +22,7 @@ from << cookiecutter.__package_name >>.params import load_params
 from << cookiecutter.__package_name >>.stages.train import FEATURES, split
 
 from servers import free_port, server
-from support import PACKAGE, digests, environment
+from support import LEAVES, PACKAGE, digests, environment
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -78,7 +78,7 @@ def test_everything_about_a_result_is_logged_once(name: str) -> None:
 
     (run,) = runs(name)
     assert run.info.status == "FINISHED"
-    assert run.data.params["train.num_leaves"] == "15"
+    assert run.data.params["train.num_leaves"] == str(LEAVES)
     assert run.data.params["data.through"] == load_params().data.through
     measured = json.loads(Path("reports/metrics.json").read_text(encoding="utf-8"))
     top = {name: value for name, value in measured.items() if isinstance(value, int | float)}

@@ -10,7 +10,7 @@ from << cookiecutter.__package_name >>.errors import UserError
 from << cookiecutter.__package_name >>.lifecycle.store import Store
 from << cookiecutter.__package_name >>.lineage.report import report
 
-from support import Releases, cli, commit_all, repro
+from support import FEWER_LEAVES, Releases, cli, commit_all, repro
 
 # In the history of the fixture: the first result, smaller trees, the second result.
 FIRST = "HEAD~2"
@@ -18,7 +18,7 @@ FIRST = "HEAD~2"
 
 def test_parameters_metrics_and_outputs_that_differ(releases: Releases) -> None:
     found = report(FIRST, Store())
-    assert [(each.name, each.new) for each in found.params] == [("train.num_leaves", 7)]
+    assert [(each.name, each.new) for each in found.params] == [("train.num_leaves", FEWER_LEAVES)]
     assert "model" in {each.name for each in found.outputs}
     assert not {"data/raw", "data/features"} & {each.name for each in found.outputs}
     assert found.metrics
