@@ -2,7 +2,7 @@
 
 `python tests/synthetic.py example` wrote the table that the project starts with. When a team puts its own table in that
 place, it replaces this file too: the tests outside tests/stages and tests/transform need `MONTHS`, `PARAMS` and
-`write_source`.
+`write_source`, 400 rows in the months to train on and 300 in the holdout.
 """
 
 import sys

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -46,6 +47,13 @@ def change_what_came_after(moment: pd.Timestamp) -> int:
     return changed
 
 
+def is_copy(feature: "pd.Series[Any]", label: "pd.Series[Any]") -> bool:
+    """Whether each value of one stands for one of the other; of values that hardly repeat, in the same order too."""
+    one_to_one = feature.nunique() == label.nunique() == len(pd.concat([feature, label], axis=1).drop_duplicates())
+    repeats = label.nunique() <= len(label) / 2
+    return bool(one_to_one and (repeats or abs(feature.rank().corr(label.rank())) > 1 - 1e-9))
+
+
 def test_what_comes_later_moves_no_feature(built: Path) -> None:
     before, time = features(), load_params().monitoring.columns.time
     asked = before[time].dt.tz_localize("UTC")
@@ -70,9 +78,12 @@ def test_what_comes_later_moves_no_feature(built: Path) -> None:
 
 def test_no_feature_is_the_label_under_another_name(finished: Path) -> None:
     rows = pq.read_table(finished / FEATURES).to_pandas().dropna(subset=[LABEL])
-    copies = [
-        name
-        for name in rows.columns.drop([*NOT_FEATURES])
-        if rows[name].nunique() == rows[LABEL].nunique() == len(rows[[name, LABEL]].drop_duplicates())
-    ]
+    copies = [name for name in rows.columns.drop([*NOT_FEATURES]) if is_copy(rows[name], rows[LABEL])]
     assert copies == [], "these features are the label"
+
+
+def test_values_that_all_differ_make_no_copy() -> None:
+    label = pd.Series([0.1, 0.4, 0.2, 0.3])
+    assert is_copy(10 - 2 * label, label)
+    assert is_copy(pd.Series(list("aabb")), pd.Series([1, 1, 0, 0]))
+    assert not is_copy(pd.Series([7.0, 5.0, 6.0, 4.0]), label)

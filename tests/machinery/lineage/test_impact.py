@@ -13,7 +13,7 @@ from lifecycle.lineage.tree import Fact
 from lifecycle.releases import git
 from lifecycle.releases import ledger as book
 from lifecycle.releases.store import Store
-from lifecycle.testing import Releases
+from lifecycle.testing import FEWER_LEAVES, LEAVES, Releases
 
 import synthetic
 
@@ -96,7 +96,7 @@ def test_a_model_is_known_by_its_name_and_by_its_file(reach: Reach, sql: Structu
 def test_a_parameter_shows_the_value_each_release_had(releases: Releases, reach: Reach) -> None:
     found = reach.impact("train.num_leaves")
     values = {branch.name: branch.text.rsplit(" ", 1)[1] for branch in found.below}
-    assert values == {releases.first: "15", releases.second: "7"}
+    assert values == {releases.first: str(LEAVES), releases.second: str(FEWER_LEAVES)}
 
 
 def test_a_commit_reaches_the_releases_that_hold_it(releases: Releases, reach: Reach) -> None:

@@ -9,7 +9,7 @@ import yaml
 from lifecycle.errors import UserError
 from lifecycle.lineage.report import report
 from lifecycle.releases.store import Store
-from lifecycle.testing import Releases, cli, commit_all, repro
+from lifecycle.testing import FEWER_LEAVES, Releases, cli, commit_all, repro
 
 # In the history of the fixture: the first result, smaller trees, the second result.
 FIRST = "HEAD~2"
@@ -17,7 +17,7 @@ FIRST = "HEAD~2"
 
 def test_parameters_metrics_and_outputs_that_differ(releases: Releases) -> None:
     found = report(FIRST, Store())
-    assert [(each.name, each.new) for each in found.params] == [("train.num_leaves", 7)]
+    assert [(each.name, each.new) for each in found.params] == [("train.num_leaves", FEWER_LEAVES)]
     assert "model" in {each.name for each in found.outputs}
     assert not {"data/raw", "data/features"} & {each.name for each in found.outputs}
     assert found.metrics

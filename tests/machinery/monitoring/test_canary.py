@@ -93,8 +93,34 @@ def test_a_key_that_fails_again_and_again_counts_once() -> None:
     for number, row in enumerate(rows):
         row["prediction_id"] = f"more-{number}"
     write(rows)
-    assert seen().e_excess < 4 * by_chance
-    assert seen().e_errors > 1e9, "as a rate, all of them count"
+    found = seen()
+    assert found.e_excess < 4 * by_chance
+    assert (found.requests, found.errors) == (1000 + 1, 30 + 1)
+
+
+def again(row: dict[str, Any], many: int) -> list[dict[str, Any]]:
+    """The same request, sent so many times more."""
+    return [row | {"prediction_id": f"again-{row['prediction_id']}-{number}"} for number in range(many)]
+
+
+def test_a_request_that_is_sent_again_and_again_takes_a_release_nowhere() -> None:
+    row, other = requests("canary", 2)
+    write([row, *again(row, 1000)])
+    assert verdict(seen()) == ("hold", "99 more requests at 50%")
+    write(requests("canary", 1000))
+    assert seen().score_psi == pytest.approx(0, abs=0.03)
+    write(again(other | {"score": None, "error": "RuntimeError", "latency_ms": 500.0}, 1000))
+    found, why = verdict(seen())
+    assert (found, why.split(" of ")[0]) == ("hold", "33.3%"), "a person looks at it"
+
+
+def test_a_request_that_failed_is_no_evidence_when_one_of_its_rows_is_not_that_of_its_key() -> None:
+    request, rows = uuid4(), requests("canary", 2, errors=2)
+    pair = [row | {"prediction_id": f"{request}-{n}", "agrees": n == 0} for n, row in enumerate(rows)]
+    write(pair)
+    assert len(read_log(START.isoformat())) == 0
+    write([row | {"channel": "production", "error": None} for row in pair])
+    assert list(read_log(START.isoformat())["unit"]) == [rows[0]["key"]], "answered, the true row counts"
 
 
 def test_a_request_of_many_rows_is_one_request() -> None:

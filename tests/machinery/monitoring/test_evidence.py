@@ -15,6 +15,8 @@ from lifecycle.monitoring import canary, gauges, operation
 from lifecycle.params import load_params
 from lifecycle.releases import ledger as book
 from lifecycle.releases import online
+from lifecycle.serving import app
+from lifecycle.serving.schema import InvalidError, Problem
 from lifecycle.testing import Releases, cli
 from lifecycle.testing.servers import wait_until
 
@@ -102,6 +104,32 @@ def test_false_features_under_true_keys_cannot_roll_production_back(
     if refreshed:
         assert f'serving_disagreeing_total{{channel="production"}} {left_out}.0' in server.get("/metrics")
         assert len(canary.read_log("2000-01-01T00:00:00+00:00")) == 2 * ROWS - left_out
+
+
+def test_a_refusal_by_a_canary_is_evidence_only_with_the_features_of_the_key(
+    releases: Releases, server: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    online.refresh(load_params().monitoring.columns)
+    wait_until(lambda: server.loader.table.online.tables)
+    move(releases.first, "canary", traffic=1.0)
+    server.wait_for("canary", releases.first)
+
+    def refusing(asked: app.Asked, channel: Any, table: Any) -> app.Filled:
+        if channel.name == "canary":
+            raise InvalidError(Problem(None, None, "a category that it does not know"))
+        return fill(asked, channel, table)
+
+    fill = app.fill
+    monkeypatch.setattr(app, "fill", refusing)
+    rows = rows_of(releases.second)
+    true, untrue = rows[0], false(rows)[0]
+    for each in ([true], [untrue], [true, untrue]):
+        status, answer = server.predict({"rows": each})
+        assert (status, answer["channel"]) == (200, "production")
+        server.logged(answer["prediction_id"], 2 * len(each))
+    log = canary.read_log("2000-01-01T00:00:00+00:00")
+    assert list(log["channel"]).count("canary") == 1
+    assert list(log["channel"]).count("production") == 2
 
 
 def test_a_key_that_is_asked_for_again_and_again_has_one_outcome(releases: Releases, server: Served) -> None:

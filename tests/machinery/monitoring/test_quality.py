@@ -6,7 +6,7 @@ import pytest
 from sklearn.metrics import log_loss, r2_score, roc_auc_score
 
 from lifecycle.monitoring import measure, profile
-from lifecycle.monitoring.quality import quality
+from lifecycle.monitoring.quality import quality, service
 from lifecycle.monitoring.window import connect
 from lifecycle.params import Monitoring, load_params
 from lifecycle.testing import ROOT
@@ -56,6 +56,16 @@ def test_no_outcome_is_no_quality_and_one_outcome_has_no_ranking() -> None:
     assert quality(connection, "none") == {}
     found = quality(connection, "one")["all"]
     assert (found.ranking, found.skill, found.labelled) == (None, None, 2)
+
+
+def test_a_request_counts_once_however_many_rows_it_has() -> None:
+    rows = [("many", 900.0, "slow")] * 300 + [(f"one-{number}", 5.0, None) for number in range(199)]
+    names = ("_request", "_latency_ms", "_error")
+    connection = connect()
+    connection.register("rows", pa.table(dict(zip(names, zip(*rows, strict=True), strict=True))))
+    found = service(connection, "rows")
+    assert found is not None
+    assert (found.requests, found.errors, found.p99_ms) == (200, 1 / 200, 5.0)
 
 
 def test_a_bound_is_where_the_seasons_are_or_where_params_say() -> None:

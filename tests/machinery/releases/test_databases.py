@@ -10,7 +10,17 @@ from urllib.parse import unquote
 import pytest
 
 from lifecycle.releases import databases, ledger, registry, tracking
-from lifecycle.testing import Releases, cli, cli_json, digests, edit_params, environment, is_quiet, wait_until
+from lifecycle.testing import (
+    FEWER_LEAVES,
+    Releases,
+    cli,
+    cli_json,
+    digests,
+    edit_params,
+    environment,
+    is_quiet,
+    wait_until,
+)
 
 from killing import look
 
@@ -82,7 +92,7 @@ def test_a_copy_of_a_project_leaves_the_original_alone(built: Path, tmp_path: Pa
     assert cli_json("status", folder=copy)["result_is_tracked"]
     elsewhere = cli("status", folder=copy, MLFLOW_TRACKING_URI="http://127.0.0.1:9").stdout
     assert "in another MLflow than the one used now: `run` logs it there too" in elsewhere
-    edit_params(copy, {"train": {"num_leaves": 7}})
+    edit_params(copy, {"train": {"num_leaves": FEWER_LEAVES}})
     done = cli("run", folder=copy)
     assert done.returncode == 0, done.stderr
     assert (

@@ -18,7 +18,7 @@ from lifecycle.releases.ledger import Entry, UnreachableError
 from lifecycle.releases.record import Release
 from lifecycle.releases.store import File, Store
 from lifecycle.releases.verify import verify_ledger, verify_release
-from lifecycle.testing import CLI, OWN, Releases, cli, commit_all, copy_project, environment
+from lifecycle.testing import CLI, FEWER_LEAVES, OWN, Releases, cli, commit_all, copy_project, environment
 from lifecycle.testing.servers import free_port
 
 from killing import look
@@ -162,7 +162,7 @@ def test_doctor_makes_what_serves_whole_again(what: str, releases: Releases) -> 
 def test_a_record_altered_by_hand_is_not_followed(releases: Releases) -> None:
     path, before = f"releases/{releases.second}.json", book.load()
     content = (git.read(before.files[path])[0] or b"").decode()
-    better = content.replace('"num_leaves": 7', '"num_leaves": 9')
+    better = content.replace(f'"num_leaves": {FEWER_LEAVES}', f'"num_leaves": {FEWER_LEAVES + 1}')
     assert better != content
     forged = git.commit_tree(git.tree_with(before.tip, {path: better.encode()}), [str(before.tip)], "Nothing to see\n")
     git.git("update-ref", book.REF, forged)

@@ -73,7 +73,7 @@ def test_a_work_tree_with_changes_is_not_released(name: str, releases: Releases)
 def test_a_stale_result_and_a_failed_gate_are_not_released(releases: Releases) -> None:
     edit_params(releases.folder, {"train": {"seed": 7}})
     commit_all(releases.folder, "Another seed")
-    with pytest.raises(UserError, match=r"train, evaluate is stale.*`run` first"):
+    with pytest.raises(UserError, match=r"train, evaluate are stale.*`run` first"):
         releasing.release(ledger.load(), Store())
     gate = next(iter(yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))["evaluate"]["gates"]))
     edit_params(releases.folder, {"evaluate": {"gates": {gate: {"min": 2.0}}}})

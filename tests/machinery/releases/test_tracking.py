@@ -18,7 +18,7 @@ from lifecycle.errors import UserError
 from lifecycle.params import load_params
 from lifecycle.releases import tracking
 from lifecycle.releases.pipeline import locked, result_digest
-from lifecycle.testing import digests, environment, own
+from lifecycle.testing import LEAVES, digests, environment, own
 from lifecycle.testing.servers import free_port, server
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def test_everything_about_a_result_is_logged_once(name: str) -> None:
 
     (run,) = runs(name)
     assert run.info.status == "FINISHED"
-    assert run.data.params["train.num_leaves"] == "15"
+    assert run.data.params["train.num_leaves"] == str(LEAVES)
     assert run.data.params["data.through"] == load_params().data.through
     measured = json.loads(Path("reports/metrics.json").read_text(encoding="utf-8"))
     top = {name: value for name, value in measured.items() if isinstance(value, int | float)}

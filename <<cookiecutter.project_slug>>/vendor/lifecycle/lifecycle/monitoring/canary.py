@@ -11,12 +11,11 @@ from ..params import Rollout
 from .sequential import Array, Verdict, log_excess, log_rate
 from .shadow import TESTS, parts
 from .summary import quoted, text
+from .window import REQUEST
 
 LOG = Path("logs/predictions")
 # Of 100 requests, one may be slower than the bound of the 99th percentile.
 SLOW_SHARE = 0.01
-# A request of several rows has their position behind its id (UUID).
-REQUEST = "regexp_replace(prediction_id, '^(.{36})-[0-9]+$', '\\1')"
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,8 @@ class Stay:
 class Watched:
     """What the canary came to, over all shares; `at_share` and `p99_ms` at the present one.
 
+    A key counts once, by its first request: the same row again and again shows nothing new. Only `failed_share` and
+    `p99_ms` are of all requests.
     `e_excess`: capital against "it errs no more than production". `e_errors`, `e_slow`: against "within its bound".
     `e_within`: against "not within the bound of errors".
     """
@@ -42,6 +43,7 @@ class Watched:
     errors: int
     production_requests: int
     production_errors: int
+    failed_share: float
     p99_ms: float | None
     score_psi: float | None
     newest: str | None
@@ -64,11 +66,12 @@ class Watched:
 def read_log(since: str, folder: Path = LOG) -> Any:
     """The predictions logged since a time (ISO 8601), in order of time: a pandas frame.
 
-    Without shadows, and without rows whose features are not those of the online table for their key.
+    Without shadows, and without rows whose features are not those of the online table for their key. Such a row may
+    have made its request fail, so a request that failed is left out with all its rows.
 
-    Columns: at (UTC), release, channel, generation, request (its id), unit (its key; its id where it has none), score,
-    latency_ms, failed. A row for each row of a request, which succeed or fail together. Reads JSON lines and Parquet
-    files; a torn line is left out, and what stands in two files is one prediction.
+    Columns: at (UTC), release, channel, generation, request (its id), unit (the row's key; its id where it has none),
+    score, latency_ms, failed. A row for each row of a request, which succeed or fail together. Reads JSON lines and
+    Parquet files; a torn line is left out, and what stands in two files is one prediction.
     """
     import duckdb
 
@@ -91,11 +94,13 @@ def read_log(since: str, folder: Path = LOG) -> Any:
                 sources.append(f"select {casts} from ({whole})")
         connection.execute("set TimeZone = 'UTC'")
         rows: Any = connection.sql(
-            'select "at", release, channel, generation, coalesce(key, request) as unit, request, score, latency_ms, '
-            f"coalesce(error, '') <> '' as failed "
+            'select "at", release, channel, generation, coalesce(key, prediction_id) as unit, request, score, '
+            f"latency_ms, coalesce(error, '') <> '' as failed "
             f"from (select *, {REQUEST} as request from ({' union all by name '.join(sources)})) "
-            'where "at" >= ?::timestamptz and not coalesce(shadow, false) and coalesce(agrees, true) '
+            'where "at" >= ?::timestamptz and not coalesce(shadow, false) '
             'qualify row_number() over (partition by prediction_id, channel order by "at") = 1 '
+            "and coalesce(case when failed then bool_and(agrees) over (partition by request, channel) "
+            "else agrees end, true) "
             'order by "at", prediction_id, channel',
             params=[since],
         ).to_arrow_table()
@@ -119,21 +124,23 @@ def watch(
     ours = log[(log["channel"] == "canary") & (log["release"] == release)]
     ours = ours[ours["generation"].isin([stay.generation for stay in stays])]
     theirs = log[log["channel"] == "production"]
-    scores = ours["score"].dropna().to_numpy()
+    scores = ours.drop_duplicates("unit")["score"].dropna().to_numpy()
     ours, theirs = ours.drop_duplicates("request"), theirs.drop_duplicates("request")
     now = ours[ours["generation"] == stays[-1].generation]
-    requests, errors = len(ours), int(ours["failed"].sum())
+    once, theirs_once = ours.drop_duplicates("unit"), theirs.drop_duplicates("unit")
+    requests, errors = len(once), int(once["failed"].sum())
     latencies = now["latency_ms"].dropna().to_numpy()
-    slow = int((ours["latency_ms"] > rules.canary.p99_ms).sum())
+    slow = int((once["latency_ms"] > rules.canary.p99_ms).sum())
     shares, hits = _first_errors(ours, theirs, stays)
     bound = rules.canary.error_rate
     return Watched(
         share=stays[-1].share,
         requests=requests,
-        at_share=len(now),
+        at_share=now["unit"].nunique(),
         errors=errors,
-        production_requests=len(theirs),
-        production_errors=int(theirs["failed"].sum()),
+        production_requests=len(theirs_once),
+        production_errors=int(theirs_once["failed"].sum()),
+        failed_share=float(ours["failed"].mean()) if requests else 0.0,
         p99_ms=float(np.quantile(latencies, 1 - SLOW_SHARE)) if len(latencies) else None,
         score_psi=stability(scores, *expected) if len(scores) else None,
         newest=ours["at"].max().isoformat() if requests else None,
@@ -196,6 +203,8 @@ def judge(watched: Watched, rules: Rollout, now: datetime) -> tuple[Verdict, str
         return "hold", f"{far}: requests have changed, or the model gets other inputs than in training", True
     if watched.e_within < 1 / rules.alpha:
         return "hold", f"evidence that it fails less often than {bounds.error_rate:.1%}: so far {failed}", False
+    if watched.failed_share > bounds.error_rate:
+        return "hold", f"{watched.failed_share:.1%} of all requests failed, a few keys again and again", True
     if watched.p99_ms is None or watched.p99_ms > bounds.p99_ms:
         return "hold", f"a 99th percentile of at most {bounds.p99_ms:g} ms: it is {watched.p99_ms} ms", False
     return "promote", str(watched), False

@@ -1,7 +1,8 @@
 """How good predictions were where the outcome is known by now, and how well they were served. All in SQL.
 
 A relation here has the columns `_score` (the prediction), `_label` (what happened; null: not known yet) and, from the
-log, `_latency_ms` and `_error`. An outcome that is true or false makes it a classification, a number a regression.
+log, `_request`, `_latency_ms` and `_error`. An outcome that is true or false makes it a classification, a number a
+regression.
 
 A window is held against windows of the same length out of the holdout, and not against the holdout as a whole. Part of
 what a model takes away over a year is the difference between the months, which no single month has. `Usual` is such a
@@ -228,12 +229,15 @@ class Service(Record):
 
 
 def service(connection: "DuckDBPyConnection", relation: str) -> Service | None:
-    """Error rate and latency; None for rows that nobody asked for one by one."""
+    """Error rate and latency by request, of one row or many; None for rows that nobody asked for."""
     sql = f"""
-        select count(*), avg((_error is not null)::integer),
-            quantile_disc(_latency_ms, 0.5), quantile_disc(_latency_ms, 0.99)
-        from {relation}
-        where _latency_ms is not null or _error is not null
+        with requests as (
+            select any_value(_latency_ms) as ms, bool_or(_error is not null) as failed
+            from {relation}
+            where _latency_ms is not null or _error is not null
+            group by _request
+        )
+        select count(*), avg(failed::integer), quantile_disc(ms, 0.5), quantile_disc(ms, 0.99) from requests
     """
     [(requests, errors, p50, p99)] = connection.execute(sql).fetchall()
     return Service(requests=requests, errors=round(errors, 6), p50_ms=p50, p99_ms=p99) if requests else None

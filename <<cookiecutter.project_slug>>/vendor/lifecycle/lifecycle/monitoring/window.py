@@ -1,8 +1,8 @@
 """Recent inputs, as relations that look alike wherever the rows come from.
 
-Each has the model's features, and `_key`, `_at` (UTC), `_score`, `_label` (null: not known yet), `_latency_ms` and
-`_error`. Rows come from the feature table, a window a month, scored here by the release's model; or from the prediction
-log, a window a day or an hour, scored when they were asked for.
+Each has the model's features, and `_key`, `_at` (UTC), `_score`, `_label` (null: not known yet), `_request` (its id),
+`_latency_ms` and `_error`. Rows come from the feature table, a window a month, scored here by the release's model; or
+from the prediction log, a window a day or an hour, scored when they were asked for.
 
 The log is every `*.jsonl` and `*.parquet` file below `logs/predictions`, with the columns of LOG and the struct
 `features`. A torn last line, and a row that is in two files, do no harm.
@@ -37,6 +37,8 @@ LOG = {
     "error": "VARCHAR",
     "agrees": "BOOLEAN",
 }
+# A request of several rows has their position behind its id (UUID).
+REQUEST = "regexp_replace(prediction_id, '^(.{36})-[0-9]+$', '\\1')"
 Grain = Literal["month", "day", "hour"]
 
 
@@ -82,7 +84,8 @@ def score_rows(
         raise UserError(
             f"the feature table lacks what the release or params.yaml asks for: {one_line(error)}"
         ) from None
-    empty = {"_latency_ms": pa.nulls(rows.num_rows, pa.float64()), "_error": pa.nulls(rows.num_rows, pa.string())}
+    kinds = {"_request": pa.string(), "_latency_ms": pa.float64(), "_error": pa.string()}
+    empty = {column: pa.nulls(rows.num_rows, kind) for column, kind in kinds.items()}
     for column, values in {"_score": pa.array(scores, pa.float64()), **empty}.items():
         rows = rows.append_column(column, values)
     connection.register(name, rows)
@@ -197,7 +200,8 @@ def _make_log(
     connection.execute(
         f"create or replace temp table log as with known as ({known}), judged as ("
         f'select *, coalesce(agrees, _k is null or {same}) as _counts from logged left join known on _k = "key") '
-        'select "key" as _key, "at" as _at, score as _score, latency_ms as _latency_ms, error as _error, _counts, '
+        f'select "key" as _key, "at" as _at, score as _score, {REQUEST} as _request, latency_ms as _latency_ms, '
+        "error as _error, _counts, "
         f"case when row_number() over ({once}) = 1 then _outcome end as _label, "
         "strftime(\"at\", '%Y-%m') as _part, unnest(features) from judged"
     )

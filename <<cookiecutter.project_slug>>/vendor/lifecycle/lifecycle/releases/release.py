@@ -39,7 +39,8 @@ def release(ledger: Ledger, store: Store, reason: str = "", automation: bool = F
     stale = [status.stage for status in Pipeline().status() if not status.fresh]
     if stale:
         raise UserError(
-            f"{', '.join(stale)} is stale, so there is no result to release: `run` first, `status` says why"
+            f"{', '.join(stale)} {'are' if len(stale) > 1 else 'is'} stale, so there is no result to release: "
+            "`run` first, `status` says why"
         )
     if failed := tracking.failed_gates():
         raise UserError(f"the model does not pass its gates and is not released: {'; '.join(failed)}")

@@ -133,11 +133,11 @@ class Service:
         """The channel that answers, the online table it used, and what it says; None when production fails."""
         canary = table.canary
         if canary and table.is_for_canary(asked.key or asked.id):
-            tried = await self._try_canary(asked, table, canary)
+            tried = await self._try_canary(asked, table, canary, filled.agrees)
             if tried is not None:
                 return canary, *tried
         elif canary and not canary.traffic and self.settings.shadow:
-            self._shadow(asked, table, canary)
+            self._shadow(asked, table, canary, filled.agrees)
         start = time.perf_counter()
         try:
             if len(filled.values) <= FEW_ROWS:  # done sooner than a thread wakes up
@@ -152,16 +152,19 @@ class Service:
         return production, filled.online, scores
 
     async def _try_canary(
-        self, asked: Asked, table: Table, canary: Channel, shadow: bool = False
+        self, asked: Asked, table: Table, canary: Channel, agrees: list[bool | None], shadow: bool = False
     ) -> tuple[str | None, list[float]] | None:
-        """The online table and what the canary says; None when it is left alone, fails or takes too long."""
+        """The online table and what the canary says; None when it is left alone, fails or takes too long.
+
+        `agrees`: by production's online table; it stands for rows that the canary refuses.
+        """
         if not canary.breaker.allows():
             if not shadow:
                 self.metrics.canary_failures.labels("open").inc()
             return None
         bound = self.settings.breaker.slow_ms
         start = time.perf_counter()
-        filled = Filled(asked.rows, [], None, [None] * len(asked.rows))
+        filled = Filled(asked.rows, [], None, agrees)
         try:
             filled = fill(asked, canary, table)
             scores, milliseconds = await canary.lane.run(partial(_timed, canary, filled.values), bound / 1000)
@@ -188,17 +191,17 @@ class Service:
         self._note(asked, filled, canary, None, _since(start), f"{reason}: {said}", shadow)
         return None
 
-    def _shadow(self, asked: Asked, table: Table, canary: Channel) -> None:
+    def _shadow(self, asked: Asked, table: Table, canary: Channel, agrees: list[bool | None]) -> None:
         """Ask the canary as well, later; nobody waits for what it says."""
         if len(self._shadows) >= MOST_SHADOWS:
             self.metrics.shadow_dropped.inc()
             return
-        task = asyncio.create_task(self._in_background(asked, table, canary))
+        task = asyncio.create_task(self._in_background(asked, table, canary, agrees))
         self._shadows.add(task)
         task.add_done_callback(self._shadows.discard)
 
-    async def _in_background(self, asked: Asked, table: Table, canary: Channel) -> None:
-        await self._try_canary(asked, table, canary, shadow=True)
+    async def _in_background(self, asked: Asked, table: Table, canary: Channel, agrees: list[bool | None]) -> None:
+        await self._try_canary(asked, table, canary, agrees, shadow=True)
 
     async def finish(self) -> None:
         """Wait for the shadows that are on their way."""

@@ -44,6 +44,12 @@ PROJECT_FILES = (
     "transform",
     "vendor",
 )
+# Of the model of the first release and of the second, in every project that tests make.
+LEAVES: int = (
+    yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["train"]
+    | importlib.import_module("synthetic").PARAMS.get("train", {})
+)["num_leaves"]
+FEWER_LEAVES = max(LEAVES // 2, 2)
 NOT_COPIED = shutil.ignore_patterns("__pycache__", "*.egg-info", "target", "logs")
 
 

@@ -11,6 +11,7 @@ import pytest
 from filelock import FileLock
 
 from . import (
+    FEWER_LEAVES,
     Releases,
     cli,
     cli_json,
@@ -72,7 +73,7 @@ def two_releases(shared: Path, finished: Path) -> Releases:
             copy_project(finished, project)
             first = _release(project)
             cli_json("promote", first, "--to", "production", folder=project)
-            edit_params(project, {"train": {"num_leaves": 7}})
+            edit_params(project, {"train": {"num_leaves": FEWER_LEAVES}})
             commit_all(project, "Smaller trees")
             repro(project)
             (folder / "ids.json").write_text(json.dumps([first, _release(project)]), encoding="utf-8")
