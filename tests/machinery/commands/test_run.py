@@ -41,10 +41,10 @@ def test_the_watermark_stays_where_the_results_are(
 
 # Where to die, in the order of a run: each is a function that is replaced by one that kills the process.
 STEPS = {
-    "before params.yaml": ("lifecycle.window", "set_through", False),
+    "before params.yaml": ("releases.window", "set_through", False),
     "after params.yaml": ("commands.run", "_run", False),
     "at the gate": ("stages.ingest", "admit", False),
-    "after the first stage": ("lifecycle.pipeline", "StageResult", True),
+    "after the first stage": ("releases.pipeline", "StageResult", True),
 }
 DIE = """
 import importlib, os, signal
@@ -81,7 +81,7 @@ def test_parameters_edited_after_the_kill_are_left_alone(project: Path) -> None:
     subprocess.run(command, env=environment(project), check=False, capture_output=True)
     edit_params(project, {"train": {"seed": 7}})
     assert heal() == []
-    assert (load_params().data.through, load_params().train.seed) == (lower, 7)
+    assert (load_params().data.through, load_params().train["seed"]) == (lower, 7)
 
 
 def test_a_run_that_is_at_work_keeps_its_watermark(project: Path) -> None:
