@@ -6,8 +6,10 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 import pyarrow.parquet as pq
+import pytest
 import yaml
 from lifecycle.contract import load_params
+from lifecycle.parts import why_off
 from lifecycle.testing import CLI, Releases, cli, cli_json, environment
 from lifecycle.testing.servers import answers, free_port, server, wait_until
 
@@ -22,6 +24,8 @@ def keys(folder: Path) -> list[Any]:
 
 
 def test_from_promotion_to_rollback(releases: Releases) -> None:
+    if off := why_off("serving"):
+        pytest.skip(off)
     folder, port = releases.folder, free_port()
     url, column = f"http://127.0.0.1:{port}", load_params().monitoring.columns.key
     cli_json("refresh")  # features by key

@@ -13,8 +13,8 @@ import uvicorn
 
 from lifecycle import params
 from lifecycle.commands.serve import CLIENT_SECONDS, configuration, listen
+from lifecycle.predictions import log as predictions
 from lifecycle.releases import ledger as book
-from lifecycle.serving import predictions
 from lifecycle.serving.app import Service, make_app
 from lifecycle.serving.guard import guard
 from lifecycle.serving.loader import Loader

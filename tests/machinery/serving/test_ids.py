@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from lifecycle.serving import ids
+from lifecycle.predictions import ids
 
 
 def test_they_are_uuids_of_version_7_unique_and_in_order() -> None:

@@ -13,10 +13,13 @@ import duckdb
 import pytest
 
 from lifecycle.params import PredictionLog
-from lifecycle.serving import ids, predictions
-from lifecycle.serving.log import COLUMNS, FOLDER, Log, Scored
+from lifecycle.predictions import ids
+from lifecycle.predictions import log as predictions
+from lifecycle.predictions.log import COLUMNS, FOLDER
+from lifecycle.serving import rotation
+from lifecycle.serving.log import Log, Scored
 
-NEXT_DAY = 86_400 + predictions.SETTLED_SECONDS
+NEXT_DAY = 86_400 + rotation.SETTLED_SECONDS
 
 
 @pytest.fixture(autouse=True)
@@ -117,7 +120,7 @@ def test_a_line_that_was_not_finished_is_left_out_everywhere(log: Log) -> None:
         whole = [json.loads(line)["prediction_id"] for line in content[:kept].splitlines() if line.endswith(b"}")]
         assert logged() == whole
     the_file().write_bytes(content[:-20])
-    assert predictions.rotate(now=time.time() + NEXT_DAY) == 1
+    assert rotation.rotate(now=time.time() + NEXT_DAY) == 1
     assert len(logged()) == 2
 
 
@@ -133,9 +136,9 @@ def test_a_day_that_is_over_becomes_a_parquet_file_with_the_same_rows(log: Log) 
 
     before, counted, one = rows(), predictions.counts(), predictions.find(sent[7].prediction_id)
     assert len(before) == 100
-    assert predictions.rotate() == 0  # today is not over
+    assert rotation.rotate() == 0  # today is not over
     the_file()
-    assert predictions.rotate(now=time.time() + NEXT_DAY) == 0
+    assert rotation.rotate(now=time.time() + NEXT_DAY) == 0
     assert [path.suffix for path in FOLDER.glob("*/*")] == [".parquet"]
     assert rows() == before
     assert (predictions.counts(), predictions.find(sent[7].prediction_id)) == (counted, one)
@@ -144,10 +147,10 @@ def test_a_day_that_is_over_becomes_a_parquet_file_with_the_same_rows(log: Log) 
 def test_a_file_that_its_process_still_holds_is_left_alone(log: Log) -> None:
     log.put(scored())
     log.flush()
-    predictions.rotate(now=time.time() + NEXT_DAY)
+    rotation.rotate(now=time.time() + NEXT_DAY)
     the_file()
     log.stop()
-    predictions.rotate(now=time.time() + NEXT_DAY)
+    rotation.rotate(now=time.time() + NEXT_DAY)
     assert list(FOLDER.glob("*/*.jsonl")) == []
 
 
@@ -165,10 +168,10 @@ def test_a_rotation_that_was_killed_loses_and_doubles_nothing(log: Log, monkeypa
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Path, "unlink", killed)
-        predictions.rotate(now=time.time() + NEXT_DAY)
+        rotation.rotate(now=time.time() + NEXT_DAY)
     assert {path.suffix for path in FOLDER.glob("*/*")} == {".jsonl", ".parquet"}
     assert logged() == before
-    predictions.rotate(now=time.time() + NEXT_DAY)
+    rotation.rotate(now=time.time() + NEXT_DAY)
     assert logged() == before
 
 

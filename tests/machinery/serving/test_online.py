@@ -17,12 +17,13 @@ import pytest
 from lifecycle.errors import UserError
 from lifecycle.files import write_json
 from lifecycle.params import MonitoredColumns, load_params
+from lifecycle.predictions import ids
 from lifecycle.releases import ledger as book
 from lifecycle.releases import online, scoring
 from lifecycle.releases.features import Built, built_for
 from lifecycle.releases.online import OnlineTable
 from lifecycle.releases.store import Store
-from lifecycle.serving import app, ids
+from lifecycle.serving import app
 from lifecycle.serving.loader import FEW_ROWS, Loader
 from lifecycle.serving.online import Opened
 from lifecycle.testing import Releases, cli, cli_json, copy_project, digests

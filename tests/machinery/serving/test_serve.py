@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from lifecycle.serving import predictions
+from lifecycle.predictions import log as predictions
 from lifecycle.testing import CLI, Releases, cli, environment
 from lifecycle.testing.servers import free_port, running, wait_until
 

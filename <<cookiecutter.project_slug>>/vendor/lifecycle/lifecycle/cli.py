@@ -9,14 +9,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from . import project
+from . import parts, project
 from .errors import UserError, of_disk, plain, redacted_traceback
 
 if TYPE_CHECKING:
     from .commands.shown import Shown
 
+
+class Commands(TyperGroup):
+    """Lists what the project has: not the commands of parts that it does without."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Outside of a project, all."""
+        names = super().list_commands(ctx)
+        try:
+            enter_project()
+            return [name for name in names if parts.why_no_command(name) is None]
+        except UserError:
+            return names
+
+
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -30,6 +46,10 @@ Release = Annotated[
 Reason = Annotated[str, typer.Option(metavar="TEXT", help="Kept in the ledger, for those who come after.")]
 Generation = Annotated[
     int | None, typer.Option(metavar="N", help="Only if the channel is at this generation, as `history --json` shows.")
+]
+
+IfOn = Annotated[
+    bool, typer.Option("--if-on", help="For scheduled jobs: where the part is switched off, exit code 0 and a note.")
 ]
 
 
@@ -55,6 +75,11 @@ def in_project(command: Callable[..., None]) -> Callable[..., None]:
 
         try:
             enter_project()
+            if off := parts.why_no_command(command.__name__):
+                if not kwargs.get("if_on"):
+                    raise UserError(off)
+                print(f"note: {off}", file=sys.stderr)
+                return
             for note in heal():
                 print(f"note: {note}", file=sys.stderr)
             command(*args, **kwargs)
@@ -413,6 +438,7 @@ def monitor(
     ] = None,
     at: Annotated[str, typer.Option(metavar="TIME", help="Taken for now, in UTC, like 2026-05-01T06:00.")] = "",
     act: Annotated[bool, typer.Option("--act", help="Do what the triggers in params.yaml say.")] = False,
+    if_on: IfOn = False,
     as_json: AsJson = False,
 ) -> None:
     """Look for drift, bad data, worse predictions, slow or stale service, by the thresholds in params.yaml.
@@ -442,6 +468,7 @@ def incidents(
 @in_project
 def drill(
     only: Annotated[list[str] | None, typer.Option(metavar="FAULT", help="May be repeated. Default: all.")] = None,
+    if_on: IfOn = False,
     as_json: AsJson = False,
 ) -> None:
     """Inject faults for real, into a throw-away copy of the project under load, and see that each is dealt with.

@@ -4,6 +4,7 @@
 model = "flight_delays.model"
 tables = "flight_delays.tables:TABLES"
 contracts = "flight_delays.contracts:CONTRACTS"
+without = ["serving"]  # the parts of parts.py that it does without; may be left out
 """
 
 import importlib
@@ -36,6 +37,7 @@ class Project:
     model: str
     tables: str
     contracts: str
+    without: tuple[str, ...]
 
     @property
     def package(self) -> str:
@@ -60,10 +62,14 @@ def _read(folder: Path) -> Project:
         raise UserError(f"there is no {FILE} here: change to the project's folder") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{FILE} is not valid TOML: {one_line(error)}") from None
-    settings = found.get("tool", {}).get("lifecycle", {}) or _before_0_2(folder)
+    settings: dict[str, Any] = found.get("tool", {}).get("lifecycle", {}) or _before_0_2(folder)
     if missing := [key for key in KEYS if not isinstance(settings.get(key), str)]:
         raise UserError(f"{FILE} has no {missing[0]} under [tool.lifecycle]: see docs/contract.md of vendor/lifecycle")
-    return Project(found.get("project", {}).get("name", folder.name), *(settings[key] for key in KEYS))
+    without = settings.get("without", [])
+    if not isinstance(without, list) or not all(isinstance(each, str) for each in without):
+        raise UserError(f'{FILE}: without under [tool.lifecycle] is no list of names, like ["serving"]')
+    name = found.get("project", {}).get("name", folder.name)
+    return Project(name, settings["model"], settings["tables"], settings["contracts"], tuple(without))
 
 
 def _before_0_2(folder: Path) -> dict[str, str]:

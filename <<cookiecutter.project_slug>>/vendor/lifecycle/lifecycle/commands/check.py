@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from .. import project
+from .. import parts, project
 from ..errors import UserError, one_line
 from ..params import PARAMS_FILE, Params, load_params
 from ..releases.pipeline import PIPELINE_FILE
@@ -45,6 +45,7 @@ class Findings:
 def check() -> Shown:
     """Hold pyproject.toml, params.yaml, dvc.yaml, the tables and the model to the contract."""
     found = Findings()
+    _parts(found)
     params = _params(found)
     pipeline = _pipeline(found)
     _stages(pipeline, found)
@@ -57,6 +58,19 @@ def check() -> Shown:
     head = f"{len(lines)} of {found.looked_at} checks fail; {PAGE} explains them" if lines else ""
     text = "\n".join([head, *lines]) if lines else f"all {found.looked_at} checks pass"
     return Shown({"looked_at": found.looked_at, "problems": found.problems}, text, ok=not lines)
+
+
+def _parts(found: Findings) -> None:
+    try:
+        without = project.here().without
+    except UserError:
+        return  # the tables and the model say it
+    for name in without:
+        known = f"the parts are {', '.join(parts.PARTS)}"
+        found.see(name in parts.PARTS, f"without under [tool.lifecycle] in {project.FILE} names {name}: {known}")
+    for name, part in parts.PARTS.items():
+        if not {name, *part.needs} & {*without}:
+            found.see(part.is_here, parts.why_off(name) or "")
 
 
 def _params(found: Findings) -> Params | None:

@@ -13,9 +13,10 @@ from ..lineage.graph import of_releases
 from ..lineage.impact import Reach
 from ..lineage.trace import Tracer
 from ..lineage.tree import Fact
+from ..predictions import ids
+from ..predictions import log as predictions
 from ..releases.reconcile import open_ledger
 from ..releases.store import Store
-from ..serving import ids
 from .shown import Shown, with_repairs
 
 
@@ -35,8 +36,6 @@ def trace(what: str, verify: bool) -> Shown:
 
 
 def _prediction(tracer: Tracer, prediction_id: str) -> Fact:
-    from ..serving import predictions
-
     lines = predictions.find(prediction_id)
     if not lines:
         raise UserError(
@@ -49,8 +48,6 @@ def _prediction(tracer: Tracer, prediction_id: str) -> Fact:
 def impact(what: str) -> Shown:
     """What something reached."""
     opened = open_ledger()
-    from ..serving import predictions
-
     found = Reach(opened.ledger, opened.store, predictions.counts()).impact(what)
     data = found.as_dict(below="reaches") | {"notes": opened.done}
     return Shown(data, with_repairs(opened.done, "\n".join(found.lines())))

@@ -3,12 +3,10 @@
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from textwrap import fill
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .. import project
+from .. import parts, project
 from ..errors import plain
-from ..monitoring import alerts, history
-from ..monitoring import incidents as log_of
 from ..params import Data, Monitoring, load_params
 from ..releases import approvals, ledger, tracking, worktree
 from ..releases.ledger import Channel, ChannelName, Ledger
@@ -16,6 +14,9 @@ from ..releases.pipeline import LOCK_FILE, Pipeline, StageStatus, result_digest
 from ..releases.store import Store
 from ..stages import ingest
 from ..stages.source import read_pins, unpinned
+
+if TYPE_CHECKING:
+    from ..monitoring.alerts import Alert
 
 # A terminal is as wide as that, unless somebody has made it wider.
 COLUMNS = 80
@@ -34,7 +35,7 @@ class Watched:
     """What the monitor knew of the production release when it last measured: `at` is None where it never has."""
 
     at: str | None
-    breaches: list[alerts.Alert]
+    breaches: "list[Alert]"
     incidents: list[str]
 
 
@@ -54,7 +55,7 @@ class ProjectStatus:
     warnings: list[str]
     quarantine: dict[str, str]
     approvers: dict[str, list[str]]
-    watched: Watched
+    watched: Watched | None  # where the project does without monitoring
 
     def as_dict(self) -> dict[str, Any]:
         """For --json."""
@@ -70,7 +71,7 @@ class ProjectStatus:
             "warnings": self.warnings,
             "quarantine": self.quarantine,
             "approvers": self.approvers,
-            "monitor": asdict(self.watched),
+            "monitor": asdict(self.watched) if self.watched else None,
             "waiting": [vars(each) for each in self.waiting()],
         }
 
@@ -87,8 +88,8 @@ class ProjectStatus:
                     f"{name} serves {channel.release}, which is in quarantine: {self.quarantine[channel.release]}",
                     f"{project.command()} rollback {name} --reason 'in quarantine'",
                 )
-        commands: dict[str, list[alerts.Alert]] = {}
-        for alert in self.watched.breaches:
+        commands: dict[str, list[Alert]] = {}
+        for alert in self.watched.breaches if self.watched else []:
             commands.setdefault(alert.command.partition(" --reason")[0], []).append(alert)
         for first, *more in commands.values():
             yield Waiting(f"in breach: {first.text}{f'; and {len(more)} more' if more else ''}", first.command)
@@ -125,8 +126,8 @@ class ProjectStatus:
             lines += ["", "last run   none on this machine"]
         lines += [""] if self.channels else []
         lines += [_wrapped(f"{name:<11}{self._serves(name, channel)}") for name, channel in self.channels.items()]
-        if "production" in self.channels:
-            lines.append(_wrapped(f"monitor    {self._seen()}"))
+        if self.watched and "production" in self.channels:
+            lines.append(_wrapped(f"monitor    {self._seen(self.watched)}"))
         return "\n".join(lines)
 
     def _serves(self, name: ChannelName, channel: Channel) -> str:
@@ -142,11 +143,11 @@ class ProjectStatus:
         ]
         return ", ".join(filter(None, marks))
 
-    def _seen(self) -> str:
-        if self.watched.at is None:
+    def _seen(self, watched: Watched) -> str:
+        if watched.at is None:
             return f"has not measured this release yet: `{project.command()} monitor`"
-        breaches, incidents = len(self.watched.breaches), "; ".join(self.watched.incidents)
-        return f"{breaches or 'no'} open {'breach' if breaches == 1 else 'breaches'} at {self.watched.at}" + (
+        breaches, incidents = len(watched.breaches), "; ".join(watched.incidents)
+        return f"{breaches or 'no'} open {'breach' if breaches == 1 else 'breaches'} at {watched.at}" + (
             f"; open incident: {incidents}" if incidents else ""
         )
 
@@ -186,12 +187,15 @@ def project_status() -> ProjectStatus:
         book.warnings(),
         quarantine,
         approvers,
-        _watched(book, params.monitoring),
+        None if parts.why_off("monitoring") else _watched(book, params.monitoring),
     )
 
 
 def _watched(book: Ledger, settings: Monitoring) -> Watched:
     """Out of the monitor's own files: nothing is measured."""
+    from ..monitoring import alerts, history
+    from ..monitoring import incidents as log_of
+
     production = book.channel("production")
     release = production.release if production else None
     consecutive = {str(grain): many for grain, many in settings.consecutive.items()}

@@ -4,9 +4,37 @@ Prefect reads the environment when it is imported, so what it should find there 
 """
 
 import os
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from .. import parts
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 # Its database and profiles belong to the project, not to the person.
 os.environ.setdefault("PREFECT_HOME", str(Path(".prefect").resolve()))
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("DO_NOT_TRACK", "1")
+
+
+def of_part(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A flow of a part that the project may do without: it then ends well, having said so and done nothing."""
+
+    def decorate(flow: Callable[P, R]) -> Callable[P, R]:
+        @wraps(flow)
+        def wrapped(*args: P.args, **kwargs: P.kwargs) -> Any:
+            off = parts.why_off(name)
+            if off is None:
+                return flow(*args, **kwargs)
+            from prefect import get_run_logger
+            from prefect.states import Completed
+
+            get_run_logger().warning(off)
+            return Completed(name="Skipped", message=off)
+
+        return wrapped
+
+    return decorate

@@ -1,7 +1,7 @@
 """The monitor as a Prefect flow, for a schedule: what the command line calls, and alerts through Prefect's blocks."""
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_link_artifact, create_table_artifact
@@ -9,21 +9,28 @@ from prefect.blocks.core import Block
 from prefect.events import emit_event
 
 from .. import project
-from ..monitoring import alerts, operation
-from ..monitoring.monitor import now
 from ..params import load_params
+from . import of_part
 from .pipeline import pipeline
+
+if TYPE_CHECKING:
+    from ..monitoring.alerts import Alert
+    from ..monitoring.operation import Done
 
 # What prefect.yaml waits for.
 BREACH = "lifecycle.breach"
 
 
 @flow(name="monitor")
+@of_part("monitoring")
 def monitor(release: str = "production", months: list[str] | None = None, act: bool = False) -> list[str]:
     """Look for breaches, and tell the blocks of params.yaml (monitoring.alerts.blocks); returns what is in breach.
 
     With `act`, do what the triggers of params.yaml say, too. A breach that asks for a rollback is an event in any case.
     """
+    from ..monitoring import alerts, operation
+    from ..monitoring.monitor import now
+
     blocks = load_params().monitoring.alerts.blocks
     done = operation.run(
         release, months or [], now(), {slug: partial(_notify, slug) for slug in blocks}, pipeline if act else None
@@ -49,12 +56,14 @@ def monitor(release: str = "production", months: list[str] | None = None, act: b
     return [alert.breach for alert in alerts.of(done.found, load_params().monitoring.alerts)]
 
 
-def _notify(slug: str, alert: alerts.Alert) -> None:
+def _notify(slug: str, alert: "Alert") -> None:
+    from ..monitoring import alerts
+
     block: Any = Block.load(slug)
     block.notify(alerts.body(alert), alert.title)
 
 
-def _rows(done: operation.Done) -> list[dict[str, Any]]:
+def _rows(done: "Done") -> list[dict[str, Any]]:
     return [
         {
             "check": each.check,

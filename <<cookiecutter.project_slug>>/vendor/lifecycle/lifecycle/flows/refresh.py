@@ -8,9 +8,11 @@ from prefect.artifacts import create_table_artifact
 
 from ..params import load_params
 from ..releases import online
+from . import of_part
 
 
 @flow(name="refresh")
+@of_part("serving")
 def refresh() -> dict[str, Any]:
     """Bring the online table in step with the feature table that dvc.lock names; servers follow by themselves."""
     done = online.refresh(load_params().monitoring.columns)

@@ -3,13 +3,16 @@
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 
-from ..monitoring.rollout import advance
 from ..releases import ledger as book
+from . import of_part
 
 
 @flow(name="rollout")
+@of_part("monitoring")
 def rollout(release: str = "") -> str:
     """Advance a release, by default the one that staging serves; returns where it stands."""
+    from ..monitoring.rollout import advance
+
     staging = book.load().channel("staging")
     if not release and (staging is None or staging.release is None):
         get_run_logger().info("staging serves nothing, so there is nothing to roll out")

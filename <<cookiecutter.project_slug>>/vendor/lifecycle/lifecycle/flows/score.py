@@ -14,6 +14,7 @@ from ..params import Scoring, load_params
 from ..releases import scoring
 from ..releases.ledger import ChannelName
 from ..releases.scoring import Job, Scored
+from . import of_part
 
 
 @task(name="score", task_run_name="score-{job.month}", retries=2, retry_delay_seconds=2, persist_result=False)
@@ -30,6 +31,7 @@ def score_months(jobs: list[Job]) -> list[Scored]:
 
 
 @flow(name="score")
+@of_part("scoring")
 def score(channel: ChannelName = "production", months: list[str] | None = None) -> list[Scored]:
     """Score the months of the feature table, or some of them, with what a channel serves."""
     params = load_params()

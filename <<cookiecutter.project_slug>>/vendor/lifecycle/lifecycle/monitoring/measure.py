@@ -5,7 +5,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .. import parts
 from ..params import Check, Fresh, Monitoring
+from ..releases.online import POINTER
 from . import drift
 from .history import NOW, Measured
 from .profile import SCORE, Profile
@@ -145,7 +147,8 @@ def freshness(
     figures, notes = [], []
     for name, source in sources.items():
         if source.files.endswith(".json"):
-            if not Path(source.files).exists():  # nobody asked for it
+            left = Path(source.files) == POINTER and parts.why_off("serving")
+            if left or not Path(source.files).exists():  # nobody asks for it
                 continue
             sql = f"select max({quoted(source.time)})::timestamp from read_json({text(source.files)})"
         else:

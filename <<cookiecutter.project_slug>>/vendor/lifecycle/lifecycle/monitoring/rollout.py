@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
+from .. import parts
 from ..errors import UserError
 from ..params import Params, load_params
 from ..releases import operations
@@ -126,7 +127,7 @@ def decide(ledger: Ledger, release: Release, store: Store, params: Params, now: 
         return view.shadow_ends(found, at, here)
     if at == "canary":
         return view.watch(found, here)
-    if not params.rollout.canary.shares:
+    if not view.shares:
         return view.to_production({"shadow": found}, _said(found))
     if canary and canary.release not in (None, production.release):
         other = f"the canary, which serves {canary.release} since {canary.at}: its rollout comes first"
@@ -164,7 +165,8 @@ class _View:
 
     @property
     def shares(self) -> list[float]:
-        return self.params.rollout.canary.shares
+        """None where nothing is served online: no request would ever come to a canary."""
+        return [] if parts.why_off("serving") else self.params.rollout.canary.shares
 
     def shadow(self) -> dict[str, Any]:
         """The shadow that the ledger has of this release against this champion; else a new one."""

@@ -342,7 +342,7 @@ def _log_model(run_id: str) -> tuple[str, str]:
         warnings.filterwarnings("ignore", message=".*input example", category=UserWarning)
         logged = mlflow.pyfunc.log_model(
             name="model",
-            python_model=str(Path(__file__).parents[1] / "serving/pyfunc.py"),
+            python_model=str(Path(__file__).with_name("pyfunc.py")),
             model_config={"module": own.model},
             artifacts={"model": str(folder)},
             code_paths=[str(Path("src", own.package))],

@@ -21,7 +21,7 @@ from starlette.requests import ClientDisconnect
 
 from .. import params
 from ..errors import one_line
-from . import ids
+from ..predictions import ids
 from .api import openapi_of
 from .guard import PREDICT, Guard, Guarded, Refusal
 from .loader import FEW_ROWS, Channel, Loader, Table

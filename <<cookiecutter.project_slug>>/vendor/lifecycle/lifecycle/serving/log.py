@@ -5,8 +5,8 @@ process lives. A prediction is put into a queue of bounded length, and a thread 
 and has it on the disk (fsync) before it goes on: a killed process loses what came since then, and no more. Files of
 days that are over become Parquet files.
 
-The columns: see `COLUMNS`. A prediction that a canary failed at has two lines with its id: the canary's with `error`,
-and production's. So does one that a shadow was asked for too; its line says `shadow`.
+The columns: see predictions/log.py. A prediction that a canary failed at has two lines with its id: the canary's with
+`error`, and production's. So does one that a shadow was asked for too; its line says `shadow`.
 """
 
 import fcntl
@@ -29,25 +29,9 @@ import orjson
 
 from ..errors import one_line
 from ..params import PredictionLog
-from . import ids
+from ..predictions import ids
+from ..predictions.log import FOLDER
 
-FOLDER = Path("logs/predictions")
-COLUMNS = {
-    "prediction_id": "VARCHAR",  # of the row; sorts by time
-    "at": "TIMESTAMP",  # UTC, when the request came
-    "release": "VARCHAR",
-    "channel": "VARCHAR",  # production or canary
-    "generation": "BIGINT",  # of the channel
-    "key": "VARCHAR",  # of the request, where it had one; else the row's own
-    "shadow": "BOOLEAN",  # the answer came from elsewhere
-    "score": "DOUBLE",  # null where there is an error
-    "latency_ms": "DOUBLE",  # the model's, for all rows of the request
-    "error": "VARCHAR",
-    "request": "VARCHAR",  # SHA-256 of the body
-    "features": "JSON",  # as the model got them: as they were sent, with what was filled in
-    "online": "VARCHAR",  # the online table that it was filled in from
-    "agrees": "BOOLEAN",  # the features are those of that table for this key; null where it does not know the key
-}
 # How many rows are written at once, and how long the end of the process waits for the disk.
 MANY = 5000
 STOP_SECONDS = 30
@@ -226,13 +210,13 @@ class Log:
 
     def _rotate(self) -> None:
         """Let go of days that are over; complete ones become Parquet files, in a process that is in nobody's way."""
-        from . import predictions
+        from . import rotation
 
         today = datetime.now(UTC).date().isoformat()
         for day in [day for day, file in self._files.items() if day < today and not file.rows]:
             self._files.pop(day).close()
-        if (self._rotation is None or self._rotation.poll() is not None) and predictions.complete(self.folder):
-            command = [sys.executable, "-m", predictions.__name__, str(self.folder)]
+        if (self._rotation is None or self._rotation.poll() is not None) and rotation.complete(self.folder):
+            command = [sys.executable, "-m", rotation.__name__, str(self.folder)]
             self._rotation = subprocess.Popen(command, stdin=subprocess.DEVNULL)
 
     def _take(self) -> None:
