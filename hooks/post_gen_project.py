@@ -20,27 +20,10 @@ BY_HAND = "git init && git add --all && git commit -m 'Bake the project'"
 # Of git's variables only these are about the user; the others name a repository, an
 # index or a template folder that belongs to whoever called cookiecutter.
 KEPT = ("GIT_AUTHOR_", "GIT_COMMITTER_", "GIT_CONFIG", "GIT_CEILING_", "GIT_EXEC_PATH")
+# The files of each example, in the folder of its name, as they lie in a project.
+EXAMPLES = Path(".examples")
 # What belongs to one answer of a question, and goes with the others.
 ONLY_FOR = {
-    "example": {
-        "flights": {
-            "transform/macros/late_history.sql",
-            "transform/macros/next_reading_of_clock.sql",
-            "transform/models/features/flights.sql",
-            "transform/models/features/late_history.sql",
-            "transform/models/staging/stg_airlines.sql",
-            "transform/models/staging/stg_airports.sql",
-            "transform/models/staging/stg_flights.sql",
-            "transform/models/staging/stg_planes.sql",
-            "transform/models/staging/stg_weather.sql",
-            "transform/models/staging/unit_tests.yml",
-            "transform/seeds",
-            "transform/tests/clocks_agree.sql",
-            "transform/tests/features_cover_every_flight.sql",
-            "transform/tests/landings_leave_time_to_fly.sql",
-        },
-        "blank": {".blank"},
-    },
     "ci": {
         "github": {".github", "docs/ci.md"},
         "gitlab": {".gitlab-ci.yml", ".gitlab", "docs/ci.md"},
@@ -123,13 +106,13 @@ def remove_caches():
             shutil.rmtree(folder)
 
 
-def lay_over(folder):
-    """Move a folder's files to where they belong, in place of what is there."""
-    for file in [each for each in folder.rglob("*") if each.is_file()]:
-        target = file.relative_to(folder)
+def lay_out(example):
+    """Move an example's files to where they belong, and drop the other examples."""
+    for file in [each for each in (EXAMPLES / example).rglob("*") if each.is_file()]:
+        target = file.relative_to(EXAMPLES / example)
         target.parent.mkdir(parents=True, exist_ok=True)
-        file.replace(target)
-    shutil.rmtree(folder, ignore_errors=True)
+        file.rename(target)
+    shutil.rmtree(EXAMPLES)
 
 
 def absolute(place, base):
@@ -190,7 +173,7 @@ def start_repository():
 def main():
     remove_unchosen()
     remove_caches()
-    lay_over(Path(".blank"))  # there is one for `example: blank`
+    lay_out(ANSWERS["example"])
     note_template()
     done = start_repository()
     here, started_in = Path.cwd(), Path(TEMPLATE["started_in"])

@@ -6,19 +6,15 @@ release runs with the model.py that it was released with.
 
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
-
-if TYPE_CHECKING:
-    import lightgbm as lgb
 
 # What is minimised, as training and its plots call it.
 LOSS = "log loss"
@@ -58,7 +54,7 @@ class Model:
     """Gradient-boosted trees over numbers and categories; predicts the probability of the label."""
 
     features: tuple[Feature, ...]
-    booster: "lgb.Booster"
+    booster: Any  # LightGBM's
 
     def predict(self, table: pa.Table, threads: int = 1) -> Rows:
         """Probability of the label for each row, in [0, 1].
@@ -73,13 +69,11 @@ class Model:
 
         An online server uses it where there is one; a model without it is asked by table.
         """
-        matrix = np.array(
-            [
-                [value if codes is None else codes.get(value) for value, codes in zip(row, self._codes, strict=True)]
-                for row in rows
-            ],
-            dtype=np.float64,  # None becomes NaN
-        )
+
+        def numbers(row: list[Any]) -> list[Any]:
+            return [value if codes is None else codes.get(value) for value, codes in zip(row, self._codes, strict=True)]
+
+        matrix = np.array([numbers(row) for row in rows], dtype=np.float64)  # None becomes NaN
         return np.asarray(self.booster.predict(matrix, num_threads=1))
 
     @cached_property
@@ -92,9 +86,8 @@ class Model:
     def importance(self) -> dict[str, float]:
         """Share of the total gain that each feature brought, largest first."""
         gain = self.booster.feature_importance("gain")
-        shares = {
-            feature.name: float(g / max(gain.sum(), 1e-12)) for feature, g in zip(self.features, gain, strict=True)
-        }
+        names = [feature.name for feature in self.features]
+        shares = {name: float(each / max(gain.sum(), 1e-12)) for name, each in zip(names, gain, strict=True)}
         return dict(sorted(shares.items(), key=lambda item: (-item[1], item[0])))
 
     def save(self, folder: Path) -> None:
@@ -104,40 +97,33 @@ class Model:
         # The one line that holds how the model was made and not what it is.
         lines = [line for line in text.splitlines(keepends=True) if not line.startswith("[num_threads:")]
         (folder / "model.txt").write_text("".join(lines), encoding="utf-8")
-        features = [
-            {"name": feature.name, "type": feature.type}
-            | ({"categories": feature.categories} if feature.categories else {})
-            for feature in self.features
-        ]
+        features = [{name: value for name, value in vars(each).items() if value} for each in self.features]
         text = json.dumps(features, indent=2, sort_keys=True) + "\n"
         (folder / "features.json").write_text(text, encoding="utf-8")
 
 
 def load(folder: Path) -> Model:
     """Load a saved model. Only text is read: nothing in the folder can run."""
-    with _without("pandas", "sklearn"):
-        import lightgbm as lgb
-
     features = tuple(
         Feature(each["name"], each["type"], tuple(each["categories"]) if "categories" in each else None)
         for each in json.loads((folder / "features.json").read_text(encoding="utf-8"))
     )
-    return Model(features, lgb.Booster(model_str=(folder / "model.txt").read_text(encoding="utf-8")))
+    return Model(features, _lightgbm().Booster(model_str=(folder / "model.txt").read_text(encoding="utf-8")))
 
 
-@contextmanager
-def _without(*modules: str) -> Iterator[None]:
-    """Import something as if these were not installed: LightGBM takes 0.4 s of CPU then, and 2 s with them.
+def _lightgbm() -> Any:
+    """LightGBM, imported as if pandas and scikit-learn were not there: 0.4 s of CPU then, and 2 s with them.
 
     It uses them only for interfaces that this project does not.
     """
-    hidden = [name for name in modules if name not in sys.modules]
+    hidden = {"pandas", "sklearn"} - sys.modules.keys()
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: import fails
     try:
-        yield
+        import lightgbm
     finally:
         for name in hidden:
             del sys.modules[name]
+    return lightgbm
 
 
 def losses(label: pa.ChunkedArray, predicted: Rows) -> Rows:
@@ -151,15 +137,14 @@ def losses(label: pa.ChunkedArray, predicted: Rows) -> Rows:
 
 def describe(table: pa.Table, names: list[str]) -> tuple[Feature, ...]:
     """The features that these columns of a training table make."""
-    return tuple(_feature(table[name], name) for name in names)
 
+    def feature(name: str) -> Feature:
+        kind = table[name].type
+        if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+            return Feature(name, "string", tuple(sorted(table[name].drop_null().unique().to_pylist())))
+        return Feature(name, "integer" if pa.types.is_integer(kind) else "double")
 
-def _feature(column: pa.ChunkedArray, name: str) -> Feature:
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        return Feature(
-            name, "string", tuple(sorted(value for value in column.unique().to_pylist() if value is not None))
-        )
-    return Feature(name, "integer" if pa.types.is_integer(column.type) else "double")
+    return tuple(map(feature, names))
 
 
 def encode(table: pa.Table, features: tuple[Feature, ...]) -> Rows:
@@ -183,22 +168,12 @@ def fit(
     settings: Settings,
     progress: Callable[[int, float, float], None],
 ) -> Model:
-    """Fit on `train`, stop when `validation` no longer gets better.
+    """Fit on `train`, stop when `validation`, the same columns of later months, no longer gets better.
 
-    The same tables and settings give the same model, byte for byte, whatever `settings.threads` is.
-
-    Args:
-        train: rows x columns, the label a boolean without nulls.
-        validation: the same columns, of later months.
-        label: name of the label column.
-        names: names of the feature columns, in order.
-        settings: params.yaml's `train`.
-        progress: called after each round with the round and both losses.
+    The same tables and settings give the same model, byte for byte, whatever `settings.threads` is. `label` names a
+    column without nulls, `names` the features in order; `progress` is told each round and both losses.
     """
-    with _without("pandas", "sklearn"):
-        import lightgbm as lgb
-
-    features = describe(train, names)
+    lgb, features = _lightgbm(), describe(train, names)
     options: dict[str, Any] = {
         "objective": "binary",
         "metric": "binary_logloss",
@@ -215,16 +190,10 @@ def fit(
     }
     categorical = [position for position, feature in enumerate(features) if feature.categories is not None]
 
-    def dataset(table: pa.Table, reference: lgb.Dataset | None = None) -> lgb.Dataset:
+    def dataset(table: pa.Table, reference: Any = None) -> Any:
         target = table[label].combine_chunks().cast(pa.int8()).to_numpy(zero_copy_only=False)
-        return lgb.Dataset(
-            encode(table, features),
-            target,
-            feature_name=names,
-            categorical_feature=categorical,
-            reference=reference,
-            params=options,
-        )
+        told = {"feature_name": names, "categorical_feature": categorical, "params": options}
+        return lgb.Dataset(encode(table, features), target, reference=reference, **told)
 
     def report(env: Any) -> None:
         losses = {name: value for name, _, value, _ in env.evaluation_result_list}

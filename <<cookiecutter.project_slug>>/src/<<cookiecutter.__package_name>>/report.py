@@ -1,74 +1,79 @@
-"""The evaluation as a page for people: one HTML file that holds its own pictures."""
+"""What evaluate leaves: metrics, slices and gates for the machinery, and a page for people with its own pictures."""
 
 import base64
-import csv
 import io
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from lifecycle.contract import write_text
+from jinja2 import StrictUndefined, Template
+from lifecycle.contract import write_json, write_text
+from pyarrow import csv
 
 from . import model
+from .metrics import PLOTS, Slices
+from .train import LEARNING_CURVE, Parts
 
+METRICS = Path("reports/metrics.json")
+SLICES = Path("reports/slices.json")
+GATES = Path("reports/gates.json")
+PAGE = Path("reports/report.html")
+
+# Titles of plots that need more than the name of their file.
+TITLES = {"roc": "ROC curve (area {roc_auc:.3f})", "calibration": "Calibration, ten bins of equal count"}
 SHOWN_FEATURES = 12
+BLUE, GREY = "#1f6feb", "#999999"
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """What the report tells."""
+def write_results(
+    metrics: dict[str, Any], slices: Slices, gates: list[dict[str, Any]], parts: Parts, positive: str | None = None
+) -> None:
+    """Write the metrics, the slices, the gates and the page, and print the gates. The plots are there already.
 
-    metrics: dict[str, Any]
-    slices: dict[str, dict[str, dict[str, float]]]
-    gates: list[dict[str, Any]]
-    importance: dict[str, float]
-    months: dict[str, list[str]]
-    plots: Path
-    learning_curve: Path
-
-
-def write_report(path: Path, evaluation: Evaluation) -> None:
-    """Render the report. Equal evaluations give equal bytes."""
-    loader = FileSystemLoader(Path(__file__).parent)
-    template = Environment(loader=loader, autoescape=True, undefined=StrictUndefined).get_template("report.html.j2")
-    write_text(path, template.render(vars(evaluation) | {"picture": _picture(evaluation)}) + "\n")
-
-
-def _columns(path: Path) -> list[list[float]]:
-    with path.open(encoding="utf-8") as file:
-        rows = list(csv.reader(file))[1:]
-    return [[float(value) for value in column] for column in zip(*rows, strict=True)]
+    `positive` names the metric that is the share of positive rows, where there is one.
+    """
+    for path, found in ((METRICS, metrics), (SLICES, slices), (GATES, gates)):
+        write_json(path, found)
+    baselines = metrics["baselines"]
+    compared = {"model": {name: metrics[name] for name in next(iter(baselines.values()))}, **baselines}
+    months = {name: sorted(set(part["month"].to_pylist())) for name, part in vars(parts).items()}
+    told = {"metrics": metrics, "slices": slices, "gates": gates, "compared": compared, "months": months}
+    source = Path(__file__).with_suffix(".html.j2").read_text(encoding="utf-8")
+    page = Template(source, autoescape=True, undefined=StrictUndefined)
+    write_text(PAGE, page.render(told, positive=positive, picture=_picture(metrics)) + "\n")
+    for gate in gates:
+        print(f"gate {gate['name']}: {gate['value']} {'passes' if gate['pass'] else 'FAILS'} {gate['threshold']}")
 
 
-def _picture(evaluation: Evaluation) -> str:
-    """ROC curve, calibration, learning curve and importance in one PNG, as base64."""
+def _picture(metrics: dict[str, Any]) -> str:
+    """Every plot, the learning curve and the importance in one PNG, as base64."""
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    figure, ((roc, reliability), (learning, importance)) = pyplot.subplots(2, 2, figsize=(11, 8.5), dpi=90)
-    auc = evaluation.metrics["roc_auc"]
-    roc.plot(*_columns(evaluation.plots / "roc.csv"), color="#1f6feb")
-    roc.plot([0, 1], [0, 1], color="#999999", linestyle=":")
-    roc.set(title=f"ROC curve (area {auc:.3f})", xlabel="false positive rate", ylabel="true positive rate")
+    # The ROC curve before the calibration.
+    curves = [path for path in sorted(PLOTS.glob("*.csv"), reverse=True) if path.stem != "importance"]
+    rows = (len(curves) + 3) // 2
+    figure = pyplot.figure(figsize=(11, 4.25 * rows), dpi=90)
+    for number, path in enumerate(curves, 1):
+        (across, x), (up, y) = csv.read_csv(path).to_pydict().items()
+        axes = figure.add_subplot(rows, 2, number, title=TITLES.get(path.stem, path.stem).format(**metrics))
+        axes.set(xlabel=across.replace("_", " "), ylabel=up.replace("_", " "))
+        ends = [min(*x, *y, 0), max(*x, *y)]
+        axes.plot(ends, ends, color=GREY, linestyle=":")
+        # A curve is a line, a few points are joined, a cloud is not.
+        style = "-" if y == sorted(y) and len(y) > 20 else "o-" if len(y) <= 20 else "."
+        axes.plot(x, y, style, color=BLUE)
 
-    predicted, happened = _columns(evaluation.plots / "calibration.csv")
-    most = max(*predicted, *happened) * 1.05
-    reliability.plot([0, most], [0, most], color="#999999", linestyle=":")
-    reliability.plot(predicted, happened, color="#1f6feb", marker="o")
-    reliability.set(title="Calibration, ten bins of equal count", xlabel="predicted", ylabel="happened")
+    rounds, train, validation = csv.read_csv(LEARNING_CURVE).to_pydict().values()
+    axes = figure.add_subplot(rows, 2, len(curves) + 1, title="Learning curve", xlabel="round", ylabel=model.LOSS)
+    axes.plot(rounds, train, color=GREY, label="train")
+    axes.plot(rounds, validation, color=BLUE, label="validation")
+    axes.legend()
 
-    rounds, train, validation = _columns(evaluation.learning_curve)
-    learning.plot(rounds, train, color="#999999", label="train")
-    learning.plot(rounds, validation, color="#1f6feb", label="validation")
-    learning.set(title="Learning curve", xlabel="round", ylabel=model.LOSS)
-    learning.legend()
-
-    shares = list(evaluation.importance.items())[:SHOWN_FEATURES][::-1]
-    importance.barh([name for name, _ in shares], [share for _, share in shares], color="#1f6feb")
-    importance.set(title="Share of the gain", xlabel="share")
+    features, shares = csv.read_csv(PLOTS / "importance.csv").to_pydict().values()
+    axes = figure.add_subplot(rows, 2, len(curves) + 2, title="Share of the gain", xlabel="share")
+    axes.barh(features[:SHOWN_FEATURES][::-1], shares[:SHOWN_FEATURES][::-1], color=BLUE)
 
     figure.tight_layout()
     picture = io.BytesIO()

@@ -1,23 +1,18 @@
 """train: fit the model on the first months, stopping early on the next ones."""
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from lifecycle.contract import Split, UserError, load_params, replacing, run_stage, settings_of
+from lifecycle.contract import Split, UserError, load_params, run_stage, settings_of, write_text
 
 from . import model
+from .tables import FEATURES, LABEL, NOT_FEATURES
 
-FEATURES = Path("data/features/<< cookiecutter.__table >>.parquet")
 MODEL = Path("model")
 LEARNING_CURVE = Path("reports/learning_curve.csv")
-
-LABEL = "<< cookiecutter.__label >>"
-# Columns that say which row it is; everything else in the feature table but the label is a feature.
-NOT_FEATURES = ("<< cookiecutter.__key >>", "month", <% if cookiecutter.example == 'blank' %><% else %>"scheduled_departure_at", <% endif %>"asked_at", LABEL)
 
 
 @dataclass(frozen=True)
@@ -67,12 +62,9 @@ def main() -> None:
             print(f"round {round_number}: {model.LOSS} {train_loss:.4f}, validation {validation_loss:.4f}", flush=True)
 
     settings = settings_of(model.Settings, params.train, "train")
-    fitted = model.fit(parts.train, parts.validation, LABEL, names, settings, progress)
-    fitted.save(MODEL)
-    with replacing(LEARNING_CURVE) as aside, aside.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["round", "train_loss", "validation_loss"])
-        writer.writerows((number, f"{train:.6f}", f"{validation:.6f}") for number, train, validation in curve)
+    model.fit(parts.train, parts.validation, LABEL, names, settings, progress).save(MODEL)
+    lines = [f"{number},{train:.6f},{validation:.6f}" for number, train, validation in curve]
+    write_text(LEARNING_CURVE, "\n".join(["round,train_loss,validation_loss", *lines]) + "\n")
 
 
 if __name__ == "__main__":
