@@ -62,7 +62,7 @@ def _read(folder: Path) -> Project:
         raise UserError(f"{FILE} is not valid TOML: {one_line(error)}") from None
     settings = found.get("tool", {}).get("lifecycle", {}) or _before_0_2(folder)
     if missing := [key for key in KEYS if not isinstance(settings.get(key), str)]:
-        raise UserError(f"{FILE} has no {missing[0]} under [tool.lifecycle]: see docs/contract.md of vendor/lifecycle")
+        raise UserError(f"{FILE} has no {missing[0]} under [tool.lifecycle]: see vendor/lifecycle/docs/contract.md")
     return Project(found.get("project", {}).get("name", folder.name), *(settings[key] for key in KEYS))
 
 
