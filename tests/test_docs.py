@@ -231,7 +231,7 @@ def test_what_a_page_names_exists(page, project):
         assert (page.parent / target).exists(), target
     for path in re.findall(r"`(tests/[\w/]+\.py)`", text):
         assert (project / path).exists() or (TEMPLATE / path).exists(), path
-    for path in re.findall(r"`template:([\w/.]+)`", text):
+    for path in re.findall(r"`(benchmarks/[\w/]+\.py)`", text):
         assert (TEMPLATE / path).exists(), path
     known = set(re.findall(r"(?m)^def (\w+)\(", (project / CLI).read_text()))
     for command in re.findall(r"(?:`|\$ |bin/)flight-delays ([a-z]+)", text):

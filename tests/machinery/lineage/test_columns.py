@@ -427,9 +427,9 @@ def outcome(database: duckdb.DuckDBPyConnection, sql: str, position: int) -> lis
         ("pivot db.s.b on g using sum(z)", "PIVOT"),
         ("select from where", "cannot be read"),
         ("select (1", "cannot be read"),
-        ("insert into db.s.c select 1, 2, 3", "no single SELECT"),
-        ("select 1 as one; select 2 as two", "no single SELECT"),
-        ("", "no single SELECT"),
+        ("insert into db.s.c select 1, 2, 3", "not a single SELECT"),
+        ("select 1 as one; select 2 as two", "not a single SELECT"),
+        ("", "not a single SELECT"),
     ],
 )
 def test_what_is_no_select_is_said_and_has_no_columns(sql: str, problem: str) -> None:

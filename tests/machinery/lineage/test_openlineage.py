@@ -177,7 +177,7 @@ def test_a_lock_file_that_cannot_be_read_is_no_trouble_for_the_run(silent: Relea
 def test_trouble_with_an_event_is_a_note_and_no_trouble_for_the_run(silent: Releases) -> None:
     Path(".dvc/cache/files").rename("away")
     [note] = tell(*stages())
-    assert note.startswith("OpenLineage was not told: ")
+    assert note.startswith("OpenLineage events could not be written: ")
 
 
 def test_the_ledger_s_decisions_are_told_once(silent: Releases) -> None:
@@ -377,4 +377,4 @@ def test_what_is_after_a_rollback_cannot_fail_it(silent: Releases) -> None:
 def test_a_disk_that_does_not_take_the_file_is_a_note(silent: Releases) -> None:
     openlineage.FILE.mkdir()
     [note] = openlineage.tell_of_ledger()
-    assert note.startswith("OpenLineage was not told: ")
+    assert note.startswith("OpenLineage events could not be written: ")

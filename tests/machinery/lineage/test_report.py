@@ -57,7 +57,7 @@ def test_the_command_prints_markdown_and_refuses_no_commit(releases: Releases) -
     printed = cli("report", "--base", FIRST)
     assert printed.returncode == 0, printed.stderr
     assert printed.stdout.startswith("## What changes since ")
-    with pytest.raises(UserError, match="nonsense is no commit here"):
+    with pytest.raises(UserError, match="nonsense is not a commit here"):
         report("nonsense", Store())
 
 

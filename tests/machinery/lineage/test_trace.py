@@ -188,7 +188,7 @@ def test_each_time_of_serving_ends_where_the_next_begins(history: Ledger) -> Non
     [
         ("production", "2020-04-30", "its first release came at 2020-05-01T00:00:00"),
         ("canary", "2020-06-01", "nothing was ever promoted to it"),
-        ("production", "soon", "'soon' is no time: it reads like 2013-08-01T12:00"),
+        ("production", "soon", "'soon' is not a valid time; use 2013-08-01T12:00"),
     ],
 )
 def test_a_time_without_a_release_is_said(history: Ledger, channel: book.ChannelName, time: str, said: str) -> None:

@@ -304,7 +304,7 @@ def test_signed_approvals_open_production_and_nothing_else_does(releases: Releas
 )
 def test_an_approval_is_somebodys(release_id: str, by: str) -> None:
     ledger = book.load()
-    with pytest.raises(UserError, match="an approval is somebody's"):
+    with pytest.raises(UserError, match="an approval needs a person"):
         approvals.approve(ledger, ledger.release(release_id), by=by)
     assert book.load().tip == ledger.tip
 

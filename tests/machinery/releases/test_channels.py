@@ -311,8 +311,8 @@ def test_out_of_quarantine_by_a_person_with_a_reason_only(releases: Releases) ->
     says = f"{releases.second} is in quarantine since .*: rolled back from production, misses late ones"
     for to in ("production", "canary"):
         refused(f"{says}. Automation does not", releases.second, to, reason="mended", automation=True)
-        refused(f"{says}. To promote it all the same, say why", releases.second, to)
-        refused(f"{says}. To promote it all the same, say why", releases.second, to, reason="  ")
+        refused(f"{says}. To promote it anyway, give a reason", releases.second, to)
+        refused(f"{says}. To promote it anyway, give a reason", releases.second, to, reason="  ")
     move = promote(releases.second, "production", reason="the labels were wrong")
     assert f"{releases.second} is out of quarantine" in move.notes
     assert serves("production") == releases.second

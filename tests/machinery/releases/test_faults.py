@@ -439,7 +439,7 @@ def test_what_both_sides_did_meanwhile_is_brought_together_by_doctor(
         elsewhere.chdir(other)
         approvals.approve(book.load(), get(releases.second), "looks right")
         theirs = book.load().tip
-    refused(releases.first, "have gone on apart", "`doctor`")
+    refused(releases.first, "have diverged", "`doctor`")
     done = reconcile.doctor().done
     assert any(line.startswith("done again: rollback of production by Tests") for line in done)
     ledger = book.load()

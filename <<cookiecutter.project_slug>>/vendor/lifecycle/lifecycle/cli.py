@@ -40,12 +40,10 @@ app = typer.Typer(
 )
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
-Release = Annotated[
-    str, typer.Argument(metavar="RELEASE", help="An id, the start of one, or a channel: what that serves.")
-]
-Reason = Annotated[str, typer.Option(metavar="TEXT", help="Kept in the ledger, for those who come after.")]
+Release = Annotated[str, typer.Argument(metavar="RELEASE", help="Release id, unique prefix, or channel.")]
+Reason = Annotated[str, typer.Option(metavar="TEXT", help="Recorded in the ledger.")]
 Generation = Annotated[
-    int | None, typer.Option(metavar="N", help="Only if the channel is at this generation, as `history --json` shows.")
+    int | None, typer.Option(metavar="N", help="Only if the channel is at this generation (see `history --json`).")
 ]
 
 IfOn = Annotated[
@@ -95,14 +93,14 @@ def in_project(command: Callable[..., None]) -> Callable[..., None]:
             print(f"error: {plain(said)}", file=sys.stderr)
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
-            print("interrupted: nothing is lost, the next run goes on from here", file=sys.stderr)
+            print("interrupted: nothing is lost, the next run continues from here", file=sys.stderr)
             raise typer.Exit(130) from None
 
     return wrapped
 
 
 def show(shown: "Shown", as_json: bool) -> None:
-    """Print a result; exit code 1 where it is bad news."""
+    """Print a result; exit with code 1 if it is bad news."""
     print(json.dumps(shown.data, indent=2) if as_json else plain(shown.text))
     if not shown.ok:
         raise typer.Exit(1)
@@ -131,12 +129,14 @@ def _app() -> None:
 @app.command(epilog=_example("run --through 2013-07"))
 @in_project
 def run(
-    through: Annotated[str, typer.Option(metavar="YYYY-MM", help="Move the watermark first (data.through).")] = "",
+    through: Annotated[
+        str, typer.Option(metavar="YYYY-MM", help="First set the last month of the data window (data.through).")
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Bring everything up to date: admit new files, run stale stages, log the result, register the model.
+    """Run the pipeline: admit new files, run stale stages, log the result, register the model.
 
-    Exit code 0 when the model passes its gates, 1 when something failed, 3 when a gate did.
+    Exit code 0 if the model passes its gates, 1 if something failed, 3 if a gate failed.
     """
     from .commands.run import run_pipeline
 
@@ -152,7 +152,7 @@ def run(
 @app.command(epilog=_example("status --json | jq .stages"))
 @in_project
 def status(as_json: AsJson = False) -> None:
-    """Show what needs a person, which stages are fresh or stale and why, the data window, the model, the channels."""
+    """Show what needs attention, the state of each stage and why, the data window, the model and the channels."""
     from .commands.status import project_status
 
     found = project_status()
@@ -162,7 +162,7 @@ def status(as_json: AsJson = False) -> None:
 @app.command(epilog=_example("release --reason 'October data'"))
 @in_project
 def release(reason: Reason = "", as_json: AsJson = False) -> None:
-    """Turn the present pipeline result into a release: push its bytes, write its record to the ledger.
+    """Release the current pipeline result: push its bytes and write its record to the ledger.
 
     Commits dvc.lock and the other files that `run` writes. Refuses other changes, stale stages and failed gates.
     """
@@ -175,11 +175,13 @@ def release(reason: Reason = "", as_json: AsJson = False) -> None:
 @in_project
 def approve(
     release: Release,
-    comment: Annotated[str, typer.Option(metavar="TEXT", help="Kept with the approval.")] = "",
-    key: Annotated[str, typer.Option(metavar="FILE", help="SSH key to sign with; else git's user.signingKey.")] = "",
+    comment: Annotated[str, typer.Option(metavar="TEXT", help="Recorded with the approval.")] = "",
+    key: Annotated[
+        str, typer.Option(metavar="FILE", help="SSH key to sign with; default: git's user.signingKey.")
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Approve a release, in your name as git knows it. Signed where the project has a file allowed_signers."""
+    """Approve a release in your git name. The approval is signed if the project has a file allowed_signers."""
     from .commands.release import approve_release
 
     show(approve_release(release, comment, key), as_json)
@@ -190,15 +192,18 @@ def approve(
 def promote(
     release: Release,
     to: Annotated[Channel, typer.Option(help="The channel.")],
-    traffic: Annotated[str, typer.Option(metavar="SHARE", help="Share of requests, for a canary.")] = "",
+    traffic: Annotated[str, typer.Option(metavar="SHARE", help="Share of requests for a canary, like 10%.")] = "",
     reason: Reason = "",
     generation: Generation = None,
     without_comparison: Annotated[
-        bool, typer.Option("--without-comparison", help="Go on where it cannot be compared with production; --reason.")
+        bool,
+        typer.Option(
+            "--without-comparison", help="Promote although the comparison with production fails; needs --reason."
+        ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Let a channel serve a release, if the policy in params.yaml allows it (promotion)."""
+    """Promote a release to a channel, if the policy in params.yaml (promotion) allows it."""
     from .commands.channels import promote as promote_release
 
     show(promote_release(release, to.value, traffic, reason, generation, without_comparison), as_json)
@@ -209,11 +214,13 @@ def promote(
 def rollback(
     channel: Channel,
     reason: Reason,
-    to: Annotated[str, typer.Option(metavar="RELEASE", help="Default: the last good one it served.")] = "",
+    to: Annotated[
+        str, typer.Option(metavar="RELEASE", help="Default: the last release it served that is not in quarantine.")
+    ] = "",
     generation: Generation = None,
     as_json: AsJson = False,
 ) -> None:
-    """Let a channel serve what it served before, verified; what it leaves goes to quarantine. Needs no network."""
+    """Return a channel to its previous release, verified, without network. The release it leaves goes to quarantine."""
     from .commands.channels import rollback as roll_back
 
     show(roll_back(channel.value, to, reason, generation), as_json)
@@ -223,11 +230,11 @@ def rollback(
 @in_project
 def hold(
     channel: Channel,
-    reason: Annotated[str, typer.Option(help="Why, for those who come after.")] = "",
+    reason: Annotated[str, typer.Option(help="Recorded in the ledger.")] = "",
     end: Annotated[bool, typer.Option("--end", help="End the hold.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Keep automation from promoting to a channel, until a person moves it or ends the hold."""
+    """Stop automation from promoting to a channel, until a person moves the channel or ends the hold."""
     from .commands.channels import hold as hold_channel
 
     show(hold_channel(channel.value, reason, end), as_json)
@@ -236,10 +243,10 @@ def hold(
 @app.command(epilog=_example("rollout r-3f2a"))
 @in_project
 def rollout(release: Release, as_json: AsJson = False) -> None:
-    """Take a release towards production: every step that there is evidence for, and then say what it waits for.
+    """Roll out a release step by step, as measurements allow, and say what it waits for. Run repeatedly.
 
-    Staging, shadow, canary at growing shares, production; bounds in params.yaml (rollout). To be called again. Exit
-    code 0 when production serves it, 1 when it was rolled back, 3 while it waits or is held for a person.
+    The steps: staging, shadow, canary at growing shares, production; bounds in params.yaml (rollout). Exit code 0 when
+    production serves the release, 1 when it was rolled back, 3 while it waits or needs a person.
     """
     from .commands.rollout import rollout as roll_out
 
@@ -251,13 +258,13 @@ def rollout(release: Release, as_json: AsJson = False) -> None:
 @app.command(epilog=_example("score --months 2013-09,2013-10"))
 @in_project
 def score(
-    channel: Annotated[Channel, typer.Option(help="Whose release scores.")] = Channel.production,
-    months: Annotated[str, typer.Option(metavar="YYYY-MM,...", help="Some months; else all.")] = "",
+    channel: Annotated[Channel, typer.Option(help="The channel whose release scores.")] = Channel.production,
+    months: Annotated[str, typer.Option(metavar="YYYY-MM,...", help="Default: all months.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Score the feature table with what a channel serves, a file a month, in data/scores.
+    """Score the feature table with a channel's release: one file a month, in data/scores.
 
-    A month whose rows and release are the same as last time is left alone; a corrected one is a new version.
+    Skips a month with the same rows and release as last time. A corrected month becomes a new version.
     """
     from .commands.score import score as score_months
 
@@ -267,11 +274,11 @@ def score(
 @app.command(epilog=_example("history production"))
 @in_project
 def history(
-    channel: Annotated[Channel | None, typer.Argument(help="One channel; else everything.")] = None,
-    limit: Annotated[int, typer.Option(help="How many, the newest first.")] = 20,
+    channel: Annotated[Channel | None, typer.Argument(help="Default: all entries.")] = None,
+    limit: Annotated[int, typer.Option(help="How many to show, newest first.")] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """Show what was released and served when, by whose decision and why."""
+    """Show releases, approvals, promotions, rollbacks and holds: when, by whom and why."""
     from .commands.channels import show_history
 
     show(show_history(channel.value if channel else None, limit), as_json)
@@ -290,13 +297,13 @@ def diff(a: Release, b: Release, as_json: AsJson = False) -> None:
 @in_project
 def verify(
     release: Annotated[
-        str, typer.Argument(metavar="[RELEASE]", help="Default: what production serves, and the work tree.")
+        str, typer.Argument(metavar="[RELEASE]", help="Default: the production release, and the work tree.")
     ] = "",
-    everything: Annotated[bool, typer.Option("--all", help="Every release, and the ledger itself.")] = False,
-    remote: Annotated[bool, typer.Option("--remote", help="Hash what is in the DVC remote too.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Verify every release, and the ledger itself.")] = False,
+    remote: Annotated[bool, typer.Option("--remote", help="Hash the files in the DVC remote too.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Hash again everything that a release needs, and say what is missing or altered. Exit code 1 if anything is."""
+    """Hash everything that a release needs, and report missing or altered files. Exit code 1 if there are any."""
     from .commands.upkeep import verify as verify_releases
 
     show(verify_releases(release, everything, remote), as_json)
@@ -305,9 +312,9 @@ def verify(
 @app.command(epilog=_example("doctor"))
 @in_project
 def doctor(as_json: AsJson = False) -> None:
-    """Put right what follows from the ledger: pointers, tags, MLflow, and altered files in DVC's cache.
+    """Repair pointers, tags, MLflow and altered files in DVC's cache, from the ledger and the DVC remote.
 
-    Exit code 1 when something is left for a person.
+    Exit code 1 if something is left for a person to do.
     """
     from .commands.upkeep import doctor as put_right
 
@@ -318,10 +325,12 @@ def doctor(as_json: AsJson = False) -> None:
 @in_project
 def restore(
     release: Release,
-    data: Annotated[bool, typer.Option("--data", help="Its data alone; code and other parameters stay.")] = False,
+    data: Annotated[
+        bool, typer.Option("--data", help="Restore the data only; code and other parameters stay.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Put a release's code, parameters, data, features and model back into the work tree, as a new commit."""
+    """Restore a release's code, parameters, data, features and model to the work tree, as a new commit."""
     from .commands.upkeep import restore as restore_release
 
     show(restore_release(release, data), as_json)
@@ -331,12 +340,14 @@ def restore(
 @in_project
 def reproduce(
     release: Release,
-    at_least: Annotated[str, typer.Option(metavar="LEVEL", help="L0, L1 or L2; default L0 on the same platform.")] = "",
+    at_least: Annotated[
+        str, typer.Option(metavar="LEVEL", help="L0, L1 or L2. Default: L0 on the platform of the release, else L2.")
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Build a release once more from its source, and compare: L0 same bytes, L1 same content, L2 same metrics.
+    """Build a release again from its source and compare: L0 same bytes, L1 same content, L2 same metrics.
 
-    Exit code 0 when every output reaches the promised level.
+    Exit code 0 if every output reaches the level.
     """
     from .commands.upkeep import reproduce as reproduce_release
 
@@ -346,10 +357,10 @@ def reproduce(
 @app.command(epilog=_example("gc --dry-run"))
 @in_project
 def gc(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the files to delete.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Free space in the local cache, without touching what a release, a branch or the work tree needs."""
+    """Free space in the local cache. Keeps everything that a release, a branch or the work tree needs."""
     from .commands.upkeep import collect
 
     show(collect(dry_run), as_json)
@@ -359,12 +370,12 @@ def gc(
 @in_project
 def trace(
     what: Annotated[
-        str, typer.Argument(help="A channel (at a time: CHANNEL@TIME), release, prediction, file, model or column.")
+        str, typer.Argument(help="A channel (CHANNEL@TIME for a moment), release, prediction, file, model or column.")
     ],
-    verify: Annotated[bool, typer.Option("--verify", help="Hash again what is shown of a release.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Hash the files of the release again.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what something was made from: bytes, SQL, code, parameters, people. Exit code 1 if anything differs."""
+    """Trace a result to its bytes, SQL, code, parameters and people. Exit code 1 if anything differs."""
     from .commands.lineage import trace as trace_it
 
     show(trace_it(what, verify), as_json)
@@ -376,7 +387,7 @@ def impact(
     what: Annotated[str, typer.Argument(help="A raw file, month, source column, model, commit or parameter.")],
     as_json: AsJson = False,
 ) -> None:
-    """Show what something reached: features, releases, channels and when they served."""
+    """Show the features, releases and channels that something reached, and when they served it."""
     from .commands.lineage import impact as find_impact
 
     show(find_impact(what), as_json)
@@ -387,17 +398,21 @@ def impact(
 def lineage(
     html: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", resolve_path=True, help="Where to write it; default .lifecycle/lineage.html."),
+        typer.Option(
+            metavar="FILE", resolve_path=True, help="Where to write the page. Default: .lifecycle/lineage.html."
+        ),
     ] = None,
     release: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="RELEASE", help="May be repeated. Default: all; of more than ten, those that serve and the newest."
+            metavar="RELEASE", help="Repeatable. Default: all; of more than ten, those in channels and the newest."
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the graph as JSON; a page only with --html.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the graph as JSON; write a page only with --html.")
+    ] = False,
 ) -> None:
-    """Write one page with everything that releases were made from and reached: search, follow, compare two of them."""
+    """Write the lineage of releases as one page: search it, follow links, compare two releases."""
     from .commands.lineage import lineage as draw
 
     show(draw(html, release or [], as_json), as_json)
@@ -407,7 +422,9 @@ def lineage(
 @in_project
 def card(
     release: Release,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", resolve_path=True, help="Write it to a file.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", resolve_path=True, help="Write the card to a file.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Print the model card of a release: use, data, features and their sources, metrics, gates, approvals, limits."""
@@ -419,10 +436,10 @@ def card(
 @app.command(epilog=_example("report --base origin/main > report.md"))
 @in_project
 def report(
-    base: Annotated[str, typer.Option(metavar="REV", help="A branch or commit that the change starts from.")] = "main",
+    base: Annotated[str, typer.Option(metavar="REV", help="The branch or commit to compare with.")] = "main",
     as_json: AsJson = False,
 ) -> None:
-    """Print, as Markdown, what a change does: metrics, gates, source files, outputs, parameters, SQL and its reach."""
+    """Report the effect of a change as Markdown: metrics, gates, source files, outputs, parameters, SQL."""
     from .commands.lineage import report as tell
 
     show(tell(base), as_json)
@@ -431,17 +448,19 @@ def report(
 @app.command(epilog=_example("monitor --month 2013-09 --month 2013-10"))
 @in_project
 def monitor(
-    release: Annotated[str, typer.Argument(metavar="[RELEASE]", help="Default: what production serves.")] = "",
+    release: Annotated[str, typer.Argument(metavar="[RELEASE]", help="Default: the production release.")] = "",
     month: Annotated[
         list[str] | None,
-        typer.Option(metavar="YYYY-MM", help="May be repeated. Default: those after training, and the prediction log."),
+        typer.Option(metavar="YYYY-MM", help="Repeatable. Default: the months after training, and the prediction log."),
     ] = None,
-    at: Annotated[str, typer.Option(metavar="TIME", help="Taken for now, in UTC, like 2026-05-01T06:00.")] = "",
-    act: Annotated[bool, typer.Option("--act", help="Do what the triggers in params.yaml say.")] = False,
+    at: Annotated[
+        str, typer.Option(metavar="TIME", help="Use this as the current time, in UTC, like 2026-05-01T06:00.")
+    ] = "",
+    act: Annotated[bool, typer.Option("--act", help="Take the actions of the triggers in params.yaml.")] = False,
     if_on: IfOn = False,
     as_json: AsJson = False,
 ) -> None:
-    """Look for drift, bad data, worse predictions, slow or stale service, by the thresholds in params.yaml.
+    """Check for drift, bad data, worse predictions and slow or stale service, by the thresholds in params.yaml.
 
     Writes .lifecycle/monitoring/monitor.html and metrics.prom. Exit code 1 while a breach is open.
     """
@@ -453,11 +472,11 @@ def monitor(
 @app.command(epilog=_example("incidents --limit 5"))
 @in_project
 def incidents(
-    limit: Annotated[int, typer.Option(help="How many, the newest first.")] = 20, as_json: AsJson = False
+    limit: Annotated[int, typer.Option(help="How many to show, newest first.")] = 20, as_json: AsJson = False
 ) -> None:
-    """Show what went wrong: how soon it was found, told and over, and how many rollbacks held.
+    """Show incidents: time to detect, alert and resolve, and how many rollbacks held.
 
-    Out of the ledger, the monitor's history and the log of alerts.
+    Derived from the ledger, the monitor's history and the log of alerts.
     """
     from .commands.monitor import incidents as show_incidents
 
@@ -467,13 +486,13 @@ def incidents(
 @app.command(epilog=_example("drill --only worse-model --only killed-process"))
 @in_project
 def drill(
-    only: Annotated[list[str] | None, typer.Option(metavar="FAULT", help="May be repeated. Default: all.")] = None,
+    only: Annotated[list[str] | None, typer.Option(metavar="FAULT", help="Repeatable. Default: all.")] = None,
     if_on: IfOn = False,
     as_json: AsJson = False,
 ) -> None:
-    """Inject faults for real, into a throw-away copy of the project under load, and see that each is dealt with.
+    """Inject faults into a temporary copy of the project under load, and check that it recovers.
 
-    Writes .lifecycle/drill.json and drill.md. Exit code 1 where something that is promised does not hold.
+    Writes .lifecycle/drill.json and drill.md. Exit code 1 if a promise does not hold.
     """
     from .commands.drill import hold as hold_drill
 
@@ -483,9 +502,9 @@ def drill(
 @app.command(epilog=_example("refresh"))
 @in_project
 def refresh(as_json: AsJson = False) -> None:
-    """Bring the online table up to date: the features that `serve` fills in where a request names a row by its key.
+    """Update the online table: the features that `serve` fills in when a request names a row by its key.
 
-    Running servers follow by themselves. With nothing new in the feature table, nothing is done.
+    Running servers follow without a restart. Does nothing if the feature table has not changed.
     """
     from .commands.refresh import refresh as make_online
 
@@ -499,11 +518,11 @@ def serve(
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8000,
     allow_host: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME[:PORT]", help="A name by which clients reach it. May be repeated."),
+        typer.Option(metavar="NAME[:PORT]", help="A name by which clients reach the server. Repeatable."),
     ] = None,
-    no_token: Annotated[bool, typer.Option("--no-token", help="Let every other machine ask.")] = False,
+    no_token: Annotated[bool, typer.Option("--no-token", help="Let any machine ask without a token.")] = False,
 ) -> None:
-    """Answer requests for predictions with the production and canary releases, until Ctrl-C or SIGTERM.
+    """Serve predictions from the production and canary releases, until Ctrl-C or SIGTERM.
 
     Follows every promotion and rollback without a restart. With SERVING_TOKEN set, requests need that bearer token.
     """
@@ -536,7 +555,7 @@ def check(as_json: AsJson = False) -> None:
 @app.command(epilog=_example("docs"))
 @in_project
 def docs() -> None:
-    """Write dbt's pages on every table and column to transform/target/index.html."""
+    """Write dbt's pages on every table and column to transform/target/static_index.html."""
     from .stages.transform import generate_docs
 
     print(f"open {generate_docs()}")

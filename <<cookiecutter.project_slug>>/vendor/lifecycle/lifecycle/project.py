@@ -64,10 +64,10 @@ def _read(folder: Path) -> Project:
         raise UserError(f"{FILE} is not valid TOML: {one_line(error)}") from None
     settings: dict[str, Any] = found.get("tool", {}).get("lifecycle", {}) or _before_0_2(folder)
     if missing := [key for key in KEYS if not isinstance(settings.get(key), str)]:
-        raise UserError(f"{FILE} has no {missing[0]} under [tool.lifecycle]: see docs/contract.md of vendor/lifecycle")
+        raise UserError(f"{FILE} has no {missing[0]} under [tool.lifecycle]: see vendor/lifecycle/docs/contract.md")
     without = settings.get("without", [])
     if not isinstance(without, list) or not all(isinstance(each, str) for each in without):
-        raise UserError(f'{FILE}: without under [tool.lifecycle] is no list of names, like ["serving"]')
+        raise UserError(f'{FILE}: without under [tool.lifecycle] must be a list of names, like ["serving"]')
     name = found.get("project", {}).get("name", folder.name)
     return Project(name, settings["model"], settings["tables"], settings["contracts"], tuple(without))
 

@@ -24,7 +24,7 @@ def share(text: str) -> float | None:
     except ValueError:
         value = -1.0
     if not 0 < value <= 1:
-        raise UserError(f"--traffic is a share of requests, like 10%, and not {text!r}")
+        raise UserError(f"--traffic is a share of requests, like 10%, not {text!r}")
     return value
 
 
@@ -69,7 +69,7 @@ def _shown(move: Move, notes: list[str]) -> Shown:
             lines[0] += f", in place of {move.previous}"
         lines.append(f"  generation {move.generation}, verified before and after, {move.seconds:.1f} s")
     if move.quarantined:
-        lines.append(f"  {move.quarantined} is in quarantine: automation will not promote it again")
+        lines.append(f"  {move.quarantined} is in quarantine: only a person can promote it again")
     return Shown(asdict(move) | {"notes": notes}, with_repairs(notes, "\n".join(lines)))
 
 

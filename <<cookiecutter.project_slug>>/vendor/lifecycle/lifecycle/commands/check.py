@@ -139,7 +139,7 @@ def _parameters(pipeline: dict[str, Any], found: Findings) -> None:
     for section in params:
         read = section in own or any(name.split(".")[0] == section for name in declared)
         found.see(
-            read, f"nobody reads the parameters {section} in {PARAMS_FILE}: declare them in a stage, or delete them"
+            read, f"no stage reads the parameters {section} in {PARAMS_FILE}: declare them in a stage, or delete them"
         )
 
 

@@ -9,7 +9,9 @@ from .shown import Shown, table
 def hold(names: list[str]) -> Shown:
     """Hold a drill, telling how it goes on the standard error."""
     done = drill(names, lambda line: print(f"  {line}", file=sys.stderr, flush=True))
-    rows: list[tuple[str, ...]] = [("fault", "", "found", "told", "over", "requests", "failed", "wrong", "expected")]
+    rows: list[tuple[str, ...]] = [
+        ("fault", "", "detected", "alerted", "resolved", "requests", "failed", "wrong", "expected")
+    ]
     rows += [
         (
             row.fault,

@@ -93,7 +93,9 @@ def _text(found: Monitored, done: operation.Done) -> str:
     lines = [f"{found.release}, trained on {profile.train[0]} to {profile.train[-1]}", f"  rows of {looked}"]
     if found.left_out:
         many = ", ".join(f"{count:,} in {window}" for window, count in found.left_out.items())
-        lines.append(f"  left out {many}: their features are not those of their key (docs/serving.md#evidence)")
+        lines.append(
+            f"  left out {many}: their features are not those of their key (vendor/lifecycle/docs/serving.md#evidence)"
+        )
     lines += [f"  {each}" for each in found.thin]
     lines.append(f"{found.verdict}{':' if rows else ''}")
     lines += [table(rows)] if rows else []
@@ -112,7 +114,7 @@ def incidents(limit: int) -> Shown:
     found = log_of.find(opened.ledger, load_params().monitoring)
     total = log_of.summary(found, opened.ledger)
     rows: list[tuple[str, ...]] = [
-        ("began", "release", "what", "found after", "told after", "over after", "how it ended")
+        ("began", "release", "what", "detected after", "alerted after", "resolved after", "how it ended")
     ]
     rows += [
         (
@@ -126,7 +128,7 @@ def incidents(limit: int) -> Shown:
     ]
     medians = ", ".join(
         f"{name} after {_span(value)}"
-        for name, value in (("found", total.to_detect), ("told", total.to_alert), ("over", total.to_restore))
+        for name, value in (("detected", total.to_detect), ("alerted", total.to_alert), ("resolved", total.to_restore))
     )
     success = f", {total.success:.0%}" if total.success is not None else ""
     closed = total.count > total.open
@@ -134,7 +136,7 @@ def incidents(limit: int) -> Shown:
     if len(found) > limit:
         lines.append(f"... and {len(found) - limit} earlier (--limit)")
     lines.append(
-        f"{total.count} incidents, {total.open} open" + (f"; of the others, in the median {medians}" if closed else "")
+        f"{total.count} incidents, {total.open} open" + (f"; median of the others: {medians}" if closed else "")
     )
     lines.append(f"{total.held} of {total.tried} rollbacks held{success}")
     data = {"incidents": [_incident(each) for each in found[:limit]], **asdict(total), "notes": opened.done}

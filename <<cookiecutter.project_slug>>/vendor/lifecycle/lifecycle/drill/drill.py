@@ -65,7 +65,7 @@ class Drill:
 
     def markdown(self) -> str:
         """A table for a page, or CI's summary."""
-        head = "| fault | held | found after | told after | over after | requests | failed | wrong | what happened |"
+        head = "| fault | held | detected | alerted | resolved | requests | failed | wrong | what happened |"
         lines = [head, "|---|---|---:|---:|---:|---:|---:|---:|---|"]
         for row in self.rows:
             held = "yes" if row.held else "**FAILED**"

@@ -70,7 +70,7 @@ def lineage_of(sql: str, schema: Schema) -> QueryLineage:
         queries = parse(sql, dialect=DIALECT)
         if len(queries) != 1 or not isinstance(query := queries[0], exp.Query):
             pivot = any(query and query.find(exp.Pivot) for query in queries)
-            return _cannot_tell(PIVOT if pivot else "it is no single SELECT")
+            return _cannot_tell(PIVOT if pivot else "it is not a single SELECT")
         _mark(query)
         query = qualify(
             query,
@@ -86,7 +86,7 @@ def lineage_of(sql: str, schema: Schema) -> QueryLineage:
     except (SqlglotError, RecursionError) as error:
         return _cannot_tell(f"the SQL cannot be read: {' '.join(str(error).split())[:200]}")
     if scope is None:
-        return _cannot_tell("it is no single SELECT")
+        return _cannot_tell("it is not a single SELECT")
     return Reader(schema).read(scope)
 
 

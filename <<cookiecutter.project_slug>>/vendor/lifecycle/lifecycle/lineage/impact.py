@@ -163,7 +163,7 @@ class Reach:
             facts.append(
                 Fact("rows", "of", f"{', '.join(chosen)}: their joins, filters or groups use it", {"models": chosen})
             )
-        facts += [Fact("not told", *each) for each in sql.untold(*{column.node for column in columns}).items()]
+        facts += [Fact("unknown", *each) for each in sql.untold(*{column.node for column in columns}).items()]
         return tuple(facts)
 
     def _channels(self, release: Release) -> Iterable[Fact]:

@@ -76,7 +76,7 @@ class Recorder:
             self._later(lambda: _pipeline(self._run, self._begin, self._end, now, error, nominal or self._begin))
         self._thread.shutdown()
         problems = [problem for each in self._writing if (problem := each.exception())]
-        return [f"OpenLineage was not told: {one_line(problems[0])}"] if problems else []
+        return [f"OpenLineage events could not be written: {one_line(problems[0])}"] if problems else []
 
     def _later(self, events: Callable[[], "Iterable[RunEvent]"]) -> None:
         self._writing.append(self._thread.submit(lambda: _write(events())))
@@ -172,7 +172,7 @@ def _tell(write: Callable[[], None]) -> list[str]:
     try:
         write()
     except Exception as error:  # whatever it is: what was done is done, and does not fail for an event
-        return [f"OpenLineage was not told: {one_line(error)}"]
+        return [f"OpenLineage events could not be written: {one_line(error)}"]
     if os.environ.get("OPENLINEAGE_URL"):
         tell_later()
     return []

@@ -186,15 +186,15 @@ class Reader:
             elif isinstance(node, exp.TableColumn):
                 yield self._row(scope, node.name)
             elif isinstance(node, exp.PositionalColumn):
-                yield ColumnLineage(problem=f"it is not told which column {node.sql(dialect=DIALECT)} is")
+                yield ColumnLineage(problem=f"it is unclear which column {node.sql(dialect=DIALECT)} is")
             elif isinstance(node, exp.Columns):
                 yield ColumnLineage(problem=COLUMNS)
             elif isinstance(node, exp.Window) and node.alias:
                 yield self._named_window(scope, node.alias)
             elif isinstance(node, exp.Dot) and isinstance(node.expression, exp.Func):
-                yield ColumnLineage(problem=f"it is not told what {node.sql(dialect=DIALECT)} reads")
+                yield ColumnLineage(problem=f"it is unclear what {node.sql(dialect=DIALECT)} reads")
             elif isinstance(node, exp.Anonymous) and node.name.lower() not in _built_in_functions():
-                yield ColumnLineage(problem=f"{node.name} is no function of DuckDB: a macro may read anything")
+                yield ColumnLineage(problem=f"{node.name} is not a function of DuckDB: a macro may read anything")
 
     def _nested(self, query: exp.Query) -> Iterator[ColumnLineage]:
         inner = self._scopes.get(id(query.unnest()))
@@ -214,7 +214,7 @@ class Reader:
         source = _source(scope, column.table)
         if source is None:
             pivoted = any(table.args.get("pivots") for table in scope.tables)
-            told = PIVOT if pivoted else f"it is not told which relation {column.sql(dialect=DIALECT)} belongs to"
+            told = PIVOT if pivoted else f"it is unclear which relation {column.sql(dialect=DIALECT)} belongs to"
             return ColumnLineage(problem=told)
         if isinstance(source, Scope):
             return self._of_outputs(source, column.name)
@@ -257,7 +257,7 @@ class Reader:
         """A whole row of a source as one value."""
         source = _source(scope, name)
         if source is None:
-            return ColumnLineage(problem=f"it is not told what {name} is")
+            return ColumnLineage(problem=f"it is unclear what {name} is")
         if isinstance(source, Scope):
             return _together(output.lineage for output in self._outputs(source) or ())
         columns = self._columns.get(_name_of(source), {"*": ""})

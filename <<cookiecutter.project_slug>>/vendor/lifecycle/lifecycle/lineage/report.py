@@ -58,7 +58,7 @@ def report(base: str, store: Store) -> Report:
     """
     sha = git.resolve(base)
     if sha is None:
-        raise UserError(f"{base} is no commit here: `git fetch`, or another --base")
+        raise UserError(f"{base} is not a commit here: `git fetch`, or use another --base")
     start = git.git("merge-base", sha, "HEAD").strip()
     tree = git.project_tree(start)
     lock, source, params = (

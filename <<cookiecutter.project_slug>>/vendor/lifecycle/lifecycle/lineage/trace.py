@@ -67,7 +67,7 @@ def serving_at(ledger: Ledger, channel: ChannelName, time: str) -> Served:
     try:
         asked = datetime.fromisoformat(time)
     except ValueError:
-        raise UserError(f"{time!r} is no time: it reads like 2013-08-01T12:00") from None
+        raise UserError(f"{time!r} is not a valid time; use 2013-08-01T12:00") from None
     asked = asked if asked.tzinfo else asked.replace(tzinfo=UTC)
     for each in reversed(served(ledger)):
         if each.channel == channel and datetime.fromisoformat(each.since) <= asked:
@@ -373,7 +373,7 @@ class Tracer:
             files = [file for file in self._raw() if fnmatch.fnmatch(file.path, node.files)]
             text = f"{_many(files)} {node.files}" if node.kind == "source" else node.file
             wrong = [f"{file.path}: {what}" for file in files if (what := self._here.wrong(file.path))]
-        problem = f"not told: {cannot_tell}" if cannot_tell else "; ".join(wrong) or self._here.wrong(node.file)
+        problem = f"unknown: {cannot_tell}" if cannot_tell else "; ".join(wrong) or self._here.wrong(node.file)
         return Fact("column", name, text, {"file": node.file}, problem, tuple(below))
 
 

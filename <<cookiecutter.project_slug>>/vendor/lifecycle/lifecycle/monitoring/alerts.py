@@ -114,7 +114,7 @@ def tell(
             try:
                 deliver(alert)
             except Exception as error:  # one that is down keeps no other from hearing; it is tried again next time
-                problems.append(f"{name} could not be told of {alert.title}: {type(error).__name__}")
+                problems.append(f"{alert.title} could not be sent to {name}: {type(error).__name__}")
                 continue
             append(file, _line(alert, name, at))
     return new, problems

@@ -111,13 +111,17 @@ def decide(ledger: Ledger, release: Release, store: Store, params: Params, now: 
     entries = [entry for _, entry in ledger.entries()]
     been = {entry.channel for entry in entries if entry.release == release.id and entry.channel}
     if "production" in been:
-        return Stop("held", "production has served it, and serves another since: a person promotes it again", {})
+        return Stop(
+            "held",
+            "production has served it before, and serves another release now: a person must promote it again",
+            {},
+        )
     if not been & {"staging", "canary"}:
         return Step("promote", "staging", _generation(staging), "it begins", {})
     at: ChannelName = "canary" if _serves(canary, release) else "staging"
     here = canary if at == "canary" else staging
     if here is None or here.release != release.id:
-        return Stop("held", "it was in staging, which serves another release now: a person promotes it again", {})
+        return Stop("held", "it was in staging, which serves another release now: a person must promote it again", {})
     if production is None or production.release is None:
         first = f"`promote {release.id} --to production`"
         return Stop("held", f"production serves nothing to hold it against: the first one is a person's ({first})", {})
@@ -146,7 +150,7 @@ def _serves(channel: Channel | None, release: Release) -> bool:
 def _said(shadow: dict[str, Any]) -> str:
     """The shadow in words, for the ledger."""
     compared = shadow["compared"]
-    word = {"promote": "as good as", "roll back": "worse than", "hold": "not told from"}[compared["verdict"]]
+    word = {"promote": "as good as", "roll back": "worse than", "hold": "not distinguishable from"}[compared["verdict"]]
     mean = f" (loss {compared['difference']:+.4f} a row)" if compared["difference"] is not None else ""
     return f"{word} {shadow['champion']} on {compared['rows']:,} labelled rows{mean}"
 

@@ -73,7 +73,7 @@ def approve(
     """
     by = by or git.identity()
     if not PERSON.fullmatch(by):
-        raise UserError(f"an approval is somebody's, like Ada Lovelace <ada@example.org>, and not {by!r}'s")
+        raise UserError(f"an approval needs a person, like Ada Lovelace <ada@example.org>, not {by!r}")
     for given in count(ledger, release):
         if not given.problem and (given.approval.by, given.approval.comment) == (by, comment):
             return given.approval, ledger

@@ -125,7 +125,7 @@ def rollback(
     """
     start = time.monotonic()
     if not reason.strip():
-        raise UserError("a rollback needs a reason, for those who come after: --reason '...'")
+        raise UserError("a rollback needs a reason for the ledger: --reason '...'")
     _expect(ledger, name, generation)
     channel = ledger.channel(name)
     if channel is None or channel.release is None:
@@ -181,7 +181,7 @@ def hold(
     if end and ledger.held(name) is None:
         raise UserError(f"{name} is not on hold")
     if not end and not reason.strip():
-        raise UserError("a hold needs a reason, for those who come after: --reason '...'")
+        raise UserError("a hold needs a reason for the ledger: --reason '...'")
     return note(ledger, "hold", name, reason, automation, (evidence or {}) | ({"ended": True} if end else {}))
 
 

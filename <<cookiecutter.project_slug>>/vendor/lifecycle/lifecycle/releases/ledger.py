@@ -158,7 +158,7 @@ class Ledger(Judged):
         if found:
             raise UserError(f"{what} may be {', '.join(found[:5])}: type more of it")
         nearest = get_close_matches(start, known, 1, 0) or ["none yet: `release` makes one"]
-        raise UserError(f"there is no release {what}; the nearest is {nearest[0]} (`history` lists what there is)")
+        raise UserError(f"there is no release {what}; the nearest is {nearest[0]} (`history` lists all)")
 
     def read_releases(self, ids: Iterable[str]) -> list[Release]:
         """The records of these ids, each held against its name."""
@@ -403,7 +403,7 @@ def fetch() -> bool:
 
 def _apart(remote: str) -> str:
     return (
-        f"the ledger here and the one at {remote} have gone on apart, most likely by a rollback without a network: "
+        f"the ledger here and the one at {remote} have diverged, most likely by a rollback without a network: "
         f"`doctor` makes this one follow {remote}, and does the rollback again if it still applies"
     )
 

@@ -218,7 +218,7 @@ def _check(rows: Any, names: list[str], key: str) -> None:
         raise UserError(f"the feature table has {rows[key].null_count} rows without {key}, its key")
     if len(rows[key].unique()) < rows.num_rows:
         twice = next(each["values"] for each in pc.value_counts(rows[key]).to_pylist() if each["counts"] > 1)
-        raise UserError(f"{key} {twice} stands in the feature table twice: it is no key")
+        raise UserError(f"{key} {twice} is in the feature table twice: it is not a key")
 
 
 def _write(file: Path, rows: Any, about: dict[str, Any]) -> None:

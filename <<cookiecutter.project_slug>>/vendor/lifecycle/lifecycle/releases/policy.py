@@ -160,7 +160,7 @@ def _quarantine(quarantine: Quarantine | None, entry: Entry) -> str:
         return f"{why}. Automation does not promote it again; a person may"
     if not entry.reason.strip():
         command = f"promote {entry.release} --to {entry.channel} --reason '...'"
-        return f"{why}. To promote it all the same, say why: `{command}`"
+        return f"{why}. To promote it anyway, give a reason: `{command}`"
     return ""
 
 
@@ -244,5 +244,5 @@ def _no_comparison(problem: str, champion: str | None, entry: Entry) -> str:
     command = f"promote {entry.release} --to {entry.channel} --without-comparison --reason '...'"
     return (
         f"{entry.release} could not be compared with {champion}, which production serves: {problem}. "
-        f"A person can promote it all the same: `{command}`"
+        f"A person can promote it anyway: `{command}`"
     )

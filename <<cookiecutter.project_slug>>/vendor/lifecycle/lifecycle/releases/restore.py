@@ -163,7 +163,7 @@ def finish(store: Store) -> str | None:
     outputs = [Output(**each) for each in note["outputs"]]
     if wrong := store.fetch(outputs):
         raise UserError(
-            f"restoring {note['release']} stopped: {wrong[0]}; bring it with `dvc pull`, then any command goes on"
+            f"restoring {note['release']} stopped: {wrong[0]}; get it with `dvc pull`, then run any command to continue"
         )
     store.checkout(outputs)
     NOTE.unlink()

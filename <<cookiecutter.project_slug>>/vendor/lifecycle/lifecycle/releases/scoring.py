@@ -157,7 +157,7 @@ def _with_ids(rows: Any, key: str, time: str, version: str, release: str, scores
     keys = [str(value) for value in rows[key].to_pylist()]
     if len(set(keys)) != len(keys):
         twice = next(one for one, other in pairwise(keys) if one == other)
-        raise UserError(f"{key} {twice} stands in the feature table twice: a prediction could not be told from another")
+        raise UserError(f"{key} {twice} is in the feature table twice: predictions need a unique key")
     ids = [f"b-{version}-{hashlib.sha256(each.encode()).hexdigest()[:16]}" for each in keys]
     columns = {"prediction_id": ids, "key": keys, "at": rows[time], "release": [release] * len(keys), "score": scores}
     return pa.table(columns)

@@ -219,7 +219,7 @@ class Loader:
     def _refuse(self, name: Name, reason: str) -> None:
         watch = self._watched[name]
         now: Channel | None = getattr(self.table, name)
-        goes_on = f"{now.release_id} (generation {now.generation}) goes on serving" if now else "nothing is served"
+        goes_on = f"{now.release_id} (generation {now.generation}) continues serving" if now else "nothing is served"
         if watch.problem != reason:
             log.error("%s: %s; %s", name, reason, goes_on)
         watch.problem = reason
