@@ -7,29 +7,26 @@ the second serves production. ids.json beside it has them in order.
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from urllib.request import Request, urlopen
 
+import pyarrow.parquet as pq
 import pytest
 
-from baking import PROJECT, TEMPLATE
-from running import run
+from baking import TEMPLATE
+from running import python_path, run
 
 pytestmark = pytest.mark.xdist_group("options")
 
 PACKED = Path(__file__).parent / "projects/before-0.2.tar.xz"
-WHO = {f"GIT_{role}_{what}": value for role in ("AUTHOR", "COMMITTER") for what, value in
-       (("NAME", "Tests"), ("EMAIL", "tests@example.org"))}  # fmt: skip
+WHO = [f"GIT_{role}_{what}={value}" for role in ("AUTHOR", "COMMITTER")
+       for what, value in (("NAME", "Tests"), ("EMAIL", "tests@example.org"))]  # fmt: skip
 
 
 def git(folder, *arguments):
-    done = subprocess.run(
-        ["git", *arguments], cwd=folder, env=os.environ | WHO, check=True, capture_output=True,
-        encoding="utf-8",
-    )  # fmt: skip
-    return done.stdout.strip()
+    return run(folder, "env", *WHO, "git", *arguments).strip()
 
 
 def template(folder):
@@ -48,13 +45,17 @@ def template(folder):
 
 @pytest.fixture(scope="module")
 def old(ready, tmp_path_factory):
-    """The old project, updated to the template that is here; its releases; a function to run it."""
+    """The old project with a team's changes, updated to the template that is here.
+
+    Returns it, its two releases, and a function that runs its command.
+    """
     folder = tmp_path_factory.mktemp("old")
     with tarfile.open(PACKED) as packed:
         packed.extractall(folder, filter="data")
     project, new = folder / "flight-delays", template(folder / "template")
-    edit(project / "src/flight_delays/stages/evaluate.py", "SMALLEST_SLICE = 200", "SMALLEST_SLICE = 150")
-    (project / "src/flight_delays/holidays.py").write_text(OWN_FILE)
+    contracts = project / "src/flight_delays/stages/contracts.py"
+    contracts.write_text(contracts.read_text().replace('"""Planes', '"""Our planes'))
+    (project / "src/flight_delays/ours.py").write_text("from .params import load_params\n")
     git(project, "add", "--all")
     git(project, "commit", "--quiet", "-m", "Ours")
     update = ["tools/template.py", "update", "--to", git(new, "rev-parse", "HEAD")]
@@ -68,31 +69,54 @@ def old(ready, tmp_path_factory):
     return project, json.loads((folder / "ids.json").read_text()), cli
 
 
-def test_an_update_takes_the_teams_changes_to_their_new_places(old):
+def serves(cli):
+    return json.loads(cli("status", "--json"))["channels"]["production"]["release"]
+
+
+def test_an_update_moves_the_teams_code_and_leaves_the_machinery_out_of_it(old):
     project, _, cli = old
-    assert "SMALLEST_SLICE = 150" in (project / "src/flight_delays/evaluate.py").read_text()
-    assert (project / "src/flight_delays/holidays.py").exists()
-    assert not (project / "src/flight_delays/stages").exists()
-    assert not (project / "src/flight_delays/lifecycle").exists()
-    assert "holidays.py imports flight_delays.params" in cli("check", check=False)
+    package = project / "src/flight_delays"
+    assert '"""Our planes' in (package / "contracts.py").read_text()
+    assert (package / "ours.py").exists()
+    assert not {"lifecycle", "serving", "stages"} & {each.name for each in package.iterdir()}
+    assert "src/flight_delays/ours.py" in cli("check", check=False)
+    (package / "ours.py").unlink()
+    git(project, "commit", "--quiet", "--all", "-m", "Not ours any more")
 
 
-def test_its_releases_are_whole_traced_and_rolled_back_to(old):
+def test_its_releases_are_whole_and_can_be_rolled_back_to(old):
     _, (first, second), cli = old
-    printed = cli("verify", "--all")
-    for name in ("ledger ", first, second):
-        assert f"{name.strip()} whole" in " ".join(printed.split())
-    cli("rollback", "production", "--reason", "The one before is enough")
-    told = cli("trace", "production", "--verify")
-    assert f"release {first}" in told
-    assert "data/raw/flights/2013-01.parquet" in told
+    whole = [line.split()[:2] for line in cli("verify", "--all").splitlines()]
+    assert [["ledger", "whole,"], [first, "whole,"], [second, "whole,"]] == [
+        each for each in whole if each[-1] == "whole,"
+    ]
+    cli("rollback", "production", "--reason", "The one before will do")
+    traced = cli("trace", "production", "--verify")
+    assert f"release {first}" in traced
+    assert "data/raw/flights/2013-01.parquet" in traced
 
 
-def test_an_old_release_is_served(old):
-    ...
+def test_an_old_release_is_served_and_its_prediction_traced(old, ready):
+    from lifecycle.testing.servers import free_port, server
+
+    project, (first, _), cli = old
+    cli("refresh")
+    scored = next((project / "data/scores").rglob("*.parquet"))
+    key = pq.read_table(scored, columns=["key"])["key"][0].as_py()
+    port, python = free_port(), ready[0] / ".venv/bin/python"
+    url, command = f"http://127.0.0.1:{port}", ["-m", "lifecycle.cli", "serve", "--port", str(port)]
+    paths = {**os.environ, "PYTHONPATH": python_path(project), "DO_NOT_TRACK": "1"}
+    log = project.parent / "serve.log"
+    with server([str(python), *command], f"{url}/health/ready", project, log, paths):
+        body = json.dumps({"row": {"flight_id": key}}).encode()
+        request = Request(f"{url}/predict", body, {"Content-Type": "application/json"})
+        with urlopen(request, timeout=60) as answer:
+            predicted = json.loads(answer.read())
+    assert predicted["release"] == first
+    assert f"release {first}" in cli("trace", predicted["prediction_id"])
 
 
-def test_an_old_release_is_rebuilt_byte_for_byte(old):
+def test_an_old_release_is_rebuilt_to_the_byte(old):
     _, (first, _), cli = old
     assert json.loads(cli("reproduce", first, "--json"))["level"] == "L0"
 
@@ -102,7 +126,19 @@ def test_a_new_release_takes_over_and_gives_way_again(old):
     cli("run")
     git(project, "commit", "--quiet", "--all", "-m", "The first result here")
     new = json.loads(cli("release", "--json"))["release"]
-    for step in (["promote", new, "--to", "staging"], ["approve", new], ["promote", new]):
-        cli(*step)
+    cli("promote", new, "--to", "staging")
+    cli("approve", new)
+    cli("promote", new, "--to", "production")
+    assert serves(cli) == new
     cli("rollback", "production", "--reason", "As a drill")
-    assert json.loads(cli("status", "--json"))["channels"]["production"]["release"] == first
+    assert serves(cli) == first
+
+
+def test_an_old_release_is_restored_with_its_machinery_and_can_be_left_again(old):
+    project, (first, _), cli = old
+    assert "`make setup`" in cli("restore", first)
+    assert git(project, "diff", "--stat", f"release/{first}") == ""
+    assert (project / "src/flight_delays/lifecycle").exists()
+    assert not (project / "vendor").exists()
+    git(project, "revert", "--no-edit", "HEAD")
+    assert serves(cli) == first

@@ -178,7 +178,7 @@ def test_check_names_what_is_no_part_and_what_has_lost_its_folder(built: Path) -
     file.write_text(file.read_text(encoding="utf-8").replace("without = [", "without = 3 # ["), encoding="utf-8")
     done = cli("serve")
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-    assert "is no list of names" in done.stderr
+    assert "must be a list of names" in done.stderr
 
 
 @pytest.mark.parametrize("name", OWN)

@@ -68,6 +68,8 @@ def restore(what: str, data_only: bool) -> Shown:
     )
     if data_only:
         text += "\n  next: `run`, which builds what the data changes, and takes from the cache what it has seen"
+    if done.setup:
+        text += "\n  next: `make setup`, because the packages or the machinery of this release differ"
     return Shown(asdict(done) | {"notes": opened.done}, with_repairs(opened.done, text))
 
 

@@ -25,16 +25,22 @@ from .store import Output, Store
 NOTE = Path(".lifecycle/restoring.json")
 SAVED = Path(".lifecycle/saved")
 DATA = "data"
+# What `make setup` installs, and from what.
+INSTALLED = ("pyproject.toml", "requirements.lock", "vendor")
 
 
 @dataclass(frozen=True)
 class Restored:
-    """What was put back. `commit` is None when the work tree was like that already."""
+    """What was put back. `commit` is None when the work tree was like that already.
+
+    `setup`: packages or the machinery differ from those that are installed.
+    """
 
     release: str
     commit: str | None
     outputs: list[str]
     files: int
+    setup: bool
 
 
 def restore(release: Release, store: Store, data_only: bool = False) -> Restored:
@@ -72,11 +78,12 @@ def restore(release: Release, store: Store, data_only: bool = False) -> Restored
         NOTE.unlink()
         raise UserError("the branch has moved meanwhile; nothing was restored: try again")
     finish(store)
-    return Restored(release.id, new, [each.path for each in outputs], _files_between(head, new))
+    files, setup = _files_between(head, new), bool(_files_between(head, new, *INSTALLED))
+    return Restored(release.id, new, [each.path for each in outputs], len(files), setup)
 
 
-def _files_between(old: str, new: str | None) -> int:
-    return len(git.git("diff", "--name-only", old, new).split("\n")) - 1 if new else 0
+def _files_between(old: str, new: str | None, *paths: str) -> list[str]:
+    return git.git("diff", "--name-only", old, new, "--", *paths).splitlines() if new else []
 
 
 def _with_project(release: Release, head: str) -> str:
