@@ -6,10 +6,11 @@ STAMP := .venv/.installed
 DEMO := build/flight-delays
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench docs lint format lock clean
+.PHONY: help demo test test-machinery bench docs lint format lock clean
+MACHINERY := <<cookiecutter.project_slug>>/vendor/lifecycle
 
 help:  ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
 
 demo: $(STAMP)  ## Bake a project into build/, run its pipeline, release, promote, roll back, reproduce
 	@rm -rf $(DEMO)
@@ -20,23 +21,25 @@ demo: $(STAMP)  ## Bake a project into build/, run its pipeline, release, promot
 test: $(STAMP)  ## All tests: answers, files, hooks, lint, and a baked project for real
 	@$(BIN)/python -m pytest -n auto --dist loadgroup
 
+test-machinery: $(STAMP)  ## The machinery's tests alone, on a fresh bake; on your project with PROJECT=path
+	@$(BIN)/python -m pytest -n auto --dist loadgroup tests/machinery $(if $(PROJECT),--project "$(PROJECT)")
+
 bench: $(STAMP)  ## What the wiring costs, as ratios; about six minutes on a quiet machine
 	@$(BIN)/python benchmarks/bench.py
 
 docs: $(STAMP)  ## The docs as a site, in build/site; every link is checked
 	@$(BIN)/mkdocs build --strict --quiet && echo build/site/index.html
 
-lint: $(STAMP)  ## Format and lint checks of the template's own Python; changes nothing
+lint: $(STAMP)  ## Format and lint checks of all Python here, types of the machinery; changes nothing
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check .
+	@cd '$(MACHINERY)' && ruff=$(CURDIR)/$(BIN)/ruff && $$ruff format --check . && $$ruff check . && $(CURDIR)/$(BIN)/mypy
 
-format: $(STAMP)  ## Put the template's own Python in order
+format: $(STAMP)  ## Put all Python here in order
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+	@cd '$(MACHINERY)' && $(CURDIR)/$(BIN)/ruff format . && $(CURDIR)/$(BIN)/ruff check --fix .
 
 lock: $(STAMP)  ## Resolve again: requirements-dev.lock, and the project's lock with every option; needs uv
 	@$(BIN)/python lock.py --upgrade
-	@uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --upgrade \
-		--generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate \
-		--quiet --output-file requirements-dev.lock
 
 clean:  ## Remove everything made here: build/, caches and .venv
 	rm -rf build .venv .pytest_cache .ruff_cache .hypothesis tests/__pycache__
