@@ -1,4 +1,4 @@
-"""Another kind of model touches the project's own files alone: those that the contract page names."""
+"""Another kind of model touches the project's own files: those that the contract page names."""
 
 import json
 import re

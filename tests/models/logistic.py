@@ -74,9 +74,7 @@ class Model:
     def save(self, folder: Path) -> None:
         """Write the model as one text file. Equal models give equal bytes."""
         folder.mkdir(parents=True, exist_ok=True)
-        numbers = {
-            name: getattr(self, name).tolist() for name in ("mean", "scale", "weights", "bias")
-        }
+        numbers = {name: getattr(self, name).tolist() for name in ("mean", "scale", "weights", "bias")}
         features = [vars(feature) for feature in self.features]
         text = json.dumps({"features": features, **numbers}, indent=1, sort_keys=True) + "\n"
         (folder / "model.json").write_text(text, encoding="utf-8")
@@ -112,9 +110,7 @@ def encode(table: pa.Table, features: tuple[Feature, ...]) -> Rows:
         else:
             text = values.cast(pa.string())
             columns += [
-                pc.fill_null(pc.equal(text, category), False)
-                .cast(pa.float64())
-                .to_numpy(zero_copy_only=False)
+                pc.fill_null(pc.equal(text, category), False).cast(pa.float64()).to_numpy(zero_copy_only=False)
                 for category in feature.categories
             ]
     return np.column_stack(columns)
@@ -135,14 +131,10 @@ def fit(
     matrix = encode(train, features)
     mean, scale = np.nanmean(matrix, axis=0), np.maximum(np.nanstd(matrix, axis=0), 1e-9)
     target = train[label].combine_chunks().cast(pa.int8()).to_numpy(zero_copy_only=False)
-    fitted = LogisticRegression(
-        C=settings.inverse_penalty, max_iter=1000, random_state=settings.seed
-    )
+    fitted = LogisticRegression(C=settings.inverse_penalty, max_iter=1000, random_state=settings.seed)
     fitted.fit(np.nan_to_num((matrix - mean) / scale), target)
     model = Model(features, mean, scale, fitted.coef_.round(9), fitted.intercept_.round(9))
-    both = [
-        float(np.mean(losses(table[label], model.predict(table)))) for table in (train, validation)
-    ]
+    both = [float(np.mean(losses(table[label], model.predict(table)))) for table in (train, validation)]
     progress(1, *both)
     return model
 
@@ -150,7 +142,5 @@ def fit(
 def describe(column: pa.ChunkedArray, name: str) -> Feature:
     """The feature that a column of the training table makes."""
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        return Feature(
-            name, "string", tuple(sorted(value for value in column.unique().to_pylist() if value))
-        )
+        return Feature(name, "string", tuple(sorted(value for value in column.unique().to_pylist() if value)))
     return Feature(name, "integer" if pa.types.is_integer(column.type) else "double")

@@ -50,9 +50,7 @@ def main() -> None:
     write_json("reports/metrics.json", metrics)
     write_json("reports/slices.json", slices)
     write_json("reports/gates.json", gates)
-    write_text(
-        "reports/report.html", f"<!doctype html><title>Accuracy</title><p>{accuracy:.3f}</p>\n"
-    )
+    write_text("reports/report.html", f"<!doctype html><title>Accuracy</title><p>{accuracy:.3f}</p>\n")
 
 
 if __name__ == "__main__":
