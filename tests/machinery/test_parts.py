@@ -106,7 +106,7 @@ def test_without_a_part(name: str, releases: Releases) -> None:
         if command in ("drill", "monitor"):  # what CI runs on a schedule
             done = run(command, "--if-on")
             assert (done.returncode, done.stdout, done.stderr) == (0, "", f"note: {said}\n")
-    for arguments in (["check"], ["impact", "train.seed"], ["verify"]):
+    for arguments in (["check"], ["trace", "production"], ["impact", "train.seed"], ["verify"]):
         done = run(*arguments)
         assert done.returncode == 0, done.stdout + done.stderr
     status = run("status")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Commands(TyperGroup):
-    """Lists what the project has: not the commands of parts that it does without."""
+    """Lists the commands, without those of parts that are switched off."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Outside of a project, all."""
@@ -47,7 +47,7 @@ Generation = Annotated[
 ]
 
 IfOn = Annotated[
-    bool, typer.Option("--if-on", help="For scheduled jobs: where the part is switched off, exit code 0 and a note.")
+    bool, typer.Option("--if-on", help="For scheduled jobs: exit code 0 and a note if the part is switched off.")
 ]
 
 

@@ -1,6 +1,6 @@
-"""The parts that a project can do without: `without` under [tool.lifecycle] in its pyproject.toml names those.
+"""The parts that a project can switch off, with `without` under [tool.lifecycle] in its pyproject.toml.
 
-A part that is off has no commands, and its flows do nothing; its room may be deleted.
+The commands of such a part are not listed and refuse, its flows do nothing, and its room may be deleted.
 """
 
 import os
@@ -36,7 +36,7 @@ OF_COMMAND = {command: name for name, part in PARTS.items() for command in part.
 
 
 def why_off(name: str) -> str | None:
-    """Why the project has no such part, and what to do to have it, in a sentence; None where it has it."""
+    """Why the project does not have the part, and how to have it, in one sentence; None if it has it."""
     for each in (name, *PARTS[name].needs):
         what = f"the part {name}" + (f" needs {each}, which" if each != name else "")
         where = f"`without` under [tool.lifecycle] in {project.FILE}"

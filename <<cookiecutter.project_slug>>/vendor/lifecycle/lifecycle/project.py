@@ -4,7 +4,7 @@
 model = "flight_delays.model"
 tables = "flight_delays.tables:TABLES"
 contracts = "flight_delays.contracts:CONTRACTS"
-without = ["serving"]  # the parts of parts.py that it does without; may be left out
+without = ["serving"]  # optional: parts that are switched off, see parts.py
 """
 
 import importlib
