@@ -74,7 +74,9 @@ def fit_and_score(package: str, features: Path) -> None:
     table = pq.read_table(features)
     parts = train.split(table, params.split)
     names = [name for name in table.column_names if name not in tables.NOT_FEATURES]
-    fitted = model.fit(parts.train, parts.validation, tables.LABEL, names, settings, lambda *_: None)
+    fitted = model.fit(
+        parts.train, parts.validation, tables.LABEL, names, settings, lambda *_: None
+    )
     print(metrics.score(metrics.truth_of(parts.holdout), fitted.predict(parts.holdout)))
 
 

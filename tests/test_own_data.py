@@ -114,7 +114,10 @@ def test_what_is_not_about_the_example_holds_for_the_new_table(own):
         "stages/test_ingest.py",
         "test_params.py",
     ]
-    own_tests = ["stages", *(f"test_{name}.py" for name in ("contract", "leaks", "story", "tables"))]
+    own_tests = [
+        "stages",
+        *(f"test_{name}.py" for name in ("contract", "leaks", "story", "tables")),
+    ]
     command = [".venv/bin/python", "-m", "pytest", "-p", "no:cacheprovider"]
     assert "passed" in run(own, *command, *(f"tests/{name}" for name in own_tests))
     tests = [f"tests/machinery/{name}" for name in names]

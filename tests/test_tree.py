@@ -212,7 +212,7 @@ def test_no_mark_is_left(answers, tmp_path, no_git):
 
 
 def test_the_examples_have_the_same_shape():
-    """An example is a folder for each place that the other has one for; both say the same of the team's own part."""
+    """Whoever knows one knows where things are in the other; only the SQL has files of its own."""
 
     def shape(name):
         files = files_of(EXAMPLES / name)
@@ -230,7 +230,9 @@ def test_what_the_examples_have_stands_nowhere_else():
 
 def test_code_has_no_mark_of_the_template():
     package = f"src/{OPENING}cookiecutter.__package_name>>"
-    files = [file for start in (PROJECT, *EXAMPLES.iterdir()) for file in (start / package).iterdir()]
+    files = [
+        file for start in (PROJECT, *EXAMPLES.iterdir()) for file in (start / package).iterdir()
+    ]
     assert len(files) > 10
     found = [file for file in files if file.is_file() and re.search("<<|<%", file.read_text())]
     assert found == []
