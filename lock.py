@@ -77,11 +77,12 @@ def declared(project):
     pipeline = yaml.safe_load((project / "dvc.yaml").read_text())
     names = {*pipeline["stages"], *pipeline["artifacts"]} - {project.name}
     names |= {path.stem for path in project.iterdir()}
-    for start in (project, project / ".blank"):
-        for source in yaml.safe_load((start / "transform/models/sources.yml").read_text())[
-            "sources"
-        ]:
+    examples = [*(project / ".examples").iterdir()]
+    for example in examples:
+        sources = yaml.safe_load((example / "transform/models/sources.yml").read_text())["sources"]
+        for source in sources:
             names |= {source["name"], *(table["name"] for table in source["tables"])}
+    for start in (project, *examples):
         for folder in ("tests", "transform"):
             names |= {path.stem for path in (start / folder).rglob("*")}
     return names

@@ -65,16 +65,19 @@ def fit_and_score(package: str, features: Path) -> None:
     """Fit the project's model and score the holdout."""
     sys.path[:0] = ["src", "vendor/lifecycle"]
     model = importlib.import_module(f"{package}.model")
+    tables = importlib.import_module(f"{package}.tables")
     train = importlib.import_module(f"{package}.train")
-    evaluate = importlib.import_module(f"{package}.evaluate")
+    metrics = importlib.import_module(f"{package}.metrics")
     contract = importlib.import_module("lifecycle.contract")
     params = contract.load_params()
     settings = contract.settings_of(model.Settings, params.train, "train")
     table = pq.read_table(features)
     parts = train.split(table, params.split)
-    names = [name for name in table.column_names if name not in train.NOT_FEATURES]
-    fitted = model.fit(parts.train, parts.validation, train.LABEL, names, settings, lambda *_: None)
-    print(evaluate.score(evaluate.truth_of(parts.holdout), fitted.predict(parts.holdout)))
+    names = [name for name in table.column_names if name not in tables.NOT_FEATURES]
+    fitted = model.fit(
+        parts.train, parts.validation, tables.LABEL, names, settings, lambda *_: None
+    )
+    print(metrics.score(metrics.truth_of(parts.holdout), fitted.predict(parts.holdout)))
 
 
 if __name__ == "__main__":

@@ -162,7 +162,8 @@ def test_what_is_not_about_the_example_holds_for_the_new_table(own):
         "stages/test_ingest.py",
         "test_params.py",
     ]
-    tests_of(own, *names)
+    own_tests = ("contract", "leaks", "story", "tables")
+    tests_of(own, "stages", *(f"test_{name}.py" for name in own_tests), *names)
 
 
 @pytest.fixture(scope="module")
@@ -214,9 +215,10 @@ def test_a_table_with_a_row_a_day_is_released_served_and_watched(daily):
 def test_its_own_tests_hold_with_a_row_a_day(daily):
     tests_of(
         daily[0],
+        "stages",
         "test_leaks.py",
+        "test_tables.py",
         "stages/test_ingest.py",
-        "stages/test_train.py",
         "monitoring/test_monitor.py",
         "monitoring/test_rollout.py::test_a_release_that_is_as_good_reaches_production_without_a_person",
         "lineage/test_impact.py",

@@ -1,5 +1,6 @@
 """What a bake writes: exactly these files, tidy, with no mark of the template left."""
 
+import ast
 import json
 import re
 import subprocess
@@ -42,6 +43,7 @@ requirements.lock
 src/flight_delays/__init__.py
 src/flight_delays/contracts.py
 src/flight_delays/evaluate.py
+src/flight_delays/metrics.py
 src/flight_delays/model.py
 src/flight_delays/report.html.j2
 src/flight_delays/report.py
@@ -49,10 +51,14 @@ src/flight_delays/tables.py
 src/flight_delays/train.py
 tests/conftest.py
 tests/stages/test_evaluate.py
+tests/stages/test_metrics.py
+tests/stages/test_report.py
 tests/stages/test_train.py
 tests/synthetic.py
 tests/test_contract.py
+tests/test_leaks.py
 tests/test_story.py
+tests/test_tables.py
 tests/transform/test_point_in_time.py
 tests/transform/test_sql.py
 tools/setup.py
@@ -109,8 +115,6 @@ OF_BLANK = (
 transform/models/features/events.sql
 transform/models/staging/stg_events.sql
 transform/tests/features_cover_every_event.sql
-tests/stages/test_gate.py
-tests/test_leaks.py
 """.split()
     + [f"example/events/2013-{month:02}.csv" for month in range(1, 13)]
 )
@@ -127,6 +131,10 @@ transform/models/features/events.sql
 transform/models/sources.yml
 transform/models/staging/stg_events.sql
 """.split()
+
+# Of each example: the most lines of Python that its src/ may have.
+MOST_LINES = {"flights": 1_000, "blank": 600}
+EXAMPLES = PROJECT / ".examples"
 
 OPENING = "<" + "<"
 LEFTOVER = re.compile(r"<<|<%|%>|<#|#>|cookiecutter[._]")
@@ -201,6 +209,50 @@ def test_no_mark_is_left(answers, tmp_path, no_git):
         )
     ]
     assert found == []
+
+
+def test_the_examples_have_the_same_shape():
+    """Whoever knows one knows where things are in the other; only the SQL has files of its own."""
+
+    def shape(name):
+        files = files_of(EXAMPLES / name)
+        kept = {file for file in files if not file.startswith(("transform/", "example/"))}
+        return kept | {file.split("/")[0] for file in files} - {"example"}
+
+    assert {path.name for path in EXAMPLES.iterdir()} == {*MOST_LINES}
+    assert shape("flights") == shape("blank")
+
+
+def test_what_the_examples_have_stands_nowhere_else():
+    for example in EXAMPLES.iterdir():
+        assert [name for name in files_of(example) if (PROJECT / name).exists()] == []
+
+
+def test_code_has_no_mark_of_the_template():
+    package = f"src/{OPENING}cookiecutter.__package_name>>"
+    files = [
+        file for start in (PROJECT, *EXAMPLES.iterdir()) for file in (start / package).iterdir()
+    ]
+    assert len(files) > 10
+    found = [file for file in files if file.is_file() and re.search("<<|<%", file.read_text())]
+    assert found == []
+
+
+@pytest.mark.parametrize("example", MOST_LINES)
+def test_the_code_of_an_example_is_short_and_keeps_to_the_contract(example, tmp_path, no_git):
+    files = [*(bake(tmp_path / "out", {"example": example}) / "src").rglob("*.py")]
+    lines = sum(len(file.read_text().splitlines()) for file in files)
+    assert lines <= MOST_LINES[example]
+    imports = {
+        f"{getattr(node, 'module', '')} {alias.name}"
+        for file in files
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, (ast.Import, ast.ImportFrom)) and not getattr(node, "level", 0)
+        for alias in node.names
+    }
+    machinery = {each for each in imports if re.match(r"\s*lifecycle\b", each)}
+    assert machinery
+    assert [each for each in machinery if not each.startswith("lifecycle.contract ")] == []
 
 
 def test_no_literal_opening_in_the_template():

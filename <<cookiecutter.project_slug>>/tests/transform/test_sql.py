@@ -10,11 +10,12 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
-from lifecycle.testing import OWN, ROOT, cli, digests, edit_params, environment
+from lifecycle.contract import load_params
+from lifecycle.testing import ROOT, cli, digests, edit_params, environment
+
+from << cookiecutter.__package_name >>.tables import FEATURES, TABLES
 
 from synthetic import MONTHS
-
-FEATURES = Path("data/features/flights.parquet")
 
 # Whatever gives another answer on another day, or on another try.
 NOT_PURE = re.compile(
@@ -39,7 +40,7 @@ def dbt(*arguments: str, through: str = MONTHS[-1]) -> subprocess.CompletedProce
 def stage() -> subprocess.CompletedProcess[str]:
     """Run the stage as DVC does."""
     return subprocess.run(
-        [sys.executable, "-m", f"{OWN}.stages.transform"],
+        [sys.executable, "-m", "lifecycle.stages.transform"],
         env=environment(Path.cwd()),
         capture_output=True,
         text=True,
@@ -51,10 +52,12 @@ def target(project: Path, name: str) -> Any:
     return json.loads((project / "transform/target" / name).read_text(encoding="utf-8"))
 
 
-def edit(path: str, old: str, new: str) -> None:
-    text = Path(path).read_text(encoding="utf-8")
-    assert old in text
-    Path(path).write_text(text.replace(old, new), encoding="utf-8")
+def other_keys(rows: pd.DataFrame, key: tuple[str, ...], copy: int) -> pd.DataFrame:
+    """The same rows under keys of their own, another set for each copy."""
+    numbers = rows[[*key]].select_dtypes("integer").columns
+    name = numbers[0] if len(numbers) else rows[[*key]].select_dtypes(["object", "string"]).columns[0]
+    cells = rows[name]
+    return rows.assign(**{name: cells + copy * (cells.max() - cells.min() + 1) if len(numbers) else cells + f"-{copy}"})
 
 
 def test_the_unit_tests_of_the_sql_pass(built: Path) -> None:
@@ -77,12 +80,12 @@ def test_the_unit_tests_of_the_sql_pass(built: Path) -> None:
 def test_unit_tests_are_no_part_of_the_build_and_data_tests_are(finished: Path) -> None:
     kinds = [each["unique_id"].split(".")[0] for each in target(finished, "run_results.json")["results"]]
     assert "unit_test" not in kinds
-    assert kinds.count("test") > 40
+    assert kinds.count("test") > 10
 
 
 def test_no_model_depends_on_the_day_or_on_chance(finished: Path) -> None:
     models = [node for node in target(finished, "manifest.json")["nodes"].values() if node["resource_type"] == "model"]
-    assert len(models) >= 7
+    assert len(models) == len([*(finished / "transform/models").rglob("*.sql")]) > 0
     for node in models:
         compiled = finished / "transform" / node["compiled_path"]
         said = re.sub(r"--.*|'[^']*'", "", compiled.read_text(encoding="utf-8"))
@@ -103,7 +106,7 @@ def test_every_table_and_column_is_described_on_dbts_pages(built: Path) -> None:
     assert not catalog["errors"]
     described = {**manifest["nodes"], **manifest["sources"]}
     tables = {**catalog["nodes"], **catalog["sources"]}
-    assert len(tables) >= 13
+    assert {f"raw.{name}" for name in TABLES} <= {name.partition(".")[2].partition(".")[2] for name in tables}
     for name, table in tables.items():
         assert described[name]["description"], name
         texts = {column: each["description"] for column, each in described[name]["columns"].items()}
@@ -111,11 +114,13 @@ def test_every_table_and_column_is_described_on_dbts_pages(built: Path) -> None:
 
 
 def test_a_column_of_another_type_breaks_the_contract(built: Path) -> None:
-    edit("transform/models/features/flights.sql", "distance_miles::integer", "distance_miles::double")
+    name, declared = load_params().monitoring.columns.time, Path("transform/models/features/features.yml")
+    text = re.sub(rf"(- name: {name}\s+data_type:) timestamp", r"\1 date", declared.read_text(encoding="utf-8"))
+    declared.write_text(text, encoding="utf-8")
     done = stage()
     assert done.returncode == 2
-    assert "flights did not pass" in done.stderr
-    assert re.search(r"distance_miles\s*\|\s*DOUBLE\s*\|\s*INTEGER", done.stdout)
+    assert f"{FEATURES.stem} did not pass" in done.stderr
+    assert re.search(rf"{name}\s*\|\s*TIMESTAMP\s*\|\s*DATE", done.stdout)
     assert not FEATURES.exists()
 
 
@@ -123,17 +128,19 @@ def test_raw_data_that_ends_long_before_the_watermark_is_an_error(built: Path) -
     edit_params(built, {"data": {"through": "2013-05"}})
     done = stage()
     assert done.returncode == 2
-    assert "ERROR STALE freshness of raw.flights" in done.stdout
-    assert "ERROR STALE freshness of raw.weather" in done.stdout
+    for name, table in TABLES.items():
+        assert (f"ERROR STALE freshness of raw.{name}" in done.stdout) == table.monthly
     assert done.stderr.startswith("error: dbt: ")
     assert not FEATURES.exists()
 
 
 def test_threads_do_not_change_a_byte(built: Path) -> None:
     # DuckDB gives each thread some 120,000 rows of a table, or a file: a small table is the work of one.
-    for file in Path("data/raw/flights").glob("*.parquet"):
+    # The feature table has the name of the raw table whose rows it is about.
+    table = TABLES[FEATURES.stem]
+    for file in Path("data/raw", table.name).glob("*.parquet"):
         rows = pd.read_parquet(file)
-        many = [rows.assign(flight=rows["flight"] + 100 * copy) for copy in range(30)]
+        many = [other_keys(rows, table.key, copy) for copy in range(40_000 // len(rows))]
         pd.concat(many).to_parquet(file, index=False)
     found = set()
     for threads in (1, 4):

@@ -1,8 +1,8 @@
 """A small made-up source, from a seed: equal arguments give equal rows.
 
 `python tests/synthetic.py example` wrote the table that the project starts with. When a team puts its own table in that
-place, it replaces this file too: the tests outside tests/stages and tests/transform need `MONTHS`, `PARAMS` and
-`write_source`, 400 rows in the months to train on and 300 in the holdout.
+place, it replaces this file too: the tests that are not about the example need `MONTHS`, `PARAMS`, `ASKED_BEFORE`,
+`OUTCOMES` and `write_source`, 400 rows in the months to train on and 300 in the holdout.
 """
 
 import sys
@@ -22,6 +22,10 @@ PARAMS: dict[str, dict[str, Any]] = {
     "train": {"rounds": 20, "early_stopping_rounds": 10, "min_data_in_leaf": 20, "num_leaves": 15},
     "evaluate": {"gates": {"roc_auc": {"min": 0.6}, "calibration_error": {"max": 0.2}}},
 }
+# TODO: yours. By table: how long before a row's time its question is asked, at most; where it is not, leave it out.
+ASKED_BEFORE: dict[str, timedelta] = {}
+# By table: columns that tell how it ended, and how long after a row's time that is known, at least.
+OUTCOMES = {"events": (("outcome",), timedelta(days=1))}
 
 
 # TODO: rows with the schema of your table, in which the label can be learned from the features.

@@ -2,11 +2,13 @@
 
 A month's rows depend on the seed and the month alone, so a longer window holds a shorter one's rows. Lateness can be
 learned: it depends on the carrier, the hour and the weather. When a team replaces the example's data, it replaces
-this file too: the tests outside tests/stages only need `write_source`.
+this file too: the tests that are not about the example need `MONTHS`, `PARAMS`, `ASKED_BEFORE`, `OUTCOMES` and
+`write_source`.
 """
 
 import calendar
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -40,6 +42,10 @@ PARAMS: dict[str, dict[str, Any]] = {
     "train": {"rounds": 20, "early_stopping_rounds": 10, "min_data_in_leaf": 20, "num_leaves": 15},
     "evaluate": {"gates": {"roc_auc": {"min": 0.6}, "calibration_error": {"max": 0.2}}},
 }
+# How long before a row's time its question is asked, at most: two hours before the hour of departure.
+ASKED_BEFORE = {"flights": timedelta(hours=2)}
+# Columns that tell how it ended, and how long after a row's time that is known, at least: one may leave early.
+OUTCOMES = {"flights": (("dep_time", "dep_delay", "arr_time", "arr_delay", "air_time"), timedelta(minutes=-15))}
 
 
 def write_source(
