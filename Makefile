@@ -8,7 +8,7 @@ DEMO := build/flight-delays
 .DEFAULT_GOAL := help
 .PHONY: help demo test bench docs lint format lock clean
 
-help:  ## This list
+help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
 
 demo: $(STAMP)  ## Bake a project into build/, run its pipeline, release, promote, roll back, reproduce
@@ -17,28 +17,28 @@ demo: $(STAMP)  ## Bake a project into build/, run its pipeline, release, promot
 	@$(MAKE) --no-print-directory -C $(DEMO) run
 	@$(BIN)/python demo.py $(DEMO)
 
-test: $(STAMP)  ## All tests: answers, files, hooks, lint, and a baked project for real
+test: $(STAMP)  ## Run all tests: answers, files, hooks, lint, the machinery, and a baked project
 	@$(BIN)/python -m pytest -n auto --dist loadgroup
 
-bench: $(STAMP)  ## What the wiring costs, as ratios; about six minutes on a quiet machine
+bench: $(STAMP)  ## Measure the cost of the wiring, as ratios; about six minutes on a quiet machine
 	@$(BIN)/python benchmarks/bench.py
 
-docs: $(STAMP)  ## The docs as a site, in build/site; every link is checked
+docs: $(STAMP)  ## Build the docs as a site, in build/site, and check every link
 	@$(BIN)/mkdocs build --strict --quiet && echo build/site/index.html
 
-lint: $(STAMP)  ## Format and lint checks of the template's own Python; changes nothing
+lint: $(STAMP)  ## Check the template's own Python; changes nothing
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check .
 
-format: $(STAMP)  ## Put the template's own Python in order
+format: $(STAMP)  ## Format the template's own Python
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
-lock: $(STAMP)  ## Resolve again: requirements-dev.lock, and the project's lock with every option; needs uv
+lock: $(STAMP)  ## Resolve requirements-dev.lock and the project's lock with every option; needs uv
 	@$(BIN)/python lock.py --upgrade
 	@uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --upgrade \
 		--generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate \
 		--quiet --output-file requirements-dev.lock
 
-clean:  ## Remove everything made here: build/, caches and .venv
+clean:  ## Remove build/, caches and .venv
 	rm -rf build .venv .pytest_cache .ruff_cache .hypothesis tests/__pycache__
 
 # Bytecode is compiled here once: some environments tell Python not to write it later.
