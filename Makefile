@@ -9,7 +9,7 @@ DEMO := build/flight-delays
 .PHONY: help demo test test-machinery bench docs lint format lock clean
 MACHINERY := <<cookiecutter.project_slug>>/vendor/lifecycle
 
-help:  ## This list
+help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
 
 demo: $(STAMP)  ## Bake a project into build/, run its pipeline, release, promote, roll back, reproduce
@@ -18,23 +18,23 @@ demo: $(STAMP)  ## Bake a project into build/, run its pipeline, release, promot
 	@$(MAKE) --no-print-directory -C $(DEMO) run
 	@$(BIN)/python demo.py $(DEMO)
 
-test: $(STAMP)  ## All tests: answers, files, hooks, lint, and a baked project for real
+test: $(STAMP)  ## Run all tests: answers, files, hooks, lint, the machinery, and a baked project
 	@$(BIN)/python -m pytest -n auto --dist loadgroup
 
-test-machinery: $(STAMP)  ## The machinery's tests alone, on a fresh bake; on your project with PROJECT=path
+test-machinery: $(STAMP)  ## Run the machinery's tests on a fresh bake, or on your project: PROJECT=path
 	@$(BIN)/python -m pytest -n auto --dist loadgroup tests/machinery $(if $(PROJECT),--project "$(PROJECT)")
 
-bench: $(STAMP)  ## What the wiring costs, as ratios; about six minutes on a quiet machine
+bench: $(STAMP)  ## Measure the cost of the wiring, as ratios; about six minutes on a quiet machine
 	@$(BIN)/python benchmarks/bench.py
 
-docs: $(STAMP)  ## The docs as a site, in build/site; every link is checked
+docs: $(STAMP)  ## Build the docs as a site, in build/site; check every link
 	@$(BIN)/mkdocs build --strict --quiet && echo build/site/index.html
 
-lint: $(STAMP)  ## Format and lint checks of all Python here, types of the machinery; changes nothing
+lint: $(STAMP)  ## Check format, lint and the machinery's types; changes nothing
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check .
 	@cd '$(MACHINERY)' && ruff=$(CURDIR)/$(BIN)/ruff && $$ruff format --check . && $$ruff check . && $(CURDIR)/$(BIN)/mypy
 
-format: $(STAMP)  ## Put all Python here in order
+format: $(STAMP)  ## Format all Python here
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 	@cd '$(MACHINERY)' && $(CURDIR)/$(BIN)/ruff format . && $(CURDIR)/$(BIN)/ruff check --fix .
 

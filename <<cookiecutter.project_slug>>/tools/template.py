@@ -183,7 +183,7 @@ def update(template: str, to: str) -> int:
         return 0
     print("Both sides changed:", *(f"  {path}" for path in conflicts), sep="\n")
     print(
-        "Mend these, `git add` them, and `git cherry-pick --continue`; or go back with `git cherry-pick --abort`. "
+        "Resolve these, `git add` them, and `git cherry-pick --continue`; or go back with `git cherry-pick --abort`. "
         "For requirements.lock: `git checkout --theirs requirements.lock`, then `make lock`."
     )
     return 1

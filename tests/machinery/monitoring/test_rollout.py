@@ -120,7 +120,7 @@ def test_what_policy_wants_a_person_for_waits_for_one(releases: Releases) -> Non
     before = book.load()
     done = advance(releases.second)
     assert done.stop.state == "held"
-    assert "production wants 2 approval" in done.stop.why
+    assert "production needs 2 approval" in done.stop.why
     assert book.load() == before
     policy["production"]["approvals"] = 1
     edit_params(releases.folder, {"promotion": {"channels": policy}})

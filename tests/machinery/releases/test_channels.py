@@ -199,7 +199,7 @@ def test_a_comparison_that_fails_holds_the_release_for_a_person_with_a_reason(re
 
 def test_approvals_are_counted_by_person(releases: Releases, monkeypatch: pytest.MonkeyPatch) -> None:
     two = policy(production={"approvals": 2})
-    refused("wants 2 approval.* and it has 1", releases.second, "production", two)
+    refused("needs 2 approval.* and it has 1", releases.second, "production", two)
     approve(releases.second, "The Same", "TESTS@example.org", monkeypatch)
     refused("has 1; .* has approved it before, under another name", releases.second, "production", two)
     approve(releases.second, "Bob", "bob@example.org", monkeypatch)
@@ -236,7 +236,7 @@ def test_the_way_back_to_what_was_served_needs_no_approval(releases: Releases) -
     assert serves("production") == releases.second
     # Of another channel, it does.
     refused(
-        "wants 5 approval",
+        "needs 5 approval",
         new_release("x").id,
         "staging",
         policy(channels=FREE | {"staging": ChannelPolicy(approvals=5)}),

@@ -413,7 +413,7 @@ def test_a_rollback_works_offline_and_is_sent_on_when_the_remote_is_back(
     aside = origin.rename(origin.with_name("aside"))
     done = operations.rollback("production", "it misses")
     assert done.result.release == releases.first
-    assert any("going on without the network" in note for note in done.notes)
+    assert any("continuing without the network" in note for note in done.notes)
     aside.rename(origin)
     assert far_tip(origin) == before
     if next_command == "doctor":

@@ -72,8 +72,8 @@ def not_followed(ids: dict[str, str], forged: Ledger, says: str) -> None:
     [
         (NEW, {"evidence": {}}, "does not carry the rules"),
         (NEW, {"evidence": {"policy": {"approvals": -1}}}, "does not carry the rules"),
-        (NEW, {"evidence": {"policy": OLD | {"approvals": 2}}}, "wants 2 approval(s)"),
-        (NEW, {"evidence": {"policy": WHOLE | {"self_approval": False, "approvals": 2}}}, "wants 2 approval(s)"),
+        (NEW, {"evidence": {"policy": OLD | {"approvals": 2}}}, "needs 2 approval(s)"),
+        (NEW, {"evidence": {"policy": WHOLE | {"self_approval": False, "approvals": 2}}}, "needs 2 approval(s)"),
         (NEW, {"evidence": {"policy": WHOLE | {"may_not_approve": ["TESTS@example.org"]}}}, "may not approve"),
         (NEW, {"evidence": {"policy": WHOLE | {"signers": "0" * 40}}}, "this clone does not have 000000000000"),
         (NEW, {"evidence": {"policy": WHOLE | {"after": "canary"}}}, "has not been in canary"),

@@ -125,7 +125,7 @@ def test_a_remote_that_cannot_be_written_is_one_line_and_no_release(releases: Re
     done = cli("release")
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
-    assert "in the remote: `dvc push` says more. Nothing was released" in done.stderr
+    assert "in the remote: `dvc push` shows details. Nothing was released" in done.stderr
     assert ledger.load() == before
 
 

@@ -173,7 +173,7 @@ def test_what_cannot_be_scored_is_said_before_anything_is_written(releases: Rele
     rows = pq.read_table(table())
     name = next(iter(book.load().release("production").model["features"]))
     write(rows.drop_columns([name]))
-    with pytest.raises(UserError, match=f"wants the feature {name}, and .* no longer has it"):
+    with pytest.raises(UserError, match=f"needs the feature {name}, and .* no longer has it"):
         score()
     assert not scoring.FOLDER.exists()
     write(rows.take(np.array([0, 0, 1])))

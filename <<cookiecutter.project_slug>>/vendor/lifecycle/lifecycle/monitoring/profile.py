@@ -124,9 +124,7 @@ def feature_table(release: Release, store: Store) -> Path:
     wanted = release.model["feature_table"]
     outputs = [out for out in release.outputs() if f"{wanted}/".startswith(f"{out.path}/")]
     if wrong := store.fetch(outputs):
-        raise UserError(
-            f"the feature table of {release.id} is not to be had: {wrong[0]}, and the remote has none either"
-        )
+        raise UserError(f"the feature table of {release.id} is missing: {wrong[0]}, and the remote does not have it")
     return next(store.object_path(file.md5) for file in store.files(outputs) if file.path == wanted)
 
 

@@ -115,7 +115,7 @@ def months_of(connection: "DuckDBPyConnection", table: Path, columns: MonitoredC
     try:
         return [month for (month,) in connection.execute(sql).fetchall() if month is not None]
     except (duckdb.IOException, duckdb.BinderException) as error:
-        raise UserError(f"{table} cannot be looked at ({one_line(error, 120)}): `run` makes it") from None
+        raise UserError(f"{table} cannot be read ({one_line(error, 120)}): `run` makes it") from None
 
 
 def of_log(

@@ -102,7 +102,7 @@ def _default_key() -> str:
     except git.GitError:
         raise UserError(
             f"approvals are signed in this project ({SIGNERS_FILE} is there): name your SSH key with --key, "
-            "or once for all with `git config user.signingKey ~/.ssh/id_ed25519`"
+            "or permanently with `git config user.signingKey ~/.ssh/id_ed25519`"
         ) from None
 
 

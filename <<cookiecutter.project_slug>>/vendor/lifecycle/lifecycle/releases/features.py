@@ -32,7 +32,7 @@ def built_for(release: Release, store: Store) -> Built:
     for name, kind in release.model["features"].items():
         if columns.get(name) != kind:
             has = f"has it as {columns[name]}, not {kind}" if name in columns else "no longer has it"
-            raise UserError(f"the model of {release.id} wants the feature {name}, and {path} {has}")
+            raise UserError(f"the model of {release.id} needs the feature {name}, and {path} {has}")
     return built
 
 

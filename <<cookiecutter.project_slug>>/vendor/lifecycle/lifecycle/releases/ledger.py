@@ -156,7 +156,7 @@ class Ledger(Judged):
         if len(found) == 1:
             return found[0]
         if found:
-            raise UserError(f"{what} may be {', '.join(found[:5])}: type more of it")
+            raise UserError(f"{what} is ambiguous: it may be {', '.join(found[:5])}")
         nearest = get_close_matches(start, known, 1, 0) or ["none yet: `release` makes one"]
         raise UserError(f"there is no release {what}; the nearest is {nearest[0]} (`history` lists all)")
 

@@ -46,7 +46,7 @@ def describe_model(
     names = [feature.name for feature in loaded.features]
     table = next((table for table in tables if table["columns"].keys() >= set(names)), None)
     if table is None:
-        raise UserError("no feature table has all the features of the model: `run` builds both anew")
+        raise UserError("no feature table has all the features of the model: `run` builds both again")
     rows = pq.read_table(store.object_path(by_path[table["path"]].md5), columns=names)
     step = max(rows.num_rows // PROBE_ROWS, 1)
     probe = rows.take(list(range(0, rows.num_rows, step))[:PROBE_ROWS])

@@ -208,7 +208,7 @@ def _check(rows: Any, names: list[str], key: str) -> None:
         column = rows[name]
         if pa.types.is_floating(column.type) and not pc.all(pc.is_finite(column.cast("float64"))).as_py():
             raise UserError(
-                f"{name} of the feature table has NaN or Infinity, which no request can carry: make it null"
+                f"{name} of the feature table has NaN or Infinity, which a request cannot hold: make it null"
             )
         if column.type == pa.uint64() and (pc.max(column).as_py() or 0) >= 2**63:
             raise UserError(f"{name} of the feature table has numbers of 2^63 and more, which SQLite cannot hold")

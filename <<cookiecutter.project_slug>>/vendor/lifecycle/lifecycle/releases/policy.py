@@ -140,7 +140,9 @@ def _promotion(before: Before, entry: Entry, rules: Rules | None) -> str:
         return "it names no release"
     if entry.automation and before.hold:
         at, why = before.hold.at, before.hold.reason
-        return f"{entry.channel} is on hold since {at} ({why}): a person ends that, by `hold {entry.channel} --end`"
+        return (
+            f"{entry.channel} is on hold since {at} ({why}): a person ends the hold with `hold {entry.channel} --end`"
+        )
     first = _quarantine(before.quarantine, entry) or _gates(before.release, rules)
     if first or entry.release in before.served.get(str(entry.channel), ()):
         return first
@@ -210,7 +212,7 @@ def _approvals(approvals: Sequence[Counted], release: Release, entry: Entry, rul
     if len(found) >= rules.approvals:
         return ""
     return (
-        f"{entry.channel} wants {rules.approvals} approval(s) of {release.id} and it has {len(found)}"
+        f"{entry.channel} needs {rules.approvals} approval(s) of {release.id}, and it has {len(found)}"
         + "".join(f"; {line}" for line in refused)
         + f": `approve {release.id}`"
     )

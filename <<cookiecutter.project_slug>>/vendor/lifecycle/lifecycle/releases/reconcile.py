@@ -45,7 +45,7 @@ def open_ledger(network: bool = False, offline: bool = False) -> Opened:
         except book.UnreachableError as error:
             if not offline:
                 raise UserError(f"{error}. Nothing was changed here") from None
-            done.append(f"going on without the network: {error}")
+            done.append(f"continuing without the network: {error}")
     store = Store()
     if restore.unfinished() and (release_id := restore.finish(store)):
         done.append(f"the restore of {release_id}, which was interrupted, is complete")

@@ -81,7 +81,7 @@ def _clean_commit() -> str:
     if changed:
         more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
         raise UserError(
-            f"the work tree has changes that a release would not hold: {', '.join(changed[:5])}{more}. "
+            f"the work tree has changes that would not be in the release: {', '.join(changed[:5])}{more}. "
             "Commit or remove them"
         )
     return commit.sha
@@ -98,7 +98,7 @@ def _commit_what_runs_write(commit: str) -> tuple[str, list[str]]:
     tree = git.tree_with(commit, {prefix + name: Path(name).read_bytes() for name in changed})
     new = git.commit_tree(tree, [commit], f"Pipeline result {result_digest()[:12]}\n")
     if not git.swap_ref("HEAD", new, commit, "release: pipeline result"):
-        raise UserError("the branch has moved meanwhile: try again")
+        raise UserError("the branch was moved in the meantime: try again")
     return new, changed
 
 
@@ -130,7 +130,7 @@ def _observed(commit: str, tracked: dict[str, Any] | None, automation: bool) -> 
 
 def _push(release: Release, store: Store) -> None:
     if missing := store.push(release.outputs()):
-        raise UserError(f"after the push, {missing[0]}: `dvc push` says more. Nothing was released")
+        raise UserError(f"after the push, {missing[0]}: `dvc push` shows details. Nothing was released")
 
 
 def tag(release: Release) -> bool:

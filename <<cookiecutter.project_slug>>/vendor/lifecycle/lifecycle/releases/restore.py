@@ -76,7 +76,7 @@ def restore(release: Release, store: Store, data_only: bool = False) -> Restored
     )
     if new and not git.swap_ref("HEAD", new, head, f"restore {release.id}"):
         NOTE.unlink()
-        raise UserError("the branch has moved meanwhile; nothing was restored: try again")
+        raise UserError("the branch was moved in the meantime; nothing was restored: try again")
     finish(store)
     files, setup = _files_between(head, new), bool(_files_between(head, new, *INSTALLED))
     return Restored(release.id, new, [each.path for each in outputs], len(files), setup)
@@ -111,7 +111,7 @@ def _params(then: dict[str, str], head: str) -> bytes:
     old, new = (_text(content) for content in git.read(then[str(PARAMS_FILE)], f"{head}:./{PARAMS_FILE}"))
     text = "".join(_section(old, "data")).join(_around(new, "data"))
     if yaml.safe_load(text) != yaml.safe_load(new) | {"data": yaml.safe_load(old)["data"]}:
-        raise UserError(f"the data section of {PARAMS_FILE} cannot be put back by itself: restore the whole release")
+        raise UserError(f"the data section of {PARAMS_FILE} cannot be restored separately: restore the whole release")
     return text.encode()
 
 

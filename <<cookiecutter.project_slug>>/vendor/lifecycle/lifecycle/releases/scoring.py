@@ -207,7 +207,7 @@ def versions_of(file: Path) -> list[Version]:
     except FileNotFoundError:
         return []
     except (ValueError, KeyError, TypeError):
-        raise UserError(f"{_manifest(file)} is not readable: delete it, and `score` makes it anew") from None
+        raise UserError(f"{_manifest(file)} is not readable: delete it, and `score` makes it again") from None
 
 
 def find_scored(prediction_id: str) -> Found | None:

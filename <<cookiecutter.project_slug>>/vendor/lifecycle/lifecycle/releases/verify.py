@@ -47,7 +47,7 @@ def verify_release(release: Release, ledger: Ledger, store: Store, remote: bool 
     problems += _source_problems(release)
     folder = loading.RELEASES / release.id
     if folder.exists() and (wrong := loading.wrong_files(release, folder)):
-        problems.append(f"{folder}/{wrong[0]} is altered: `doctor` makes it anew")
+        problems.append(f"{folder}/{wrong[0]} is altered: `doctor` makes it again")
     problems += [f"approval of {c.approval.by}: {c.problem}" for c in approvals.count(ledger, release) if c.problem]
     return Verified(release.id, sum(output.size for output in outputs), problems, notes)
 
@@ -86,8 +86,8 @@ def verify_ledger(ledger: Ledger) -> Verified:
     there = git.tree_files(ledger.tip)
     last_is_refused = bool(found.refused) and found.refused[-1].commit == found.tip
     if not last_is_refused and found.files != there:
-        problems.append("the ledger does not hold what its entries add up to")
+        problems.append("the state in the ledger does not match its entries")
     if vars(found) != {each.name: getattr(ledger, each.name) for each in fields(found)}:
-        problems.append(f"{replay.CACHE} does not say what the ledger does: delete it")
+        problems.append(f"{replay.CACHE} does not match the ledger: delete it")
     size = sum(len(each or b"") for each in git.read(*there.values()))
     return Verified("ledger", size, problems, [])

@@ -370,7 +370,7 @@ def _parse(body: bytes) -> Any:
     except ValueError as error:
         not_json = InvalidError(Problem(None, None, f"the body is not JSON: {error}"))
     for number, field, value in _not_finite(body):
-        reason = f"{value} is not JSON, and no finite number; null says that it is not known"
+        reason = f"{value} is neither JSON nor a finite number; use null for unknown values"
         raise InvalidError(Problem(number, field, reason))
     raise not_json
 

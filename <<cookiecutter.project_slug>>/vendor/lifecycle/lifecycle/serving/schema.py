@@ -99,7 +99,7 @@ class Schema:
             if isinstance(row, dict):
                 found.append(self._read(row, number, known, problems, row if sent is None else sent[number]))
             else:
-                problems.append(Problem(number, None, f"a row is an object of features, and not {shown(row)}"))
+                problems.append(Problem(number, None, f"a row is an object of features, not {shown(row)}"))
             if len(problems) >= MOST_PROBLEMS:
                 break
         if problems:
@@ -115,7 +115,7 @@ class Schema:
                 value = row[name]
                 values.append(value if value is None else check(value))
             except KeyError:
-                problems.append(Problem(number, name, "it is missing; null says that it is not known"))
+                problems.append(Problem(number, name, "it is missing; use null for unknown values"))
             except ValueError as error:
                 values.append(None)
                 if name in sent:
@@ -180,7 +180,7 @@ def _integer(low: int, high: int) -> Callable[[Any], int]:
     def check(value: Any) -> int:
         if type(value) is not int:
             if type(value) is not float or not value.is_integer():  # JSON knows one kind of number: 3.0 is 3
-                raise ValueError(f"it is a whole number, and not {shown(value)}")
+                raise ValueError(f"expected an integer, got {shown(value)}")
             value = int(value)
         if not low <= value <= high:
             raise ValueError(f"it lies between {low} and {high}, unlike {shown(value)}")
@@ -192,36 +192,36 @@ def _integer(low: int, high: int) -> Callable[[Any], int]:
 def _number(value: Any) -> float:
     if type(value) is not float:
         if type(value) is not int:
-            raise ValueError(f"it is a number, and not {shown(value)}")
+            raise ValueError(f"expected a number, got {shown(value)}")
         try:
             value = float(value)
         except OverflowError:
             raise ValueError("it is too large for a number") from None
     if not math.isfinite(value):
-        raise ValueError(f"it is a finite number, and not {shown(value)}; null says that it is not known")
+        raise ValueError(f"expected a finite number, got {shown(value)}; use null for unknown values")
     return float(value)
 
 
 def _boolean(value: Any) -> bool:
     if type(value) is not bool:
-        raise ValueError(f"it is true or false, and not {shown(value)}")
+        raise ValueError(f"expected true or false, got {shown(value)}")
     return value
 
 
 def _text(value: Any) -> str:
     if type(value) is not str:
-        raise ValueError(f"it is a text, and not {shown(value)}")
+        raise ValueError(f"expected a text, got {shown(value)}")
     return value
 
 
 def _string(categories: frozenset[str], closed: bool) -> Callable[[Any], str | None]:
     def check(value: Any) -> str | None:
         if type(value) is not str:
-            raise ValueError(f"it is a text, and not {shown(value)}")
+            raise ValueError(f"expected a text, got {shown(value)}")
         if value in categories:
             return value
         if closed:
-            raise ValueError(f"the model has never seen {shown(value)}: null says that it is not known")
+            raise ValueError(f"the model has never seen {shown(value)}; use null for unknown values")
         return None
 
     return check

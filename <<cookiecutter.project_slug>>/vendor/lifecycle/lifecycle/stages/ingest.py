@@ -84,14 +84,14 @@ def plan(data: Data, files: Iterable[SourceFile]) -> list[Part]:
     for each in files:
         other = by_table[each.table].setdefault(each.month, each)
         if other is not each:
-            raise UserError(f"the source {data.source!r} holds {other.name} and {each.name}: take one of them away")
+            raise UserError(f"the source {data.source!r} holds {other.name} and {each.name}: remove one of them")
     parts = []
     for table in project.tables().values():
         whole = by_table[table.name].get(None)
         if whole and len(by_table[table.name]) > 1:
             raise UserError(
                 f"the source {data.source!r} holds {whole.name} and files of single months of {table.name}: "
-                "take one of them away"
+                "remove one of them"
             )
         months: list[str | None] = [*data.months()] if table.time else [None]
         for month in months:
@@ -216,7 +216,7 @@ def _tested(files: dict[Part, Path | None], new: list[Part]) -> list[tuple[Part,
                 problems[part].append(problem)
     if failures and not problems:
         first = failures[0]
-        raise UserError(f"dbt: {first['name']} did not pass: {first['detail']}; no new file has to do with it")
+        raise UserError(f"dbt: {first['name']} did not pass: {first['detail']}; no new file is the cause")
     return list(problems.items())
 
 

@@ -125,7 +125,7 @@ class Source:
             raise UserError(f"{name} in the source {self.location!r} cannot be read: {error}") from None
         if max(size, seen) > most:
             raise UserError(
-                f"{name} in the source {self.location!r} is larger than {self._limits.file_mb:,} MB: take it away, or "
+                f"{name} in the source {self.location!r} is larger than {self._limits.file_mb:,} MB: remove it, or "
                 "raise data.limits.file_mb in params.yaml"
             )
 
@@ -289,7 +289,7 @@ def read_pins(path: Path = PINS_FILE) -> dict[str, str]:
     except FileNotFoundError:
         return {}
     except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path} is damaged: put it back with `git checkout {path}`") from None
+        raise UserError(f"{path} is damaged: restore it with `git checkout {path}`") from None
     return pins
 
 
