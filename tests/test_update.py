@@ -99,9 +99,9 @@ def improve(template):
     """What the template does: edits, a deletion, a new name, a new file, a new question."""
     folder = template / IN_TEMPLATE
     edit(folder / "params.yaml", "num_leaves: 63", "num_leaves: 31")
-    with (folder / "docs/data.md").open("a", encoding="utf-8") as file:
+    with (folder / ".examples/flights/docs/data.md").open("a", encoding="utf-8") as file:
         file.write("\nMore of the template.\n")
-    (folder / "docs/intended_use.md").unlink()
+    (folder / ".examples/flights/docs/intended_use.md").unlink()
     git(template, "mv", f"{IN_TEMPLATE}/docs/own-data.md", f"{IN_TEMPLATE}/docs/your-data.md")
     (folder / "docs/new.md").write_text("Colour: << cookiecutter.colour >>\n", encoding="utf-8")
     edit(
