@@ -1,4 +1,4 @@
-"""Make .venv hold what requirements.lock says: `make setup`. An old Python gets as far as being told what is needed."""
+"""Install requirements.lock into .venv: `make setup`. An old Python can run this far enough to print what is needed."""
 
 from __future__ import annotations
 

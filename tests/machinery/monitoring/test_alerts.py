@@ -46,7 +46,7 @@ def test_who_was_down_is_told_next_time_and_nobody_twice(file: Path) -> None:
 
     targets = {name: lambda alert, name=name: deliver(name, alert) for name in heard}
     _, problems = alerts.tell([DRIFT], targets, AT, SETTINGS, file)
-    assert problems == ["mail could not be told of psi of x: ConnectionError"]
+    assert problems == ["psi of x could not be sent to mail: ConnectionError"]
     up["mail"] = True
     assert alerts.tell([DRIFT, SLOW], targets, AT + timedelta(hours=1), SETTINGS, file)[1] == []
     assert heard == {"mail": [DRIFT.breach, SLOW.breach], "chat": [DRIFT.breach, SLOW.breach]}

@@ -85,7 +85,7 @@ def not_followed(ids: dict[str, str], forged: Ledger, says: str) -> None:
         (NEW, {"evidence": {"policy": {"approvals": 0}}, "number": 99}, "the history was rewritten"),
         (NEW, {"evidence": {"policy": {"approvals": 0}}, "at": "yesterday"}, "holds no readable entry"),
         (BAD, {"evidence": {"policy": {"approvals": 0}}, "automation": True}, "Automation does not promote it again"),
-        (BAD, {"evidence": {"policy": {"approvals": 0}}, "reason": " "}, "say why"),
+        (BAD, {"evidence": {"policy": {"approvals": 0}}, "reason": " "}, "give a reason"),
         ("r-000000000000", {"evidence": {"policy": {"approvals": 0}}}, "there is no release r-000000000000"),
     ],
 )
@@ -186,7 +186,7 @@ def test_what_is_kept_can_be_deleted_is_extended_and_is_held_against_the_ledger(
     edited = json.loads(replay.CACHE.read_text(encoding="utf-8"))
     edited["judged"]["refused"] = []
     replay.CACHE.write_text(json.dumps(edited), encoding="utf-8")
-    assert any("ledger.json does not say what the ledger does" in each for each in verify_ledger(book.load()).problems)
+    assert any("ledger.json does not match the ledger" in each for each in verify_ledger(book.load()).problems)
 
 
 # Time

@@ -64,7 +64,7 @@ def test_a_work_tree_with_changes_is_not_released(name: str, releases: Releases)
     with Path(name).open("a", encoding="utf-8") as file:
         file.write("\n# changed\n")
     before = ledger.load()
-    with pytest.raises(UserError, match="has changes that a release would not hold") as refused:
+    with pytest.raises(UserError, match="has changes that would not be in the release") as refused:
         releasing.release(before, Store())
     assert name in str(refused.value)
     assert ledger.load() == before

@@ -177,6 +177,6 @@ def test_what_cannot_be_scored_is_said_before_anything_is_written(releases: Rele
         score()
     assert not scoring.FOLDER.exists()
     write(rows.take(np.array([0, 0, 1])))
-    with pytest.raises(UserError, match="stands in the feature table twice"):
+    with pytest.raises(UserError, match="is in the feature table twice"):
         score()
     assert list(scoring.FOLDER.rglob("*.parquet")) == []

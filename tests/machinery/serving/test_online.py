@@ -116,7 +116,7 @@ def test_awkward_values_come_back_bit_by_bit(tmp_path: Path, monkeypatch: pytest
         ({"x": pa.array([1.0, None, float("nan"), 0, 0, 0, 0])}, "x of the feature table has NaN"),
         ({"x": pa.array([1.0, None, float("-inf"), 0, 0, 0, 0], pa.float32())}, "x of the feature table has NaN"),
         ({"x": pa.array([0, 2**63, 0, 0, 0, 0, 0], pa.uint64())}, "2\\^63"),
-        ({"id": pa.array(["a", "b", "c", "d", "e", "f", "a"])}, "id a stands in the feature table twice"),
+        ({"id": pa.array(["a", "b", "c", "d", "e", "f", "a"])}, "id a is in the feature table twice"),
         ({"id": pa.array(["a", "b", "c", "d", "e", "f", None])}, "1 rows without id"),
         ({"id": pa.array([float(number) for number in range(7)])}, "the key id is of type double"),
     ],

@@ -1,4 +1,4 @@
-"""params.yaml, typed. The one place that says what each knob may be."""
+"""params.yaml, typed. The one place that says which values each setting may have."""
 
 import re
 from itertools import pairwise

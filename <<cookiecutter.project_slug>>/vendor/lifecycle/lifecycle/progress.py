@@ -1,4 +1,4 @@
-"""What a run tells the person who waits for it: one line a step."""
+"""The progress of a run: one line a step."""
 
 import os
 import sys

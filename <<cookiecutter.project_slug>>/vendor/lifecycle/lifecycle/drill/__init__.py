@@ -1,1 +1,1 @@
-"""Faults injected for real into a throw-away copy of the project, under load."""
+"""Faults injected into a temporary copy of the project, under load."""

@@ -1,1 +1,1 @@
-"""Where everything came from and what it reached: read from records, compiled SQL and the ledger, never noted twice."""
+"""Trace and impact: read from records, compiled SQL and the ledger, and not stored separately."""

@@ -1,1 +1,1 @@
-"""What serves, watched: drift, data quality, model quality, freshness, service; verdicts with hysteresis."""
+"""The release in service: drift, data quality, model quality, freshness, service; verdicts with hysteresis."""

@@ -1,1 +1,1 @@
-"""The log of predictions, for those who read it: it outlives the server that writes it."""
+"""Reading the prediction log, which outlives the server that writes it."""

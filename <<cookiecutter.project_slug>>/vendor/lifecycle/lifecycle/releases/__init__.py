@@ -1,1 +1,1 @@
-"""The life of a pipeline result: run, tracked, registered. Knows nothing of what the model is about."""
+"""The life of a pipeline result: run, tracked, released, promoted, rolled back. Does not know the model's subject."""

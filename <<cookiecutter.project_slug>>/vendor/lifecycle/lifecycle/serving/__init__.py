@@ -1,1 +1,1 @@
-"""The model outside the pipeline."""
+"""The HTTP server, its prediction log, and features by key."""
