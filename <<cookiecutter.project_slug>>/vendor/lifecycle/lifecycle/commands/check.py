@@ -26,6 +26,12 @@ FILES = {
     "data/raw": "lineage",
 }
 MODEL_NAMES = ("load", "losses", "REQUIREMENTS")
+# Where to find what was in the project's own package until 0.1: the first folder or module of a name -> the sentence.
+MOVED = {
+    **dict.fromkeys(("errors", "files", "params"), "import what you need of it from lifecycle.contract"),
+    "lifecycle": "it is lifecycle.releases now, which your code should not need",
+    "stages": "your stages moved up, next to model.py; the others are in lifecycle.stages",
+}
 
 
 @dataclass
@@ -52,6 +58,7 @@ def check() -> Shown:
     _parameters(pipeline, found)
     _tables(found)
     _model(found)
+    _code(found)
     if params is not None:
         _built(params, pipeline, found)
     lines = [f"- {problem}" for problem in found.problems]
@@ -182,6 +189,33 @@ def _model(found: Findings) -> None:
             not machinery,
             f"{importer} imports {imported}: a release's model would run with another machinery than it was made with",
         )
+
+
+def _code(found: Findings) -> None:
+    """The project's own files import each other, and of the machinery the contract alone."""
+    source = Path("src")
+    for file in sorted(source.rglob("*.py")):
+        parts_of = file.relative_to(source).with_suffix("").parts
+        own = ".".join(parts_of[:-1] if parts_of[-1] == "__init__" else parts_of)
+        try:
+            nodes = [*ast.walk(ast.parse(file.read_text(encoding="utf-8")))]
+        except SyntaxError as error:
+            found.see(False, f"{file} is not Python: {one_line(error)}")
+            continue
+        for name in dict.fromkeys(each for node in nodes for each in _imported(node, own)):
+            package, _, rest = name.partition(".")
+            if package == "lifecycle":
+                found.see(
+                    rest.partition(".")[0] == "contract",
+                    f"{file} imports {name}: only lifecycle.contract stays as it is when the machinery is updated",
+                )
+            elif package == parts_of[0]:
+                where = source.joinpath(*name.split("."))
+                moved = MOVED.get(rest.partition(".")[0])
+                found.see(
+                    where.is_dir() or where.with_suffix(".py").exists() or not rest,
+                    f"{file} imports {name}, which is not there{f': {moved}' if moved else ''}",
+                )
 
 
 def _imports(module: str, seen: set[str]) -> Iterator[tuple[str, str]]:
