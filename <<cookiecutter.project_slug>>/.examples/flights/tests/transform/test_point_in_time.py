@@ -1,21 +1,24 @@
-"""Histories and weather are what was known when the question was asked: shown by counting again without SQL."""
+"""No row sees its own or a later outcome: shown by changing the future, and by counting again without SQL."""
 
 import math
+import subprocess
+import sys
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from lifecycle.testing import environment
 
-from << cookiecutter.__package_name >>.tables import FEATURES
-
-from synthetic import DESTINATIONS
+from synthetic import DESTINATIONS, MONTHS
 
 UTC = ZoneInfo("UTC")
+LABEL = "is_late"
 LATE_AFTER = 15
 # Column of the feature table -> what flights must share, how long ago they landed at most.
 HISTORIES = {
@@ -36,7 +39,7 @@ def raw(project: Path, table: str) -> pd.DataFrame:
 
 
 def features(project: Path) -> pd.DataFrame:
-    rows: pd.DataFrame = pq.read_table(project / FEATURES).to_pandas()
+    rows: pd.DataFrame = pq.read_table(project / "data/features/flights.parquet").to_pandas()
     assert rows["flight_id"].is_unique
     return rows.set_index("flight_id").sort_index()
 
@@ -115,3 +118,56 @@ def test_weather_is_the_newest_that_was_known(finished: Path) -> None:
             assert found.loc[flight.Index, column] == pytest.approx(expected, abs=0, nan_ok=True)
         seen += len(known)
     assert seen
+
+
+def test_what_lands_after_a_moment_changes_no_row_asked_about_before_it(built: Path) -> None:
+    before, flights = features(built), timeline(raw(built, "flights"))
+    # When most flights have been asked about and have not landed yet.
+    moments = flights["asked"][flights["asked"].between(f"{MONTHS[2]}-01T00Z", f"{MONTHS[2]}-28T00Z")]
+    moment = max(moments, key=lambda at: ((flights["asked"] <= at) & (flights["landed"] > at)).sum())
+
+    change_outcomes(built, ~(flights["landed"] <= moment).to_numpy())
+    done = subprocess.run(
+        [sys.executable, "-m", "dbt.cli.main", "run"],
+        cwd="transform",
+        env=environment(built, DATA_THROUGH=MONTHS[-1]),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout
+
+    after = features(built)
+    past = before["asked_at"] <= moment.tz_localize(None)
+    known = before.columns.drop(LABEL)
+    pd.testing.assert_frame_equal(before.loc[past, known], after.loc[past, known])
+    # The change was one: outcomes differ, on both sides of the moment, and so does what later rows know.
+    differ = before[LABEL].astype(str) != after[LABEL].astype(str)
+    assert differ[past].sum() >= 5
+    assert differ[~past].sum() > 500
+    assert not before.loc[~past, known].equals(after.loc[~past, known])
+
+
+def change_outcomes(project: Path, chosen: np.ndarray) -> None:
+    """Of these rows of data/raw/flights, in order: every third is cancelled, the others land much later."""
+    random = np.random.default_rng(7)
+    start = 0
+    for file in sorted((project / "data/raw/flights").glob("*.parquet")):
+        rows = pd.read_parquet(file)
+        changed = pd.Series(chosen[start : start + len(rows)])
+        start += len(rows)
+        cancelled = changed & (random.random(len(rows)) < 1 / 3)
+        later = changed & ~cancelled & rows["arr_time"].notna()
+        minutes = pd.Series(random.integers(20, 300, len(rows)))
+        for reading in ("dep_time", "arr_time"):
+            clock = rows.loc[later, reading]
+            rows.loc[later, reading] = _reading(clock // 100 * 60 + clock % 100 + minutes[later])
+        for delay in ("dep_delay", "arr_delay"):
+            rows.loc[later, delay] += minutes[later]
+        rows.loc[cancelled, ["dep_time", "dep_delay", "arr_time", "arr_delay", "air_time"]] = pd.NA
+        rows.to_parquet(file, index=False)
+
+
+def _reading(minutes: "pd.Series[int]") -> "pd.Series[int]":
+    of_day = minutes % (24 * 60)
+    return (of_day // 60 * 100 + of_day % 60).replace(0, 2400)
