@@ -7,7 +7,7 @@ import pytest
 
 from lifecycle.lineage import card, structure
 from lifecycle.lineage.structure import Column
-from lifecycle.releases import approvals, channels, ledger
+from lifecycle.releases import approving, channels, ledger
 from lifecycle.releases.store import Store
 from lifecycle.testing import Releases, cli, commit_all
 
@@ -74,7 +74,7 @@ def test_with_little_room_the_longest_sections_make_way_and_say_so(releases: Rel
 
 
 def test_what_people_write_breaks_no_table_and_no_list(releases: Releases) -> None:
-    approvals.approve(ledger.load(), ledger.load().release(releases.first), "fine\n## Gates\n| none |", "")
+    approving.approve(ledger.load(), ledger.load().release(releases.first), "fine\n## Gates\n| none |", "")
     text = card.render(ledger.load().release(releases.first), ledger.load(), Store())
     assert "fine ## Gates / none /" in section(text, "Approvals")
     assert text.count("\n## Gates\n") == 1

@@ -7,7 +7,8 @@ from typing import Any
 import duckdb
 import pytest
 
-from lifecycle.lineage.columns import Origin, QueryLineage, lineage_of
+from lifecycle.lineage.columns import lineage_of
+from lifecycle.lineage.origins import Origin, QueryLineage
 
 TABLES = {
     "a": {

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lifecycle.errors import UserError
-from lifecycle.releases import approvals, git
+from lifecycle.releases import approvals, approving, git
 from lifecycle.releases import ledger as book
 from lifecycle.releases.approvals import Approval, Counted
 from lifecycle.releases.verify import verify_ledger
@@ -55,12 +55,12 @@ def allow(people: dict[str, Path]) -> None:
 
 def approve(release_id: str, signed_by: Path | None = None, comment: str = "") -> Approval:
     ledger = book.load()
-    return approvals.approve(ledger, ledger.release(release_id), comment, str(signed_by or ""))[0]
+    return approving.approve(ledger, ledger.release(release_id), comment, str(signed_by or ""))[0]
 
 
 def counted(release_id: str) -> list[Counted]:
     ledger = book.load()
-    return approvals.count(ledger, ledger.release(release_id))
+    return approving.count(ledger, ledger.release(release_id))
 
 
 def put_into_ledger(release_id: str, **files: bytes) -> None:
@@ -305,12 +305,12 @@ def test_signed_approvals_open_production_and_nothing_else_does(releases: Releas
 def test_an_approval_is_somebodys(release_id: str, by: str) -> None:
     ledger = book.load()
     with pytest.raises(UserError, match="an approval needs a person"):
-        approvals.approve(ledger, ledger.release(release_id), by=by)
+        approving.approve(ledger, ledger.release(release_id), by=by)
     assert book.load().tip == ledger.tip
 
 
 def test_an_approval_in_another_name_counts_as_that_persons(release_id: str) -> None:
     ledger = book.load()
-    approvals.approve(ledger, ledger.release(release_id), by="Ada Lovelace <ada@example.org>")
+    approving.approve(ledger, ledger.release(release_id), by="Ada Lovelace <ada@example.org>")
     (found,) = counted(release_id)
     assert (found.approval.by, found.problem) == ("Ada Lovelace <ada@example.org>", "")

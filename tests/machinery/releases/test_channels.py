@@ -11,7 +11,7 @@ import yaml
 from lifecycle.commands.channels import share
 from lifecycle.errors import UserError
 from lifecycle.params import ChannelPolicy, Gate, load_params
-from lifecycle.releases import approvals, channels, git, loading, operations, pointers
+from lifecycle.releases import approvals, approving, channels, git, loading, operations, pointers
 from lifecycle.releases import ledger as book
 from lifecycle.releases import release as releasing
 from lifecycle.releases.channels import Move
@@ -93,7 +93,7 @@ def approve(release_id: str, name: str, mail: str, monkeypatch: pytest.MonkeyPat
         patch.setenv("GIT_COMMITTER_NAME", name)
         patch.setenv("GIT_COMMITTER_EMAIL", mail)
         ledger = book.load()
-        approvals.approve(ledger, ledger.release(release_id))
+        approving.approve(ledger, ledger.release(release_id))
 
 
 # Forward

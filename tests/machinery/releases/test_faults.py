@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from lifecycle.errors import UserError
-from lifecycle.releases import approvals, git, loading, operations, pointers, reconcile, tracking
+from lifecycle.releases import approving, git, loading, operations, pointers, reconcile, tracking
 from lifecycle.releases import ledger as book
 from lifecycle.releases.ledger import Entry, UnreachableError
 from lifecycle.releases.record import Release
@@ -437,7 +437,7 @@ def test_what_both_sides_did_meanwhile_is_brought_together_by_doctor(
     aside.rename(origin)
     with monkeypatch.context() as elsewhere:
         elsewhere.chdir(other)
-        approvals.approve(book.load(), get(releases.second), "looks right")
+        approving.approve(book.load(), get(releases.second), "looks right")
         theirs = book.load().tip
     refused(releases.first, "have diverged", "`doctor`")
     done = reconcile.doctor().done

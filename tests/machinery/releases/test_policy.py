@@ -8,7 +8,7 @@ import pytest
 
 from lifecycle.errors import UserError
 from lifecycle.lineage.trace import serving_at
-from lifecycle.releases import approvals, git, pointers, replay
+from lifecycle.releases import approvals, approving, git, pointers, replay
 from lifecycle.releases import ledger as book
 from lifecycle.releases.entries import moment
 from lifecycle.releases.ledger import Entry, Ledger
@@ -35,7 +35,7 @@ def ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     ledgers.promote(book.load(), ids[BAD], "production")
     ledgers.rollback(book.load(), "production", ids[GOOD])
     ledgers.promote(book.load(), ids[NEW], "staging")
-    approvals.approve(book.load(), made[NEW])
+    approving.approve(book.load(), made[NEW])
     pointers.write(book.load())
     return ids
 
@@ -199,7 +199,7 @@ def test_an_entry_is_not_dated_before_the_one_that_it_follows(ids: dict[str, str
     (warning,) = ledger.warnings()
     assert "the clock of this machine says" in warning
     assert ahead in warning
-    approvals.approve(ledger, ledger.release(ids[GOOD]))
+    approving.approve(ledger, ledger.release(ids[GOOD]))
     ledgers.rollback(book.load(), "production", ids[GOOD], at=book.now())
     after = book.load()
     times = [moment(entry.at) for _, entry in after.entries()]

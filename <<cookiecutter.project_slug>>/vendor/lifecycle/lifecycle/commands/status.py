@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from .. import parts, project
 from ..errors import plain
 from ..params import Data, Monitoring, load_params
-from ..releases import approvals, ledger, tracking, worktree
+from ..releases import approving, ledger, tracking, worktree
 from ..releases.ledger import Channel, ChannelName, Ledger
 from ..releases.pipeline import LOCK_FILE, Pipeline, StageStatus, result_digest
 from ..releases.store import Store
@@ -166,7 +166,7 @@ def project_status() -> ProjectStatus:
     book = ledger.load()
     channels = book.channels()
     serving = {channel.release for channel in channels.values() if channel.release}
-    counted = approvals.count_all(book, book.read_releases(sorted(serving)))
+    counted = approving.count_all(book, book.read_releases(sorted(serving)))
     approvers = {
         name: [each.approval.by.split(" <")[0] for each in found if not each.problem] for name, found in counted.items()
     }

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ..errors import UserError
-from ..releases import approvals, git
+from ..releases import approving, git
 from ..releases.ledger import Ledger
 from ..releases.pipeline import flat
 from ..releases.record import Release
@@ -159,7 +159,7 @@ def gates(release: Release) -> list[dict[str, Any]]:
 
 
 def _approvals(release: Release, ledger: Ledger) -> Iterator[str]:
-    counted = approvals.count(ledger, release)
+    counted = approving.count(ledger, release)
     for each in counted:
         signed = "signed" if each.signed else "not signed"
         own = ", by who released it" if each.approval.own else ""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ..releases import approvals
+from ..releases import approving
 from ..releases.approvals import Counted
 from ..releases.ledger import Ledger
 from ..releases.record import Release, canonical
@@ -201,7 +201,7 @@ class Graph:
 def of_releases(releases: Iterable[Release], ledger: Ledger, store: Store) -> Graph:
     """The graph of some releases."""
     releases = list(releases)
-    approved = approvals.count_all(ledger, releases)
+    approved = approving.count_all(ledger, releases)
     channels: dict[str, list[Served]] = defaultdict(list)
     for each in served(ledger):
         channels[each.release].append(each)

@@ -7,7 +7,7 @@ from functools import cache
 from sqlglot import exp
 from sqlglot.optimizer.scope import Scope
 
-from .columns import DIALECT, PIVOT, ColumnLineage, Origin, QueryLineage, Schema
+from .origins import DIALECT, PIVOT, ColumnLineage, Origin, QueryLineage, Schema
 
 STAR = "it comes by * from a relation of unknown columns"
 COLUMNS = "COLUMNS(...) chooses columns when the query runs"

@@ -16,7 +16,8 @@ from typing import Any, Literal
 from ..errors import UserError
 from ..releases.record import SQL_FILE, Release
 from ..releases.store import Store
-from .columns import Origin, QueryLineage, lineage_of
+from .columns import lineage_of
+from .origins import Origin, QueryLineage
 
 Kind = Literal["source", "seed", "model"]
 FOLDER = Path(SQL_FILE).parent

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..releases import approvals, git, loading, scoring, worktree
+from ..releases import approving, git, loading, scoring, worktree
 from ..releases.ledger import ChannelName, Entry, Ledger
 from ..releases.pipeline import locked, outputs
 from ..releases.record import Release
@@ -209,7 +209,7 @@ class Tracer:
             yield Fact("quarantine", release.id, f"since {quarantine.at}: {quarantine.reason}")
 
     def _approvals(self, release: Release) -> Iterable[Fact]:
-        for each in approvals.count(self._ledger, release):
+        for each in approving.count(self._ledger, release):
             words = [word for word, true in (("own release", each.approval.own), ("signed", each.signed)) if true]
             yield Fact(
                 "approval",

@@ -8,18 +8,13 @@ import hashlib
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..errors import UserError
 from . import git
-from .entries import Entry, Stored
+from .entries import Stored
 from .record import Release
-
-if TYPE_CHECKING:
-    from .ledger import Ledger
 
 SIGNERS_FILE = "allowed_signers"
 NAMESPACE = "ml-lifecycle-approval"
@@ -56,47 +51,14 @@ def is_own(person: str, release: Release) -> bool:
     return mail_of(person).lower() == mail_of(release.observed["by"]).lower()
 
 
-def approve(
-    ledger: "Ledger", release: Release, comment: str = "", key: str = "", by: str = ""
-) -> tuple[Approval, "Ledger"]:
-    """Write an approval of this release. The same again changes nothing.
-
-    Args:
-        ledger: as it is now.
-        release: what is approved.
-        comment: kept with it.
-        key: an SSH key to sign with; by default git's `user.signingKey`.
-        by: `Name <mail>`; by default the person at the keyboard.
-
-    Raises:
-        UserError: `by` is nobody's name, or a signature is wanted and cannot be made, or does not hold.
-    """
-    by = by or git.identity()
-    if not PERSON.fullmatch(by):
-        raise UserError(f"an approval needs a person, like Ada Lovelace <ada@example.org>, not {by!r}")
-    for given in count(ledger, release):
-        if not given.problem and (given.approval.by, given.approval.comment) == (by, comment):
-            return given.approval, ledger
-    approval = Approval(
-        release=release.id, digest=release.digest, by=by, at=ledger.now(), own=is_own(by, release), comment=comment
-    )
-    path = f"approvals/{release.id}/{_file_name(by)}"
-    files: dict[str, bytes | None] = {f"{path}.json": approval.to_bytes()}
-    if (signers := allowed_signers()) is not None:
-        signature = _sign(approval.to_bytes(), key or _default_key())
-        if problem := _problem_with(approval, approval.to_bytes(), signature, release, signers):
-            raise UserError(f"your approval would not count: {problem}. Nothing was changed")
-        files[f"{path}.sig"] = signature
-    entry = Entry(kind="approve", release=release.id, by=by, at=approval.at, reason=comment)
-    return approval, ledger.append(entry, lambda _: files)
-
-
-def _file_name(person: str) -> str:
+def file_name(person: str) -> str:
+    """The name of the file that a person's approval has in the ledger."""
     plain = re.sub(r"[^a-z0-9]+", "-", mail_of(person).lower()).strip("-")
     return f"{plain}-{hashlib.sha256(person.encode()).hexdigest()[:6]}"
 
 
-def _default_key() -> str:
+def default_key() -> str:
+    """The key that git signs with."""
     try:
         return git.git("config", "--get", "user.signingKey").strip()
     except git.GitError:
@@ -104,17 +66,6 @@ def _default_key() -> str:
             f"approvals are signed in this project ({SIGNERS_FILE} is there): name your SSH key with --key, "
             "or permanently with `git config user.signingKey ~/.ssh/id_ed25519`"
         ) from None
-
-
-def count(ledger: "Ledger", release: Release) -> list[Counted]:
-    """Every approval of this release, each with whether it holds."""
-    return count_all(ledger, [release])[release.id]
-
-
-def count_all(ledger: "Ledger", releases: Iterable[Release]) -> dict[str, list[Counted]]:
-    """Every approval of these releases, by id."""
-    signers = allowed_signers()
-    return {release.id: held_against(ledger.approvals(release.id), release, signers) for release in releases}
 
 
 def held_against(files: dict[str, bytes], release: Release, signers: bytes | None) -> list[Counted]:
@@ -128,7 +79,7 @@ def held_against(files: dict[str, bytes], release: Release, signers: bytes | Non
             approval = Approval.model_validate_json(content)
         except ValueError:
             raise UserError(f"{path} in the ledger is not readable") from None
-        problem = _problem_with(approval, content, signature, release, signers)
+        problem = problem_with(approval, content, signature, release, signers)
         found.append(Counted(approval, signed=signature is not None and not problem, problem=problem))
     return found
 
@@ -146,7 +97,7 @@ def signers_blob() -> str | None:
         return None
 
 
-def _problem_with(
+def problem_with(
     approval: Approval, content: bytes, signature: bytes | None, release: Release, signers: bytes | None
 ) -> str:
     """Why an approval does not count; empty when it does."""
@@ -164,7 +115,8 @@ def _problem_with(
         return "" if _ssh_keygen(verify, content)[0] else f"{SIGNERS_FILE} does not allow this signature for {who}"
 
 
-def _sign(content: bytes, key: str) -> bytes:
+def sign(content: bytes, key: str) -> bytes:
+    """A signature of this content by an SSH key."""
     with tempfile.TemporaryDirectory(prefix="approval-") as folder:
         file = Path(folder, "approval.json")
         file.write_bytes(content)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from . import approvals, compare, git, loading, pointers, replay
+from . import approvals, approving, compare, git, loading, pointers, replay
 from . import ledger as book
 from .ledger import Channel, ChannelName, Entry, Kind, Ledger, Quarantine
 from .policy import Policy, Rules, counted, why_not
@@ -248,7 +248,7 @@ def _with_evidence(
     _ask(ledger, entry, rules.model_copy(update={"against_champion": {}}))
     if release.id in ledger.served.get(entry.channel or "", []):
         return entry.model_copy(update={"evidence": entry.evidence | {"served_before": True}})
-    given, _ = counted(approvals.count(ledger, release), release, rules)
+    given, _ = counted(approving.count(ledger, release), release, rules)
     evidence = entry.evidence | ({"approvals": given} if given else {})
     champion = ledger.channel("production")
     if rules.against_champion and champion and champion.release not in (None, release.id):

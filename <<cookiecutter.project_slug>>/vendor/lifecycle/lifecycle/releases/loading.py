@@ -8,55 +8,20 @@ import shutil
 import sys
 import tarfile
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import UserError, one_line
 from ..files import sha256, write_text
 from . import git
-from .record import PROBE_ROWS, Release, same_predictions
-from .store import File, Store
+from .record import Release, same_predictions
+from .store import Store
 
 if TYPE_CHECKING:
     from ..contract import ModelModule
 
 RELEASES = Path(".lifecycle/releases")
 RECORD = "record.json"
-
-
-def describe_model(
-    path: str, model_files: dict[str, str], by_path: Mapping[str, File], tables: list[dict[str, Any]], store: Store
-) -> dict[str, Any]:
-    """What the record says of a model: its code's package, its features, and rows with what it predicts for them.
-
-    Raises:
-        UserError: the model does not load, or asks for a feature that no feature table has.
-    """
-    import pyarrow.parquet as pq
-
-    from .. import project
-
-    with tempfile.TemporaryDirectory(prefix="model-") as folder:
-        for name in model_files:
-            target = Path(folder, name)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(store.object_path(by_path[name].md5), target)
-        loaded = project.model().load(Path(folder, path))
-    names = [feature.name for feature in loaded.features]
-    table = next((table for table in tables if table["columns"].keys() >= set(names)), None)
-    if table is None:
-        raise UserError("no feature table has all the features of the model: `run` builds both again")
-    rows = pq.read_table(store.object_path(by_path[table["path"]].md5), columns=names)
-    step = max(rows.num_rows // PROBE_ROWS, 1)
-    probe = rows.take(list(range(0, rows.num_rows, step))[:PROBE_ROWS])
-    return {
-        "package": project.here().package,
-        "module": project.here().model,
-        "features": {name: table["columns"][name] for name in names},
-        "feature_table": table["path"],
-        "probe": {"rows": probe.to_pylist(), "predictions": loaded.predict(probe).tolist()},
-    }
 
 
 def materialise(release: Release, store: Store) -> Path:

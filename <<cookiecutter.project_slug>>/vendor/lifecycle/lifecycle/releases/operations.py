@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 from ..errors import UserError
 from ..files import append_lines
 from ..params import load_params
-from . import approvals, channels, git, registry
+from . import approving, channels, git, registry
 from . import ledger as book
 from . import release as releases
 from .approvals import Approval
@@ -43,7 +43,7 @@ def release(reason: str = "", automation: bool = False) -> Done[Released]:
 def approve(what: str, comment: str = "", key: str = "", by: str = "") -> Done[Approval]:
     """Write an approval of a release; see approvals.py."""
     opened = open_ledger(network=True)
-    approval, after = approvals.approve(opened.ledger, opened.ledger.release(what), comment, key, by)
+    approval, after = approving.approve(opened.ledger, opened.ledger.release(what), comment, key, by)
     notes = opened.done
     if quarantine := after.quarantine(approval.release):
         notes.append(

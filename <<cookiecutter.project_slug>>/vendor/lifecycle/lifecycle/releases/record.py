@@ -7,7 +7,9 @@ same content to the next (time, person, MLflow's ids); all the rest is hashed, a
 import hashlib
 import json
 import math
-from collections.abc import Iterable
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from .. import project
 from ..errors import UserError
 from ..params import PARAMS_FILE
 from .pipeline import LOCK_FILE, PIPELINE_FILE
@@ -138,8 +141,6 @@ def build(
     Raises:
         UserError: a cached file is missing or altered, or the model cannot be loaded.
     """
-    from .loading import describe_model
-
     by_path = {file.path: file for file in store.files(outputs)}
     digests = {path: _digests(store, file) for path, file in by_path.items()}
     pipeline = yaml.safe_load(files[str(PIPELINE_FILE)])
@@ -167,7 +168,7 @@ def build(
         "predicateType": PREDICATE,
         "predicate": {
             "model": {"name": name, "path": declared["path"], "files": model_files}
-            | describe_model(declared["path"], model_files, by_path, tables, store),
+            | _describe_model(declared["path"], model_files, by_path, tables, store),
             "materials": {
                 "git": {"tree": tree},
                 "environment": {"lock": hashlib.sha256(files[LOCK]).hexdigest()},
@@ -183,6 +184,38 @@ def build(
             },
             "evidence": {"metrics": load(METRICS_FILE), "gates": load(GATES_FILE)},
         },
+    }
+
+
+def _describe_model(
+    path: str, model_files: dict[str, str], by_path: Mapping[str, File], tables: list[dict[str, Any]], store: Store
+) -> dict[str, Any]:
+    """What the record says of a model: its code's package, its features, and rows with what it predicts for them.
+
+    Raises:
+        UserError: the model does not load, or asks for a feature that no feature table has.
+    """
+    import pyarrow.parquet as pq
+
+    with tempfile.TemporaryDirectory(prefix="model-") as folder:
+        for name in model_files:
+            target = Path(folder, name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(store.object_path(by_path[name].md5), target)
+        loaded = project.model().load(Path(folder, path))
+    names = [feature.name for feature in loaded.features]
+    table = next((table for table in tables if table["columns"].keys() >= set(names)), None)
+    if table is None:
+        raise UserError("no feature table has all the features of the model: `run` builds both again")
+    rows = pq.read_table(store.object_path(by_path[table["path"]].md5), columns=names)
+    step = max(rows.num_rows // PROBE_ROWS, 1)
+    probe = rows.take(list(range(0, rows.num_rows, step))[:PROBE_ROWS])
+    return {
+        "package": project.here().package,
+        "module": project.here().model,
+        "features": {name: table["columns"][name] for name in names},
+        "feature_table": table["path"],
+        "probe": {"rows": probe.to_pylist(), "predictions": loaded.predict(probe).tolist()},
     }
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
-from . import approvals, git, loading, replay, worktree
+from . import approving, git, loading, replay, worktree
 from . import ledger as book
 from .ledger import Ledger
 from .pipeline import outputs
@@ -48,7 +48,7 @@ def verify_release(release: Release, ledger: Ledger, store: Store, remote: bool 
     folder = loading.RELEASES / release.id
     if folder.exists() and (wrong := loading.wrong_files(release, folder)):
         problems.append(f"{folder}/{wrong[0]} is altered: `doctor` makes it again")
-    problems += [f"approval of {c.approval.by}: {c.problem}" for c in approvals.count(ledger, release) if c.problem]
+    problems += [f"approval of {c.approval.by}: {c.problem}" for c in approving.count(ledger, release) if c.problem]
     return Verified(release.id, sum(output.size for output in outputs), problems, notes)
 
 

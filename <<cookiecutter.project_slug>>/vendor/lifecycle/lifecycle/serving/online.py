@@ -12,17 +12,14 @@ import weakref
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from ..errors import UserError, one_line
 from ..files import sha256
 from ..releases import online
 from ..releases.online import OnlineTable, quoted
 from ..releases.record import Release
-from .schema import MOST_PROBLEMS, InvalidError, Problem, shown
-
-if TYPE_CHECKING:
-    from .loader import Loaded
+from .schema import MOST_PROBLEMS, InvalidError, Problem, Schema, shown
 
 # What could not be opened is tried again, in case it was the disk.
 RETRY_SECONDS = 2.0
@@ -132,6 +129,18 @@ def _same(known: Any, sent: Any) -> bool:
     return numbers and math.isclose(known, sent, rel_tol=online.SAME)
 
 
+class Loaded(Protocol):
+    """A release whose rows are asked for, and how they are read."""
+
+    @property
+    def release(self) -> Release:
+        """The release."""
+
+    @property
+    def schema(self) -> Schema:
+        """Of its rows."""
+
+
 @dataclass(frozen=True)
 class Tables:
     """The tables that are open, the newest first, and what is wrong with those that are not. Only ever replaced."""
@@ -140,7 +149,7 @@ class Tables:
     tables: tuple[Opened, ...] = ()
     problem: str = ""
 
-    def complete(self, rows: list[Any], loaded: "Loaded") -> tuple[list[Any], str | None]:
+    def complete(self, rows: list[Any], loaded: Loaded) -> tuple[list[Any], str | None]:
         """The rows with what they leave out, and the table that was used; None where none was.
 
         Raises:
@@ -190,7 +199,7 @@ class Tables:
         return found
 
     def agreement(
-        self, keys: list[str | None], sent: list[Any], rows: list[dict[str, Any]], loaded: "Loaded"
+        self, keys: list[str | None], sent: list[Any], rows: list[dict[str, Any]], loaded: Loaded
     ) -> list[bool | None]:
         """Whether each row has the features that the table has for its key; None where the table does not know it.
 
