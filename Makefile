@@ -2,7 +2,9 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+# For a bake and the docs; and, for tests and types, all packages of a project too, with every option.
 STAMP := .venv/.installed
+TESTED := .venv/.tested
 DEMO := build/flight-delays
 
 .DEFAULT_GOAL := help
@@ -18,10 +20,10 @@ demo: $(STAMP)  ## Bake a project into build/, run its pipeline, release, promot
 	@$(MAKE) --no-print-directory -C $(DEMO) run
 	@$(BIN)/python demo.py $(DEMO)
 
-test: $(STAMP)  ## Run all tests: answers, files, hooks, lint, the machinery, and a baked project
+test: $(TESTED)  ## Run all tests: answers, files, hooks, lint, the machinery, and a baked project
 	@$(BIN)/python -m pytest -n auto --dist loadgroup
 
-test-machinery: $(STAMP)  ## Run the machinery's tests on a fresh bake, or on your project: PROJECT=path
+test-machinery: $(TESTED)  ## Run the machinery's tests on a fresh bake, or on your project: PROJECT=path
 	@$(BIN)/python -m pytest -n auto --dist loadgroup tests/machinery $(if $(PROJECT),--project "$(PROJECT)")
 
 bench: $(STAMP)  ## Measure the cost of the wiring, as ratios; about six minutes on a quiet machine
@@ -30,7 +32,7 @@ bench: $(STAMP)  ## Measure the cost of the wiring, as ratios; about six minutes
 docs: $(STAMP)  ## Build the docs as a site, in build/site; check every link
 	@$(BIN)/mkdocs build --strict --quiet && echo build/site/index.html
 
-lint: $(STAMP)  ## Check format, lint and the machinery's types; changes nothing
+lint: $(TESTED)  ## Check format, lint and the machinery's types; changes nothing
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check .
 	@cd '$(MACHINERY)' && ruff=$(CURDIR)/$(BIN)/ruff && $$ruff format --check . && $$ruff check . && $(CURDIR)/$(BIN)/mypy
 
@@ -45,12 +47,18 @@ clean:  ## Remove everything made here: build/, caches and .venv
 	rm -rf build .venv .pytest_cache .ruff_cache .hypothesis tests/__pycache__
 
 # Bytecode is compiled here once: some environments tell Python not to write it later.
-$(STAMP): requirements-dev.lock
+define install
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 		"Python 3.11 or newer is needed, and $(PYTHON) is older: try make $(MAKECMDGOALS) PYTHON=python3.12")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@command -v uv > /dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@echo 'Installing requirements-dev.lock into .venv ...'
+	@echo 'Installing $< into .venv ...'
 	@PATH="$$PATH:$(CURDIR)/$(BIN)" uv pip install --quiet --python $(BIN)/python \
-		--compile-bytecode --require-hashes -r requirements-dev.lock
+		--compile-bytecode --require-hashes -r $<
+	@touch $@
+endef
+$(STAMP): requirements-dev.lock
+	$(install)
+$(TESTED): requirements-test.lock
+	$(install)
 	@touch $(STAMP)

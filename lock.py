@@ -1,8 +1,9 @@
 """Resolve the project's dependencies, with every option, into one requirements.lock.
 
 `make lock` runs it; needs uv. What only some answers need stands there under their condition, and
-every answer gets the same version of what it shares with the others. requirements-dev.lock has the
-same versions, of every option, beside the template's own tools: the machinery is tested with them.
+every answer gets the same version of what it shares with the others. Of the same versions,
+requirements-test.lock has every option and the template's own tools, to test the machinery with;
+requirements-dev.lock has the tools alone, to bake and to build the docs.
 The names that the lock's packages use are added to taken_names.txt, which no project may have.
 """
 
@@ -19,7 +20,7 @@ from cookiecutter.main import cookiecutter
 
 TEMPLATE = Path(__file__).resolve().parent
 TAKEN = TEMPLATE / "taken_names.txt"
-DEV_LOCK = TEMPLATE / "requirements-dev.lock"
+DEV_LOCK, TEST_LOCK = TEMPLATE / "requirements-dev.lock", TEMPLATE / "requirements-test.lock"
 LOCK = TEMPLATE / ("<" + "<cookiecutter.project_slug>" + ">") / "requirements.lock"
 # The answers that need the least, and for each option those that need more.
 LEAST = {"example": "blank", "dvc_remote": "local", "fan_out": "threads"}
@@ -142,12 +143,14 @@ def main():
         asked = {(key, answer): needs(folder, LEAST | {key: answer}) for key, answer in MORE}
         everything = sorted({*least, *tools(), *(each for more in asked.values() for each in more)})
         merged = folder / "all.lock"
-        merged.write_text(re.sub(r"<%.*%>\n", "", LOCK.read_text()) + DEV_LOCK.read_text())
+        merged.write_text(re.sub(r"<%.*%>\n", "", LOCK.read_text()) + TEST_LOCK.read_text())
         locked = resolve(folder, everything, merged, "--generate-hashes", *upgrade)
-        DEV_LOCK.write_text("".join(locked.values()))
+        TEST_LOCK.write_text("".join(locked.values()))
         versions = folder / "versions.txt"
         versions.write_text("\n".join(pin for block in locked.values() for pin in pins(block)))
         pinned = ("--constraint", str(versions))
+        alone = resolve(folder, tools(), folder / "dev.lock", "--generate-hashes", *pinned)
+        DEV_LOCK.write_text("".join(alone.values()))
         always = resolve(folder, least, folder / "least.lock", *pinned)
         only = {
             choice: resolve(folder, more, folder / "more.lock", *pinned).keys() - always.keys()
