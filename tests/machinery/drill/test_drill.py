@@ -14,18 +14,18 @@ from lifecycle.drill import defects, drill
 from lifecycle.drill.drill import REPORT, TABLE
 from lifecycle.drill.faults import FAULTS
 from lifecycle.drill.load import Answer, shift
-from lifecycle.drill.scene import Fault, Scene
-from lifecycle.drill.stand import NotHeldError
+from lifecycle.drill.sandbox import NotHeldError
+from lifecycle.drill.scenario import Fault, Scenario
 from lifecycle.errors import UserError
 from lifecycle.testing import digests
 
 REAL = tuple(fault.name for fault in FAULTS)
 
 
-def break_something(scene: Scene) -> str:
+def break_something(scenario: Scenario) -> str:
     """A fault that nobody deals with: production serves what the ledger does not say."""
-    scene.watch.found()
-    shutil.rmtree(scene.stand.folder / "data")
+    scenario.watch.found()
+    shutil.rmtree(scenario.sandbox.folder / "data")
     raise NotHeldError("nobody has noticed")
 
 
@@ -123,10 +123,10 @@ MOVES = {("production", 1, "r-a"), ("canary", 1, "r-b")}
     ],
 )
 def test_an_answer_is_wrong_by_its_release_or_by_its_score(answer: tuple[Any, ...], wrong: bool) -> None:
-    scene: Any = SimpleNamespace(sound="r-a")
+    scenario: Any = SimpleNamespace(sound="r-a")
     given = Answer(0.0, 0.0, 200, 0, False, *answer)
-    assert drill._is_wrong(given, scene, MOVES, [0.5]) == wrong
-    assert not drill._is_wrong(Answer(0.0, 0.0, 503, 0, False), scene, MOVES, [0.5])
+    assert drill._is_wrong(given, scenario, MOVES, [0.5]) == wrong
+    assert not drill._is_wrong(Answer(0.0, 0.0, 503, 0, False), scenario, MOVES, [0.5])
 
 
 def test_drifted_rows_have_every_number_at_its_top() -> None:

@@ -6,10 +6,10 @@ import pytest
 
 from lifecycle.errors import UserError
 from lifecycle.lineage import structure
+from lifecycle.lineage.fact_tree import Fact
 from lifecycle.lineage.impact import Reach
 from lifecycle.lineage.structure import Column, Structure
 from lifecycle.lineage.trace import served
-from lifecycle.lineage.tree import Fact
 from lifecycle.releases import git
 from lifecycle.releases import ledger as book
 from lifecycle.releases.store import Store

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from lifecycle.commands import lineage, upkeep
+from lifecycle.commands import lineage, maintenance
 from lifecycle.commands.status import project_status
 from lifecycle.errors import UserError
 from lifecycle.lineage import structure
+from lifecycle.lineage.fact_tree import Fact
 from lifecycle.lineage.trace import Tracer, served, serving_at
-from lifecycle.lineage.tree import Fact
 from lifecycle.releases import ledger as book
 from lifecycle.releases import pipeline
 from lifecycle.releases.ledger import Ledger
@@ -299,7 +299,7 @@ def texts() -> dict[str, str]:
     table = str(pipeline.artifacts()["features"]["path"])
     model = lineage.trace(Path(table).stem, verify=False)
     file = lineage.trace(table, verify=False)
-    verified = upkeep.verify("", everything=False, remote=False)
+    verified = maintenance.verify("", everything=False, remote=False)
     assert (model.ok and file.ok) == (not model.data["problems"] and not file.data["problems"])
     status = project_status()
     return {
@@ -327,7 +327,7 @@ def test_a_deleted_file_is_called_out_and_no_reason_to_call_the_work_tree_wrong(
     assert any(changed in line and "is gone" in line for line in project_status().differences)
     table = str(pipeline.artifacts()["features"]["path"])
     assert any(changed in problem for problem in lineage.trace(table, verify=False).data["problems"])
-    verified = upkeep.verify("", everything=False, remote=False)
+    verified = maintenance.verify("", everything=False, remote=False)
     assert verified.ok
     assert f"{changed} is gone" in verified.text
 
@@ -339,7 +339,7 @@ def test_a_table_made_of_other_inputs_than_there_are_now_is_stale_in_all_three(r
     assert "it is stale: " in problem
     assert "data.through" in problem
     assert "transform" in [each.stage for each in project_status().stages if not each.fresh]
-    verified = upkeep.verify("", everything=False, remote=False)
+    verified = maintenance.verify("", everything=False, remote=False)
     assert not verified.ok
     assert "stage transform is stale: " in verified.text
 

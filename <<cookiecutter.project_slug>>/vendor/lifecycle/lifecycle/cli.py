@@ -15,7 +15,7 @@ from . import parts, project
 from .errors import UserError, of_disk, plain, redacted_traceback
 
 if TYPE_CHECKING:
-    from .commands.shown import Shown
+    from .commands.result import Result
 
 
 class Commands(TyperGroup):
@@ -99,7 +99,7 @@ def in_project(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-def show(shown: "Shown", as_json: bool) -> None:
+def show(shown: "Result", as_json: bool) -> None:
     """Print a result; exit with code 1 if it is bad news."""
     print(json.dumps(shown.data, indent=2) if as_json else plain(shown.text))
     if not shown.ok:
@@ -288,7 +288,7 @@ def history(
 @in_project
 def diff(a: Release, b: Release, as_json: AsJson = False) -> None:
     """Show how two releases differ: data, features, SQL, parameters, metrics, code."""
-    from .commands.upkeep import diff as diff_releases
+    from .commands.maintenance import diff as diff_releases
 
     show(diff_releases(a, b), as_json)
 
@@ -304,7 +304,7 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Hash everything that a release needs, and report missing or altered files. Exit code 1 if there are any."""
-    from .commands.upkeep import verify as verify_releases
+    from .commands.maintenance import verify as verify_releases
 
     show(verify_releases(release, everything, remote), as_json)
 
@@ -316,7 +316,7 @@ def doctor(as_json: AsJson = False) -> None:
 
     Exit code 1 if something is left for a person to do.
     """
-    from .commands.upkeep import doctor as put_right
+    from .commands.maintenance import doctor as put_right
 
     show(put_right(), as_json)
 
@@ -331,7 +331,7 @@ def restore(
     as_json: AsJson = False,
 ) -> None:
     """Restore a release's code, parameters, data, features and model to the work tree, as a new commit."""
-    from .commands.upkeep import restore as restore_release
+    from .commands.maintenance import restore as restore_release
 
     show(restore_release(release, data), as_json)
 
@@ -349,7 +349,7 @@ def reproduce(
 
     Exit code 0 if every output reaches the level.
     """
-    from .commands.upkeep import reproduce as reproduce_release
+    from .commands.maintenance import reproduce as reproduce_release
 
     show(reproduce_release(release, at_least), as_json)
 
@@ -361,7 +361,7 @@ def gc(
     as_json: AsJson = False,
 ) -> None:
     """Free space in the local cache. Keeps everything that a release, a branch or the work tree needs."""
-    from .commands.upkeep import collect
+    from .commands.maintenance import collect
 
     show(collect(dry_run), as_json)
 

@@ -8,7 +8,7 @@ from ..releases.channels import Move
 from ..releases.history import history
 from ..releases.ledger import ChannelName
 from ..releases.reconcile import open_ledger
-from .shown import Shown, table, with_repairs
+from .result import Result, table, with_repairs
 
 
 def share(text: str) -> float | None:
@@ -30,7 +30,7 @@ def share(text: str) -> float | None:
 
 def promote(
     what: str, to: ChannelName, traffic: str, reason: str, generation: int | None, without_comparison: bool
-) -> Shown:
+) -> Result:
     """Let a channel serve a release."""
     if without_comparison and not reason.strip():
         raise UserError("--without-comparison needs a reason for the ledger: --reason '...'")
@@ -41,13 +41,13 @@ def promote(
     return _shown(done.result, done.notes)
 
 
-def rollback(channel: ChannelName, to: str, reason: str, generation: int | None) -> Shown:
+def rollback(channel: ChannelName, to: str, reason: str, generation: int | None) -> Result:
     """Go back to what a channel served before."""
     done = operations.rollback(channel, reason, to, generation)
     return _shown(done.result, done.notes)
 
 
-def hold(channel: ChannelName, reason: str, end: bool) -> Shown:
+def hold(channel: ChannelName, reason: str, end: bool) -> Result:
     """Put a channel on hold, or end that."""
     opened = open_ledger(network=True)
     entry = channels.hold(opened.ledger, channel, reason=reason, end=end)
@@ -55,10 +55,10 @@ def hold(channel: ChannelName, reason: str, end: bool) -> Shown:
         f"{channel} is {'no longer ' if end else ''}on hold: automation {'may promote' if end else 'promotes nothing'}"
     )
     data = {"channel": channel, "held": not end, "entry": entry.number, "notes": opened.done}
-    return Shown(data, with_repairs(opened.done, text))
+    return Result(data, with_repairs(opened.done, text))
 
 
-def _shown(move: Move, notes: list[str]) -> Shown:
+def _shown(move: Move, notes: list[str]) -> Result:
     notes = [*notes, *move.notes]
     text = f"{move.channel} serves {move.release or 'nothing'}"
     if not move.changed:
@@ -70,10 +70,10 @@ def _shown(move: Move, notes: list[str]) -> Shown:
         lines.append(f"  generation {move.generation}, verified before and after, {move.seconds:.1f} s")
     if move.quarantined:
         lines.append(f"  {move.quarantined} is in quarantine: only a person can promote it again")
-    return Shown(asdict(move) | {"notes": notes}, with_repairs(notes, "\n".join(lines)))
+    return Result(asdict(move) | {"notes": notes}, with_repairs(notes, "\n".join(lines)))
 
 
-def show_history(channel: ChannelName | None, limit: int) -> Shown:
+def show_history(channel: ChannelName | None, limit: int) -> Result:
     """What happened, newest first."""
     opened = open_ledger()
     entries = history(opened.ledger, channel)
@@ -93,4 +93,4 @@ def show_history(channel: ChannelName | None, limit: int) -> Shown:
     if len(entries) > limit:
         text += f"\n... and {len(entries) - limit} earlier (--limit)"
     data = {"entries": [entry.model_dump(mode="json") for entry in entries[:limit]], "notes": opened.done}
-    return Shown(data, with_repairs(opened.done, text))
+    return Result(data, with_repairs(opened.done, text))

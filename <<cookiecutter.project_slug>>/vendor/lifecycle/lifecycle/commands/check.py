@@ -14,7 +14,7 @@ from ..errors import UserError, one_line
 from ..params import PARAMS_FILE, Params, load_params
 from ..releases.pipeline import PIPELINE_FILE
 from ..releases.record import METRICS_FILE
-from .shown import Shown
+from .result import Result
 
 PAGE = "vendor/lifecycle/docs/contract.md"
 # Files that stages leave for releases, monitoring and lineage: path -> who reads it.
@@ -48,7 +48,7 @@ class Findings:
             self.problems.append(otherwise)
 
 
-def check() -> Shown:
+def check() -> Result:
     """Hold pyproject.toml, params.yaml, dvc.yaml, the tables and the model to the contract."""
     found = Findings()
     _parts(found)
@@ -64,7 +64,7 @@ def check() -> Shown:
     lines = [f"- {problem}" for problem in found.problems]
     head = f"{len(lines)} of {found.looked_at} checks fail; {PAGE} explains them" if lines else ""
     text = "\n".join([head, *lines]) if lines else f"all {found.looked_at} checks pass"
-    return Shown({"looked_at": found.looked_at, "problems": found.problems}, text, ok=not lines)
+    return Result({"looked_at": found.looked_at, "problems": found.problems}, text, ok=not lines)
 
 
 def _parts(found: Findings) -> None:

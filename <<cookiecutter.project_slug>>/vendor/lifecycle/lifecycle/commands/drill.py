@@ -3,10 +3,10 @@
 import sys
 
 from ..drill.drill import REPORT, TABLE, drill, span
-from .shown import Shown, table
+from .result import Result, table
 
 
-def hold(names: list[str]) -> Shown:
+def hold(names: list[str]) -> Result:
     """Hold a drill, telling how it goes on the standard error."""
     done = drill(names, lambda line: print(f"  {line}", file=sys.stderr, flush=True))
     rows: list[tuple[str, ...]] = [
@@ -29,4 +29,4 @@ def hold(names: list[str]) -> Shown:
     failed = [f"{row.fault} FAILED: {row.happened}" for row in done.rows if not row.held]
     held = f"{sum(row.held for row in done.rows)} of {len(done.rows)} faults as expected, {done.rollbacks}"
     end = f"{held}, {done.seconds:.0f} s; {REPORT}, {TABLE}"
-    return Shown(done.as_dict(), "\n".join([table(rows), *failed, end]), ok=done.held)
+    return Result(done.as_dict(), "\n".join([table(rows), *failed, end]), ok=done.held)

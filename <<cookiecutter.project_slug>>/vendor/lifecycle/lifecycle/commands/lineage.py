@@ -9,18 +9,18 @@ from ..files import write_text
 from ..lineage import card as model_card
 from ..lineage import page
 from ..lineage import report as changes
+from ..lineage.fact_tree import Fact
 from ..lineage.graph import of_releases
 from ..lineage.impact import Reach
 from ..lineage.trace import Tracer
-from ..lineage.tree import Fact
 from ..predictions import ids
 from ..predictions import log as predictions
 from ..releases.reconcile import open_ledger
 from ..releases.store import Store
-from .shown import Shown, with_repairs
+from .result import Result, with_repairs
 
 
-def trace(what: str, verify: bool) -> Shown:
+def trace(what: str, verify: bool) -> Result:
     """What something was made from."""
     opened = open_ledger()
     tracer = Tracer(opened.ledger, opened.store, verify)
@@ -32,7 +32,7 @@ def trace(what: str, verify: bool) -> Shown:
     elif verify:
         lines += ["", "everything matches"]
     data = found.as_dict() | {"problems": problems, "notes": opened.done}
-    return Shown(data, with_repairs(opened.done, "\n".join(lines)), ok=not problems)
+    return Result(data, with_repairs(opened.done, "\n".join(lines)), ok=not problems)
 
 
 def _prediction(tracer: Tracer, prediction_id: str) -> Fact:
@@ -45,15 +45,15 @@ def _prediction(tracer: Tracer, prediction_id: str) -> Fact:
     return tracer.prediction(prediction_id, lines)
 
 
-def impact(what: str) -> Shown:
+def impact(what: str) -> Result:
     """What something reached."""
     opened = open_ledger()
     found = Reach(opened.ledger, opened.store, predictions.counts()).impact(what)
     data = found.as_dict(below="reaches") | {"notes": opened.done}
-    return Shown(data, with_repairs(opened.done, "\n".join(found.lines())))
+    return Result(data, with_repairs(opened.done, "\n".join(found.lines())))
 
 
-def lineage(html: Path | None, releases: Iterable[str], as_json: bool) -> Shown:
+def lineage(html: Path | None, releases: Iterable[str], as_json: bool) -> Result:
     """The graph over releases: as a page for people, or for scripts as it is."""
     opened = open_ledger()
     chosen = page.choose(opened.ledger, releases)
@@ -63,10 +63,10 @@ def lineage(html: Path | None, releases: Iterable[str], as_json: bool) -> Shown:
         page.write_page(file, graph, chosen[-1].model["name"])
     of = chosen[0].id if len(chosen) == 1 else f"{len(chosen)} releases"
     text = f"open {file}\n  {len(graph.nodes):,} nodes, {len(graph.edges):,} edges, of {of}"
-    return Shown(graph.as_dict() | {"notes": opened.done}, with_repairs(opened.done, text))
+    return Result(graph.as_dict() | {"notes": opened.done}, with_repairs(opened.done, text))
 
 
-def card(what: str, out: Path | None) -> Shown:
+def card(what: str, out: Path | None) -> Result:
     """The model card of a release."""
     opened = open_ledger()
     release = opened.ledger.release(what)
@@ -74,10 +74,10 @@ def card(what: str, out: Path | None) -> Shown:
     if out:
         write_text(out, text)
     data = {"release": release.id, "card": text, "notes": opened.done}
-    return Shown(data, with_repairs(opened.done, f"wrote {out}" if out else text.rstrip()))
+    return Result(data, with_repairs(opened.done, f"wrote {out}" if out else text.rstrip()))
 
 
-def report(base: str) -> Shown:
+def report(base: str) -> Result:
     """What the work tree changes since it left a branch."""
     found = changes.report(base, Store())
-    return Shown(asdict(found), found.as_markdown().rstrip())
+    return Result(asdict(found), found.as_markdown().rstrip())

@@ -12,11 +12,11 @@ from ..monitoring.incidents import Incident
 from ..monitoring.monitor import Monitored, now
 from ..params import load_params
 from ..releases.reconcile import open_ledger
+from .result import Result, table, with_repairs
 from .run import run_pipeline
-from .shown import Shown, table, with_repairs
 
 
-def monitor(what: str, months: list[str], at: str, act: bool = False) -> Shown:
+def monitor(what: str, months: list[str], at: str, act: bool = False) -> Result:
     """Measure, and say what is in breach; with `act`, do what the triggers say."""
     time = _time(at) if at else now()
     done = operation.run(what or "production", months, time, build=run_pipeline if act else None)
@@ -35,7 +35,7 @@ def monitor(what: str, months: list[str], at: str, act: bool = False) -> Shown:
         "page": str(done.page),
         "notes": done.notes,
     }
-    return Shown(data, with_repairs(done.notes, _text(found, done)), ok=not found.breaches)
+    return Result(data, with_repairs(done.notes, _text(found, done)), ok=not found.breaches)
 
 
 def _time(text: str) -> datetime:
@@ -108,7 +108,7 @@ def _since(series: Series) -> str:
     return f"since {series.now.state.since}" if series.source != "freshness" else ""
 
 
-def incidents(limit: int) -> Shown:
+def incidents(limit: int) -> Result:
     """What went wrong, and how it ended."""
     opened = open_ledger()
     found = log_of.find(opened.ledger, load_params().monitoring)
@@ -140,7 +140,7 @@ def incidents(limit: int) -> Shown:
     )
     lines.append(f"{total.held} of {total.tried} rollbacks held{success}")
     data = {"incidents": [_incident(each) for each in found[:limit]], **asdict(total), "notes": opened.done}
-    return Shown(data, with_repairs(opened.done, "\n".join(lines)))
+    return Result(data, with_repairs(opened.done, "\n".join(lines)))
 
 
 MOST = 60

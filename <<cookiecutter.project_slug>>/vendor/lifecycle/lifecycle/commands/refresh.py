@@ -4,10 +4,10 @@ from dataclasses import asdict
 
 from ..params import load_params
 from ..releases import online
-from .shown import Shown
+from .result import Result
 
 
-def refresh() -> Shown:
+def refresh() -> Result:
     """Bring the online table up to date, and say what it is now."""
     done = online.refresh(load_params().monitoring.columns)
     table = done.table
@@ -18,4 +18,4 @@ def refresh() -> Shown:
         f"  newest   {table.newest} UTC\n"
         f"  release  {table.release or 'none has these features yet'}"
     )
-    return Shown({"new": done.new, "seconds": round(done.seconds, 3), "online": asdict(table)}, text)
+    return Result({"new": done.new, "seconds": round(done.seconds, 3), "online": asdict(table)}, text)

@@ -1,13 +1,13 @@
 """`release` and `approve`."""
 
 from ..lineage import openlineage
-from ..lineage.attach import attach
+from ..lineage.mlflow_pages import attach
 from ..releases import approvals, operations
 from ..releases.store import Store
-from .shown import Shown, with_repairs
+from .result import Result, with_repairs
 
 
-def release_result(reason: str) -> Shown:
+def release_result(reason: str) -> Result:
     """Release what the pipeline has built."""
     released = operations.release(reason)
     made = released.result
@@ -41,14 +41,14 @@ def release_result(reason: str) -> Shown:
         "lineage": lineage,
         "notes": notes,
     }
-    return Shown(data, with_repairs(notes, "\n".join(lines)))
+    return Result(data, with_repairs(notes, "\n".join(lines)))
 
 
-def approve_release(what: str, comment: str, key: str) -> Shown:
+def approve_release(what: str, comment: str, key: str) -> Result:
     """Approve a release, in the name of the person at the keyboard."""
     done = operations.approve(what, comment, key)
     approval = done.result
     signed = approvals.allowed_signers() is not None
     kind = ", ".join(word for word, true in (("own release", approval.own), ("signed", signed)) if true)
     text = f"{approval.release} approved by {approval.by}{f' ({kind})' if kind else ''}"
-    return Shown({**approval.model_dump(), "signed": signed, "notes": done.notes}, with_repairs(done.notes, text))
+    return Result({**approval.model_dump(), "signed": signed, "notes": done.notes}, with_repairs(done.notes, text))

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 
 from ..monitoring.rollout import State, advance
-from .shown import Shown, with_repairs
+from .result import Result, with_repairs
 
 CODES: dict[State, int] = {"done": 0, "rolled back": 1, "waiting": 3, "held": 3}
 HEADS: dict[State, str] = {
@@ -14,7 +14,7 @@ HEADS: dict[State, str] = {
 }
 
 
-def rollout(what: str) -> tuple[Shown, int]:
+def rollout(what: str) -> tuple[Result, int]:
     """Take every step that there is evidence for; returns what to show, and the exit code."""
     done = advance(what)
     stop = done.stop
@@ -28,4 +28,4 @@ def rollout(what: str) -> tuple[Shown, int]:
         "evidence": stop.evidence,
         "notes": done.notes,
     }
-    return Shown(data, with_repairs(done.notes, "\n".join(lines))), CODES[stop.state]
+    return Result(data, with_repairs(done.notes, "\n".join(lines))), CODES[stop.state]

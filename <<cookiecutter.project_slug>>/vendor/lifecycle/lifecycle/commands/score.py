@@ -7,10 +7,10 @@ from ..params import load_params
 from ..releases import scoring
 from ..releases.ledger import ChannelName
 from ..releases.scoring import Scored
-from .shown import Shown, table, with_repairs
+from .result import Result, table, with_repairs
 
 
-def score(channel: ChannelName, months: list[str]) -> Shown:
+def score(channel: ChannelName, months: list[str]) -> Result:
     """Score months with the release of a channel: in threads here, or as a flow on the cluster of params.yaml."""
     params = load_params()
     jobs, notes = scoring.plan(channel, months, params.monitoring.columns)
@@ -22,7 +22,7 @@ def score(channel: ChannelName, months: list[str]) -> Shown:
     rows = [(each.month, each.outcome, f"{each.rows:,} rows", each.file) for each in done]
     text = f"{jobs[0].release}, which {channel} serves\n{table(rows)}" if jobs else "the feature table has no rows"
     data = {"release": jobs[0].release if jobs else None, "months": [asdict(each) for each in done], "notes": notes}
-    return Shown(data, with_repairs(notes, text))
+    return Result(data, with_repairs(notes, text))
 
 
 def _as_flow(channel: ChannelName, months: list[str]) -> list[Scored]:

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..files import sha256
 from .load import JSON
-from .scene import Scene, expect
-from .stand import Stand, last_line
+from .sandbox import Sandbox, last_line
+from .scenario import Scenario, expect
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def corrupt_batch(scene: Scene) -> str:
+def corrupt_batch(scenario: Scenario) -> str:
     """A tenth of the newest raw file is spoilt: numbers out of all bounds."""
 
     def spoil(rows: "pd.DataFrame") -> "pd.DataFrame":
@@ -22,44 +22,44 @@ def corrupt_batch(scene: Scene) -> str:
             rows.loc[rows.index[: max(len(rows) // 10, 1)], name] *= -1000
         return rows
 
-    return _refused(scene, spoil)
+    return _refused(scenario, spoil)
 
 
-def schema_change(scene: Scene) -> str:
+def schema_change(scenario: Scenario) -> str:
     """A column of the newest raw file has another name; and a client leaves a feature out."""
-    said = _refused(scene, lambda rows: rows.rename(columns={rows.columns[0]: f"{rows.columns[0]}_v2"}))
-    row = dict(scene.load.rows[0][1])
+    said = _refused(scenario, lambda rows: rows.rename(columns={rows.columns[0]: f"{rows.columns[0]}_v2"}))
+    row = dict(scenario.load.rows[0][1])
     field = row.popitem()[0]
-    status, text = _post(scene.stand.port, {"row": row})
+    status, text = _post(scenario.sandbox.port, {"row": row})
     expect(status == 422 and field in text, f"the server answered a row without {field} with {status}")
     return f"{said}; a request without {field}: 422"
 
 
-def _refused(scene: Scene, spoil: "Callable[[pd.DataFrame], pd.DataFrame]") -> str:
+def _refused(scenario: Scenario, spoil: "Callable[[pd.DataFrame], pd.DataFrame]") -> str:
     import pandas as pd
 
-    stand, watch = scene.stand, scene.watch
-    monthly = sorted(stand.source.glob("*/*.parquet"))
-    file = (monthly or sorted(stand.source.glob("*.parquet")))[-1]
-    sound, before = file.read_bytes(), _built(stand)
+    sandbox, watch = scenario.sandbox, scenario.watch
+    monthly = sorted(sandbox.source.glob("*/*.parquet"))
+    file = (monthly or sorted(sandbox.source.glob("*.parquet")))[-1]
+    sound, before = file.read_bytes(), _built(sandbox)
     file.chmod(0o644)
     spoil(pd.read_parquet(file)).to_parquet(file, index=False)
     watch.begin()
-    done = stand.cli("run")
+    done = sandbox.cli("run")
     expect(done.returncode == 1, f"`run` took it: exit code {done.returncode}")
     watch.found()
-    expect(_built(stand) == before, "it changed what is built")
-    expect(list((stand.folder / "data/quarantine").rglob("*")), "nothing is in quarantine")
+    expect(_built(sandbox) == before, "it changed what is built")
+    expect(list((sandbox.folder / "data/quarantine").rglob("*")), "nothing is in quarantine")
     file.write_bytes(sound)
-    stand.must("run")
-    expect(_built(stand) == before, "with the sound file, something else is built")
+    sandbox.must("run")
+    expect(_built(sandbox) == before, "with the sound file, something else is built")
     watch.over()
     return f"refused: {last_line(done).removeprefix('error: ')[:120]}"
 
 
-def _built(stand: Stand) -> dict[str, str]:
+def _built(sandbox: Sandbox) -> dict[str, str]:
     names = ("dvc.lock", "params.yaml", "data/source.json")
-    files = [stand.folder / name for name in names] + sorted((stand.folder / "data/features").rglob("*"))
+    files = [sandbox.folder / name for name in names] + sorted((sandbox.folder / "data/features").rglob("*"))
     return {str(file): sha256(file) for file in files if file.is_file()}
 
 

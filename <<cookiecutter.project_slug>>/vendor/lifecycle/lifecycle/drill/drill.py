@@ -12,11 +12,11 @@ from typing import Any
 from ..errors import UserError, one_line
 from ..files import write_json, write_text
 from ..releases.record import same_predictions
-from . import stand as stands
+from . import sandbox as sandboxes
 from .faults import FAULTS
 from .load import Answer
-from .scene import Fault, Scene, Watch
-from .stand import NotHeldError, Stand
+from .sandbox import NotHeldError, Sandbox
+from .scenario import Fault, Scenario, Watch
 
 REPORT = Path(".lifecycle/drill.json")
 TABLE = Path(".lifecycle/drill.md")
@@ -108,11 +108,11 @@ def drill(names: Sequence[str], say: Callable[[str], None]) -> Drill:
     with ExitStack() as stack:
         top = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="drill-", ignore_cleanup_errors=True)))
         say("copying the commit that is checked out, and its data")
-        stand, folder = stands.build(project, top.resolve())
-        commit = stands.run(["git", "rev-parse", "HEAD"], folder, stand.environment).strip()
+        sandbox, folder = sandboxes.build(project, top.resolve())
+        commit = sandboxes.run(["git", "rev-parse", "HEAD"], folder, sandbox.environment).strip()
         stack.enter_context(chdir(folder))
-        stack.enter_context(_environment(stand.environment))
-        rows, tried, rolled_back = _in_copy(stand, faults, stack, say)
+        stack.enter_context(_environment(sandbox.environment))
+        rows, tried, rolled_back = _in_copy(sandbox, faults, stack, say)
     done = Drill(commit, rows, tried, rolled_back, time.monotonic() - start)
     write_json(REPORT, done.as_dict())
     write_text(TABLE, done.markdown())
@@ -133,50 +133,50 @@ def _environment(there: dict[str, str]) -> Iterator[None]:
 
 
 def _in_copy(
-    stand: Stand, faults: list[Fault], stack: ExitStack, say: Callable[[str], None]
+    sandbox: Sandbox, faults: list[Fault], stack: ExitStack, say: Callable[[str], None]
 ) -> tuple[list[Row], int, int]:
     try:
-        stands.relax(stand)
+        sandboxes.relax(sandbox)
         say("run, release, promote: the first release of the copy")
-        stand.must("run")
-        sound: str = stand.must("release", "--reason", "drill")["release"]
-        stand.must("promote", sound, "--to", "staging")
-        stand.must("promote", sound, "--to", "production")
-        stack.callback(stand.kill_server)
-        stand.serve()
+        sandbox.must("run")
+        sound: str = sandbox.must("release", "--reason", "drill")["release"]
+        sandbox.must("promote", sound, "--to", "staging")
+        sandbox.must("promote", sound, "--to", "production")
+        stack.callback(sandbox.kill_server)
+        sandbox.serve()
     except NotHeldError as error:
         raise UserError(f"the drill cannot be held: {error}") from None
-    load, scores = stand.load(stand.ledger.release(sound))
+    load, scores = sandbox.load(sandbox.ledger.release(sound))
     rows = []
     with load:
         for fault in faults:
-            row = _one(fault, Scene(stand, load, sound, Watch()), scores)
+            row = _one(fault, Scenario(sandbox, load, sound, Watch()), scores)
             rows.append(row)
             say(f"{fault.name:<18} {'held' if row.held else 'FAILED'}  {row.happened}")
     tried = rolled_back = 0
     with suppress(NotHeldError):  # a fault that did not hold may have left anything
-        total = stand.must("incidents")
+        total = sandbox.must("incidents")
         tried, rolled_back = total["tried"], total["held"]
-        stand.settle(10)  # else who tells MLflow writes to a folder that is being deleted
+        sandbox.settle(10)  # else who tells MLflow writes to a folder that is being deleted
     return rows, tried, rolled_back
 
 
-def _one(fault: Fault, scene: Scene, scores: list[float]) -> Row:
-    watch, load = scene.watch, scene.load
+def _one(fault: Fault, scenario: Scenario, scores: list[float]) -> Row:
+    watch, load = scenario.watch, scenario.load
     since, problem = len(load.answers), ""
     try:
-        scene.stand.put_right(scene.sound)
+        scenario.sandbox.put_right(scenario.sound)
         since = len(load.answers)
         watch.begin()
-        happened = fault.inject(scene)
+        happened = fault.inject(scenario)
     except NotHeldError as error:
         problem = happened = one_line(error)
     except Exception as error:  # whatever it is, the other faults are still to be tried
         problem = happened = f"{type(error).__name__}: {one_line(error)}"
     answers = load.answers[since:]
     failed = sum(each.status != 200 for each in answers)
-    moves = _moves(scene)
-    wrong = sum(_is_wrong(each, scene, moves, scores) for each in answers)
+    moves = _moves(scenario)
+    wrong = sum(_is_wrong(each, scenario, moves, scores) for each in answers)
     if not problem and wrong:
         problem = happened = f"{wrong} answers were wrong"
     if not problem and failed and not fault.down:
@@ -188,26 +188,26 @@ def _one(fault: Fault, scene: Scene, scores: list[float]) -> Row:
         happened,
         held=not problem,
         to_detect=watch.detected and watch.detected - watch.began,
-        to_alert=watch.told,
+        to_alert=watch.to_alert,
         to_restore=watch.restored and watch.restored - watch.began,
         requests=len(answers),
         failed=failed,
         wrong=wrong,
-        exposed=sum(each.release not in (None, scene.sound) for each in answers),
+        exposed=sum(each.release not in (None, scenario.sound) for each in answers),
         slowest_ms=round(max((each.seconds for each in answers), default=0.0) * 1000, 1),
     )
 
 
-def _moves(scene: Scene) -> set[tuple[Any, ...]]:
+def _moves(scenario: Scenario) -> set[tuple[Any, ...]]:
     """Everything that a channel has ever served: what an answer may say of itself."""
-    return {(entry.channel, entry.generation, entry.release) for _, entry in scene.stand.ledger.entries()}
+    return {(entry.channel, entry.generation, entry.release) for _, entry in scenario.sandbox.ledger.entries()}
 
 
-def _is_wrong(answer: Answer, scene: Scene, moves: set[tuple[Any, ...]], scores: list[float]) -> bool:
+def _is_wrong(answer: Answer, scenario: Scenario, moves: set[tuple[Any, ...]], scores: list[float]) -> bool:
     if answer.status != 200:
         return False
     if (answer.channel, answer.generation, answer.release) not in moves:
         return True
-    if answer.release != scene.sound or answer.drifted or answer.score is None:
+    if answer.release != scenario.sound or answer.drifted or answer.score is None:
         return False
     return not same_predictions([scores[answer.row]], [answer.score])

@@ -2,7 +2,7 @@
 
 from .batches import corrupt_batch, schema_change
 from .models import crashing_model, drifted_inputs, slow_model, worse_model
-from .scene import Fault
+from .scenario import Fault
 from .state import killed_process, lost_cache_object, lost_registry
 
 FAULTS = (

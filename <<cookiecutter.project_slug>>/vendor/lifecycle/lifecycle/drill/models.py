@@ -7,65 +7,67 @@ from typing import Any
 
 from ..params import load_params
 from .defects import Defect
-from .scene import Scene, expect
-from .stand import PATIENCE_SECONDS, NotHeldError, Stand, last_line
+from .sandbox import PATIENCE_SECONDS, NotHeldError, Sandbox, last_line
+from .scenario import Scenario, expect
 
 # Checks that say that inputs are others than in training.
 INPUTS = {"psi", "distance", "outside"}
 
 
-def drifted_inputs(scene: Scene) -> str:
+def drifted_inputs(scenario: Scenario) -> str:
     """Every number in the requests is as large as the largest there was."""
-    stand, watch = scene.stand, scene.watch
-    scene.load.drifted = True
+    sandbox, watch = scenario.sandbox, scenario.watch
+    scenario.load.drifted = True
     watch.begin()
     try:
-        told = _monitored(scene, lambda said: INPUTS & {each["check"] for each in said["breaches"]} and said["alerts"])
+        seen = _monitored(
+            scenario, lambda said: INPUTS & {each["check"] for each in said["breaches"]} and said["alerts"]
+        )
     finally:
-        scene.load.drifted = False
-    alerts = [each["title"] for each in told["alerts"]]
+        scenario.load.drifted = False
+    alerts = [each["title"] for each in seen["alerts"]]
     watch.found()
-    watch.told = _incident(stand)["to_alert"]
-    expect(stand.serves("production") == scene.sound, "production was moved, though nobody knows that it is worse")
-    return f"{len(alerts)} alerts, the first {alerts[0]}; {'; '.join(told['acted']) or 'nothing done'}"
+    watch.to_alert = _incident(sandbox)["to_alert"]
+    expect(sandbox.serves("production") == scenario.sound, "production was moved, though nobody knows that it is worse")
+    return f"{len(alerts)} alerts, the first {alerts[0]}; {'; '.join(seen['acted']) or 'nothing done'}"
 
 
-def worse_model(scene: Scene) -> str:
+def worse_model(scenario: Scenario) -> str:
     """Production gets a model that is sound in every test, and answers the wrong rows once it serves."""
-    stand, watch = scene.stand, scene.watch
-    bad = stand.release_defective("worse")
-    stand.must("promote", bad, "--to", "production", "--reason", "drill")
+    sandbox, watch = scenario.sandbox, scenario.watch
+    bad = sandbox.release_defective("worse")
+    sandbox.must("promote", bad, "--to", "production", "--reason", "drill")
     watch.begin()
-    stand.until(lambda: stand.shows("production") == bad, "the server does not serve it")
-    _monitored(scene, lambda _: stand.serves("production") == scene.sound)
+    sandbox.until(lambda: sandbox.shows("production") == bad, "the server does not serve it")
+    _monitored(scenario, lambda _: sandbox.serves("production") == scenario.sound)
     watch.found()
-    entry = stand.ledger.last_entry()
+    entry = sandbox.ledger.last_entry()
     assert entry is not None
     expect(entry.kind == "rollback" and entry.automation, f"it was no automatic rollback: {entry.kind}")
     checks = {figure["check"] for figure in entry.evidence["trigger"]["figures"]}
     expect(checks & {"skill_drop", "ranking_drop"}, f"it was rolled back for {', '.join(sorted(checks))} alone")
-    stand.until(lambda: stand.shows("production") == scene.sound, "the server does not follow")
+    sandbox.until(lambda: sandbox.shows("production") == scenario.sound, "the server does not follow")
     watch.over()
-    incident = _incident(stand)
-    watch.told = incident["to_alert"]
-    expect(incident["how"] == f"rollback to {scene.sound} by itself", f"`incidents` says: {incident}")
+    incident = _incident(sandbox)
+    watch.to_alert = incident["to_alert"]
+    expect(incident["how"] == f"rollback to {scenario.sound} by itself", f"`incidents` says: {incident}")
     return f"rolled back by the monitor: {', '.join(sorted(checks))}; {bad} is in quarantine"
 
 
-def _incident(stand: Stand) -> dict[str, Any]:
+def _incident(sandbox: Sandbox) -> dict[str, Any]:
     """The newest, as `incidents` has it."""
-    found: list[dict[str, Any]] = stand.must("incidents", "--limit", "1")["incidents"]
+    found: list[dict[str, Any]] = sandbox.must("incidents", "--limit", "1")["incidents"]
     expect(found and found[0]["to_alert"] is not None, f"`incidents` knows of no alert: {found}")
     return found[0]
 
 
-def _monitored(scene: Scene, enough: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+def _monitored(scenario: Scenario, enough: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
     """Let the monitor run, as a schedule would, until it has seen enough; returns what it said last."""
-    rows, since = load_params().monitoring.min_rows, len(scene.load.answers)
-    scene.stand.until(lambda: len(scene.load.answers) - since > 1.5 * rows, "there are too few answers")
+    rows, since = load_params().monitoring.min_rows, len(scenario.load.answers)
+    scenario.sandbox.until(lambda: len(scenario.load.answers) - since > 1.5 * rows, "there are too few answers")
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
-        done = scene.stand.cli("monitor", "--act", "--json")
+        done = scenario.sandbox.cli("monitor", "--act", "--json")
         expect(done.stdout, f"the monitor failed: {last_line(done)}")
         said: dict[str, Any] = json.loads(done.stdout)
         if enough(said):
@@ -73,37 +75,37 @@ def _monitored(scene: Scene, enough: Callable[[dict[str, Any]], object]) -> dict
     raise NotHeldError(f"the monitor did not find it; in breach: {[each['check'] for each in said['breaches']]}")
 
 
-def crashing_model(scene: Scene) -> str:
+def crashing_model(scenario: Scenario) -> str:
     """A release comes to the canary by a rollout, and raises on every request after the first ones."""
-    return _bad_canary(scene, "crashing")
+    return _bad_canary(scenario, "crashing")
 
 
-def slow_model(scene: Scene) -> str:
+def slow_model(scenario: Scenario) -> str:
     """The same with one that takes a second."""
-    return _bad_canary(scene, "slow")
+    return _bad_canary(scenario, "slow")
 
 
-def _bad_canary(scene: Scene, defect: Defect) -> str:
-    stand, watch = scene.stand, scene.watch
-    bad = stand.release_defective(defect)
-    first = stand.start_cli("rollout", bad)
-    stand.until(lambda: stand.shows("canary") == bad, "the rollout did not take it to the canary")
+def _bad_canary(scenario: Scenario, defect: Defect) -> str:
+    sandbox, watch = scenario.sandbox, scenario.watch
+    bad = sandbox.release_defective(defect)
+    first = sandbox.start_cli("rollout", bad)
+    sandbox.until(lambda: sandbox.shows("canary") == bad, "the rollout did not take it to the canary")
     watch.begin()
-    stand.until(lambda: _breaker(stand) == "open" or stand.ledger.quarantine(bad), "the breaker does not open")
+    sandbox.until(lambda: _breaker(sandbox) == "open" or sandbox.ledger.quarantine(bad), "the breaker does not open")
     watch.found()
     first.wait()
     deadline, code = time.monotonic() + PATIENCE_SECONDS, 3
     while code == 3 and time.monotonic() < deadline:
-        done = stand.cli("rollout", bad)
+        done = sandbox.cli("rollout", bad)
         code = done.returncode
-    expect(code == 1 and stand.serves("canary") is None, f"it was not rolled back: {last_line(done)}")
-    stand.until(lambda: stand.shows("canary") is None, "the server does not follow")
+    expect(code == 1 and sandbox.serves("canary") is None, f"it was not rolled back: {last_line(done)}")
+    sandbox.until(lambda: sandbox.shows("canary") is None, "the server does not follow")
     watch.over()
-    entry = stand.ledger.last_entry()
-    expect(entry and entry.automation and stand.ledger.quarantine(bad), "it is not in quarantine")
+    entry = sandbox.ledger.last_entry()
+    expect(entry and entry.automation and sandbox.ledger.quarantine(bad), "it is not in quarantine")
     return f"breaker open, then {entry.reason if entry else ''}"
 
 
-def _breaker(stand: Stand) -> str:
-    found: str = ((stand.info() or {}).get("canary") or {}).get("breaker", "")
+def _breaker(sandbox: Sandbox) -> str:
+    found: str = ((sandbox.info() or {}).get("canary") or {}).get("breaker", "")
     return found

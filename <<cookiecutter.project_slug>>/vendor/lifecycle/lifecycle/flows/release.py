@@ -12,7 +12,7 @@ from pydantic import Field
 
 from ..errors import UserError
 from ..lineage import openlineage
-from ..lineage.attach import attach
+from ..lineage.mlflow_pages import attach
 from ..releases import approvals, operations
 from ..releases.ledger import ChannelName, MovedError
 from ..releases.reconcile import open_ledger

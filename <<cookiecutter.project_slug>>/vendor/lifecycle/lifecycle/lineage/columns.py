@@ -25,7 +25,7 @@ def lineage_of(sql: str, schema: Schema) -> QueryLineage:
     from sqlglot.optimizer.qualify import qualify
     from sqlglot.optimizer.scope import build_scope
 
-    from .reader import Reader
+    from .sql_scopes import Reader
 
     try:
         queries = parse(sql, dialect=DIALECT)

@@ -18,9 +18,9 @@ from ..releases.record import Release
 from ..releases.release import TAG
 from ..releases.store import Store
 from . import structure
+from .fact_tree import Fact
 from .structure import FOLDER, Column, Structure
 from .trace import Served, served
-from .tree import Fact
 
 MONTH = re.compile(r"[12]\d{3}-(0[1-9]|1[0-2])")
 SHOWN = 12

@@ -22,8 +22,8 @@ from ..releases.record import Release
 from ..releases.scoring import Found
 from ..releases.store import Output, Store
 from . import structure
+from .fact_tree import Fact
 from .structure import Column, Node, Structure
-from .tree import Fact
 
 CHANNELS: tuple[ChannelName, ...] = ("staging", "canary", "production")
 

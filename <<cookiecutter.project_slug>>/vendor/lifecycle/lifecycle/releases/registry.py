@@ -31,7 +31,7 @@ RELEASE_TAG = "release"
 DIGEST_TAG = "release_digest"
 PAGE_TAG = "lineage"
 CHANNELS: tuple[ChannelName, ...] = ("staging", "canary", "production")
-# The ledger that versions, tags and aliases follow, and the one that cards and pages follow (lineage/attach.py).
+# The ledger that versions, tags and aliases follow, and the one that cards and pages follow (lineage/mlflow_pages.py).
 PROJECTED = Path(".lifecycle/registry.json")
 DESCRIBED = Path(".lifecycle/described.json")
 LOG = Path("logs/attach.log")
@@ -262,7 +262,7 @@ def project_later() -> None:
         LOG.parent.mkdir(exist_ok=True)
         with LOG.open("a", encoding="utf-8") as log:
             subprocess.Popen(
-                [sys.executable, "-m", f"{__package__.rpartition('.')[0]}.lineage.attach"],
+                [sys.executable, "-m", f"{__package__.rpartition('.')[0]}.lineage.mlflow_pages"],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

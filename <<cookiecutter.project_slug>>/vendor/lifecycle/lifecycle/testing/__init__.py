@@ -236,6 +236,6 @@ def wait_until(so: Callable[[], bool], seconds: float = 60) -> None:
 
 def is_quiet(folder: Path) -> bool:
     """Whether no command has left a process behind that still updates MLflow or a catalogue."""
-    names = ("lifecycle.lineage.attach", "lifecycle.lineage.openlineage")
+    names = ("lifecycle.lineage.mlflow_pages", "lifecycle.lineage.openlineage")
     running = [each.info for each in psutil.process_iter(["cmdline", "cwd"])]
     return not any(each["cwd"] == str(folder) and set(names) & set(each["cmdline"] or ()) for each in running)

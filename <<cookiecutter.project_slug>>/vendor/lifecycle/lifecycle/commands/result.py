@@ -6,7 +6,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Shown:
+class Result:
     """`ok` is False where the command did its work and the answer is bad news: exit code 1."""
 
     data: dict[str, Any]

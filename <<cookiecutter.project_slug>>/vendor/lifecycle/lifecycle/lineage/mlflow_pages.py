@@ -32,7 +32,7 @@ ROOM = 5000
 
 
 @dataclass(frozen=True)
-class Shown:
+class Result:
     """What should stand at a release's model version: its description, and the artifacts of its run by path."""
 
     description: str
@@ -118,11 +118,11 @@ def _versions(client: "MlflowClient", releases: Iterable[Release]) -> dict[str, 
     return {each.tags[registry.RELEASE_TAG]: each for each in found if registry.RELEASE_TAG in each.tags}
 
 
-def _shown(release: Release, ledger: Ledger, store: Store) -> Shown:
+def _shown(release: Release, ledger: Ledger, store: Store) -> Result:
     """What should stand there. The page compares with the release that production served at the time."""
     champion = _champion(release)
     others = ledger.read_releases([champion]) if champion in ledger.releases else []
-    return Shown(
+    return Result(
         card.render(release, ledger, store, at_most=ROOM),
         {
             f"{FOLDER}/{release.id}/{PAGE}": render(
@@ -133,7 +133,7 @@ def _shown(release: Release, ledger: Ledger, store: Store) -> Shown:
     )
 
 
-def _apply(client: "MlflowClient", version: "ModelVersion", release: Release, shown: Shown) -> list[str]:
+def _apply(client: "MlflowClient", version: "ModelVersion", release: Release, shown: Result) -> list[str]:
     """Write what differs from that; returns what was written."""
     name, number, run_id = version.name, str(version.version), version.run_id
     written = []

@@ -8,7 +8,7 @@ import pytest
 
 from lifecycle.commands.channels import promote, rollback
 from lifecycle.commands.release import approve_release
-from lifecycle.lineage import attach, card
+from lifecycle.lineage import card, mlflow_pages
 from lifecycle.releases import ledger, operations, registry, tracking
 from lifecycle.releases.store import Store
 from lifecycle.testing import Releases, cli_json, is_quiet, wait_until
@@ -41,9 +41,9 @@ def described(release_id: str) -> bool:
     release, book, version = ledger.load().release(release_id), ledger.load(), version_of(release_id)
     whole = version.tags["lineage"].replace("lineage.html", "model_card.md")
     return bool(
-        version.description == card.render(release, book, Store(), at_most=attach.ROOM)
+        version.description == card.render(release, book, Store(), at_most=mlflow_pages.ROOM)
         and read(whole) == card.render(release, book, Store())
-        and len(version.description) <= attach.ROOM
+        and len(version.description) <= mlflow_pages.ROOM
     )
 
 
@@ -72,18 +72,18 @@ def test_who_looks_at_a_run_sees_the_release(releases: Releases) -> None:
 def test_a_page_that_cannot_be_made_is_a_note_and_nothing_worse(releases: Releases) -> None:
     release, store = ledger.load().release(releases.second), Store()
     version = version_of(release.id)
-    assert attach.attach(release, store) == (version.tags["lineage"], [])
+    assert mlflow_pages.attach(release, store) == (version.tags["lineage"], [])
     registry.DESCRIBED.unlink()
     for objects in OBJECTS:
         shutil.move(objects, f"{objects}.away")
-    uri, notes = attach.attach(release, store)
+    uri, notes = mlflow_pages.attach(release, store)
     assert uri == ""
     assert [note.split(" are not in MLflow: ")[0] for note in notes] == [
         f"the lineage page and the card of {each}" for each in sorted([releases.first, releases.second])
     ]
     for objects in OBJECTS:
         shutil.move(f"{objects}.away", objects)
-    assert attach.attach(release, store) == (version.tags["lineage"], [])
+    assert mlflow_pages.attach(release, store) == (version.tags["lineage"], [])
 
 
 def test_an_automatic_rollback_reaches_mlflow_whoever_decided_it(releases: Releases) -> None:
@@ -108,7 +108,7 @@ def test_a_move_while_mlflow_is_updated_is_followed_too(releases: Releases, monk
         return render(*arguments, **named)
 
     monkeypatch.setattr(card, "render", move_meanwhile)
-    assert attach.follow(Store()) == []
+    assert mlflow_pages.follow(Store()) == []
     assert moved == [releases.first]
     assert described(releases.first)
     assert described(releases.second)

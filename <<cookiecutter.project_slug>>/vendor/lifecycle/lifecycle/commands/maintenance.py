@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ..errors import UserError
-from ..lineage import attach
+from ..lineage import mlflow_pages
 from ..releases import gc, reconcile
 from ..releases.history import Change
 from ..releases.history import diff as compare_records
@@ -17,10 +17,10 @@ from ..releases.reproduce import LEVELS, Level
 from ..releases.reproduce import reproduce as rebuild
 from ..releases.restore import restore as put_back
 from ..releases.verify import Verified, verify_ledger, verify_release, verify_work_tree
-from .shown import Shown, table, with_repairs
+from .result import Result, table, with_repairs
 
 
-def verify(what: str, everything: bool, remote: bool) -> Shown:
+def verify(what: str, everything: bool, remote: bool) -> Result:
     """Hash again what a release needs, or all of them and the ledger; without a name, the work tree too."""
     start = time.monotonic()
     opened = open_ledger()
@@ -40,20 +40,20 @@ def verify(what: str, everything: bool, remote: bool) -> Shown:
         lines += [f"  {line}" for line in (*each.problems, *each.notes)]
     lines.append(f"{time.monotonic() - start:.1f} s")
     data = {"verified": [asdict(each) for each in found], "notes": opened.done}
-    return Shown(data, with_repairs(opened.done, "\n".join(lines)), ok=not any(each.problems for each in found))
+    return Result(data, with_repairs(opened.done, "\n".join(lines)), ok=not any(each.problems for each in found))
 
 
-def doctor() -> Shown:
+def doctor() -> Result:
     """Put right what follows from the ledger."""
     opened = reconcile.doctor()
-    done = [*opened.done, *attach.put_right(opened.store)]
+    done = [*opened.done, *mlflow_pages.put_right(opened.store)]
     text = "\n".join([*done, *(f"not put right: {line}" for line in opened.left)]) or (
         "nothing to do: pointers, tags and MLflow are in step with the ledger, and the bytes of all releases are whole"
     )
-    return Shown({"done": done, "left": opened.left}, text, ok=not opened.left)
+    return Result({"done": done, "left": opened.left}, text, ok=not opened.left)
 
 
-def restore(what: str, data_only: bool) -> Shown:
+def restore(what: str, data_only: bool) -> Result:
     """Put a release back into the work tree."""
     opened = open_ledger()
     release = opened.ledger.release(what)
@@ -70,10 +70,10 @@ def restore(what: str, data_only: bool) -> Shown:
         text += "\n  next: `run`, which builds what the data changes, and takes from the cache what it has seen"
     if done.setup:
         text += "\n  next: `make setup`, because the packages or the machinery of this release differ"
-    return Shown(asdict(done) | {"notes": opened.done}, with_repairs(opened.done, text))
+    return Result(asdict(done) | {"notes": opened.done}, with_repairs(opened.done, text))
 
 
-def reproduce(what: str, at_least: str) -> Shown:
+def reproduce(what: str, at_least: str) -> Result:
     """Build a release once more from its source."""
     if at_least and at_least not in LEVELS[:3]:
         raise UserError(f"--at-least is L0, L1 or L2, and not {at_least!r}")
@@ -89,10 +89,10 @@ def reproduce(what: str, at_least: str) -> Shown:
         f"{made.level} reached, {promise} {'promised' if reached else 'was promised'}, {made.seconds:.1f} s"
     )
     data = asdict(made) | {"level": made.level, "promise": promise, "reached": reached, "notes": opened.done}
-    return Shown(data, with_repairs(opened.done, text), ok=reached)
+    return Result(data, with_repairs(opened.done, text), ok=reached)
 
 
-def diff(a: str, b: str) -> Shown:
+def diff(a: str, b: str) -> Result:
     """How two releases differ."""
     opened = open_ledger()
     old, new = opened.ledger.release(a), opened.ledger.release(b)
@@ -105,7 +105,7 @@ def diff(a: str, b: str) -> Shown:
         lines.append("packages: requirements.lock differs")
     if len(lines) == 1:
         lines.append("no difference")
-    return Shown(asdict(found) | {"notes": opened.done}, with_repairs(opened.done, "\n".join(lines)))
+    return Result(asdict(found) | {"notes": opened.done}, with_repairs(opened.done, "\n".join(lines)))
 
 
 def _section(title: str, lines: list[str]) -> list[str]:
@@ -128,7 +128,7 @@ def _plain(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def collect(dry_run: bool) -> Shown:
+def collect(dry_run: bool) -> Result:
     """Free space."""
     opened = open_ledger()
     freed = gc.collect(opened.ledger, opened.store, dry_run)
@@ -137,4 +137,4 @@ def collect(dry_run: bool) -> Shown:
         f"{freed.objects} cached objects, {freed.bytes / 1e6:.1f} MB, and {len(freed.folders)} folders of releases "
         f"that no channel serves {verb}; {freed.kept} objects are needed by a release, a branch or the work tree"
     )
-    return Shown(asdict(freed) | {"notes": opened.done}, with_repairs(opened.done, text))
+    return Result(asdict(freed) | {"notes": opened.done}, with_repairs(opened.done, text))

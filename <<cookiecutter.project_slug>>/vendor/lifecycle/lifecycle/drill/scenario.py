@@ -5,16 +5,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .load import Load
-from .stand import NotHeldError, Stand
+from .sandbox import NotHeldError, Sandbox
 
 
 @dataclass
 class Watch:
-    """When it began, was found and was over (monotonic clock); `told`: seconds from the newest row to the alert."""
+    """When it began, was found and was over (monotonic clock); `to_alert`: seconds from the newest row to the alert."""
 
     began: float = 0.0
     detected: float | None = None
-    told: float | None = None
+    to_alert: float | None = None
     restored: float | None = None
 
     def begin(self) -> None:
@@ -31,10 +31,10 @@ class Watch:
 
 
 @dataclass(frozen=True)
-class Scene:
+class Scenario:
     """What a fault works with. `sound`: the release that production serves at first."""
 
-    stand: Stand
+    sandbox: Sandbox
     load: Load
     sound: str
     watch: Watch
@@ -60,5 +60,5 @@ class Fault:
 
     name: str
     expected: str
-    inject: Callable[[Scene], str]
+    inject: Callable[[Scenario], str]
     down: bool = False

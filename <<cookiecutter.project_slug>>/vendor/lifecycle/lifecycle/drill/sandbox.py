@@ -31,7 +31,7 @@ from .load import Load, plain, shift
 
 CLI = [sys.executable, "-m", "lifecycle.cli"]
 # What an operation leaves behind, to update MLflow.
-FOLLOWER = "lifecycle.lineage.attach"
+FOLLOWER = "lifecycle.lineage.mlflow_pages"
 # Settings that lead out of the copy.
 FOREIGN = ("DASK_", "DVC_", "GIT_", "MLFLOW_", "OPENLINEAGE_", "PREFECT_", "RAY_", "SERVING_")
 ROWS = 2000
@@ -44,7 +44,7 @@ class NotHeldError(Exception):
     """What a fault must lead to did not happen."""
 
 
-class Stand:
+class Sandbox:
     """The copy, with a server and a load on it. Made by `build`; the process stands in its folder."""
 
     def __init__(self, top: Path, folder: Path) -> None:
@@ -249,7 +249,7 @@ def last_line(done: subprocess.CompletedProcess[str]) -> str:
     return ((done.stderr or done.stdout).strip().splitlines() or ["it said nothing"])[-1][:300]
 
 
-def build(project: Path, top: Path) -> tuple[Stand, Path]:
+def build(project: Path, top: Path) -> tuple[Sandbox, Path]:
     """Copy the commit that is checked out in `project`, and what `run` has built on it, below `top`.
 
     Raises:
@@ -280,7 +280,7 @@ def build(project: Path, top: Path) -> tuple[Stand, Path]:
         raise UserError("nothing is built here: `run` first")
     _copy_objects(project, folder)
     run([sys.executable, "-m", "dvc", "checkout", "--quiet", "--force"], folder, env)
-    return Stand(top, folder), folder
+    return Sandbox(top, folder), folder
 
 
 def _copy_objects(project: Path, folder: Path) -> None:
@@ -308,15 +308,15 @@ def _copy_object(cache: Path, folder: Path, md5: str) -> Path:
     return target
 
 
-def relax(stand: Stand) -> None:
+def relax(sandbox: Sandbox) -> None:
     """Change what a drill cannot wait for in the copy's params.yaml, and take the raw files from a folder of its own.
 
     Thresholds, gates and triggers stay as they are: it is those that are drilled.
     """
-    shutil.copytree(stand.folder / "data/raw", stand.source)
-    path = stand.folder / "params.yaml"
+    shutil.copytree(sandbox.folder / "data/raw", sandbox.source)
+    path = sandbox.folder / "params.yaml"
     params = yaml.safe_load(path.read_text(encoding="utf-8"))
-    params["data"]["source"] = str(stand.source)
+    params["data"]["source"] = str(sandbox.source)
     # The defective models come to their channels by the drill's hand, and not by their merits.
     nobody: dict[str, Any] = {"after": None, "approvals": 0}
     params["promotion"]["channels"] = dict.fromkeys(("staging", "canary", "production"), nobody)
@@ -330,4 +330,4 @@ def relax(stand: Stand) -> None:
     params["serving"] = params.get("serving") or {}
     params["serving"]["breaker"] = (params["serving"].get("breaker") or {}) | {"rest_seconds": 1}
     path.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
-    stand.git("commit", "--quiet", "--all", "-m", "For a drill")
+    sandbox.git("commit", "--quiet", "--all", "-m", "For a drill")
