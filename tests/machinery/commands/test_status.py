@@ -1,7 +1,6 @@
 """`status` of a project that needs a person."""
 
 import re
-import resource
 import subprocess
 import sys
 
@@ -49,13 +48,19 @@ def test_status_says_first_what_needs_a_person(releases: Releases) -> None:
     assert data["approvers"][releases.first] == ["Tests"] and list(data["quarantine"]) == [releases.second]
 
 
-def test_status_takes_a_second_and_starts_nothing(releases: Releases) -> None:
+def test_status_imports_no_server_and_starts_nothing(releases: Releases) -> None:
     failing(releases.first, 0.2)
     monitor("production", [], "")
-    before, running = resource.getrusage(resource.RUSAGE_CHILDREN), set(psutil.pids())
-    subprocess.run([*CLI, "status"], env=environment(releases.folder), check=True, capture_output=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    left = [psutil.Process(pid) for pid in set(psutil.pids()) - running]
-    assert not [each for each in left if sys.executable in each.cmdline() and each.cwd() == str(releases.folder)]
-    # Of CPU, so that a busy machine changes little; a quiet one takes half of it.
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2
+    running = set(psutil.pids())
+    command = [sys.executable, "-X", "importtime", *CLI[1:], "status"]
+    done = subprocess.run(command, env=environment(releases.folder), check=True, capture_output=True, text=True)
+    left = psutil.process_iter(["pid", "cmdline", "cwd"])
+    new = [each.info for each in left if each.info["pid"] not in running]
+    assert not [
+        each for each in new if sys.executable in (each["cmdline"] or ()) and each["cwd"] == str(releases.folder)
+    ]
+    lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
+    imported = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in lines}
+    assert "typer" in imported
+    # Each takes seconds of CPU.
+    assert not imported & {"dbt", "lightgbm", "mlflow", "prefect"}
