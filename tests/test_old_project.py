@@ -54,12 +54,17 @@ def old(ready, tmp_path_factory):
         packed.extractall(folder, filter="data")
     project, new = folder / "flight-delays", template(folder / "template")
     contracts = project / "src/flight_delays/stages/contracts.py"
-    contracts.write_text(contracts.read_text().replace('"""Planes', '"""Our planes'))
+    contracts.write_text(contracts.read_text().replace('"""All contracts', '"""Our contracts'))
     (project / "src/flight_delays/ours.py").write_text("from .params import load_params\n")
     git(project, "add", "--all")
     git(project, "commit", "--quiet", "-m", "Ours")
     update = ["tools/template.py", "update", "--to", git(new, "rev-parse", "HEAD")]
-    run(project, "env", *WHO, sys.executable, *update, "--template", str(new))
+    run(project, "env", *WHO, sys.executable, *update, "--template", str(new), check=False)
+    # Its params.yaml has other values and no comments: an ordinary conflict, and the only one.
+    assert git(project, "diff", "--name-only", "--diff-filter=U") == "params.yaml"
+    git(project, "checkout", "--ours", "params.yaml")
+    git(project, "add", "params.yaml")
+    git(project, "-c", "core.editor=true", "cherry-pick", "--continue")
     path = f"PATH={ready[0] / '.venv/bin'}{os.pathsep}{os.environ['PATH']}"
 
     def cli(*arguments, **options):
@@ -76,7 +81,7 @@ def serves(cli):
 def test_an_update_moves_the_teams_code_and_leaves_the_machinery_out_of_it(old):
     project, _, cli = old
     package = project / "src/flight_delays"
-    assert '"""Our planes' in (package / "contracts.py").read_text()
+    assert '"""Our contracts' in (package / "contracts.py").read_text()
     assert (package / "ours.py").exists()
     assert not {"lifecycle", "serving", "stages"} & {each.name for each in package.iterdir()}
     assert "src/flight_delays/ours.py" in cli("check", check=False)
@@ -84,22 +89,28 @@ def test_an_update_moves_the_teams_code_and_leaves_the_machinery_out_of_it(old):
     git(project, "commit", "--quiet", "--all", "-m", "Not ours any more")
 
 
-def test_its_releases_are_whole_and_can_be_rolled_back_to(old):
-    _, (first, second), cli = old
-    whole = [line.split()[:2] for line in cli("verify", "--all").splitlines()]
-    assert [["ledger", "whole,"], [first, "whole,"], [second, "whole,"]] == [
-        each for each in whole if each[-1] == "whole,"
-    ]
+@pytest.fixture(scope="module")
+def rolled_back(old):
+    """The same, with the first release in production again; and what `verify` printed before that."""
+    _, _, cli = old
+    printed = cli("verify", "--all")
     cli("rollback", "production", "--reason", "The one before will do")
+    return *old, printed
+
+
+def test_its_releases_are_whole_and_can_be_rolled_back_to(rolled_back):
+    _, (first, second), cli, printed = rolled_back
+    whole = [line.split()[0] for line in printed.splitlines() if line.split()[1:2] == ["whole,"]]
+    assert whole == ["ledger", first, second]
     traced = cli("trace", "production", "--verify")
     assert f"release {first}" in traced
     assert "data/raw/flights/2013-01.parquet" in traced
 
 
-def test_an_old_release_is_served_and_its_prediction_traced(old, ready):
+def test_an_old_release_is_served_and_its_prediction_traced(rolled_back, ready):
     from lifecycle.testing.servers import free_port, server
 
-    project, (first, _), cli = old
+    project, (first, _), cli, _ = rolled_back
     cli("refresh")
     scored = next((project / "data/scores").rglob("*.parquet"))
     key = pq.read_table(scored, columns=["key"])["key"][0].as_py()
@@ -116,13 +127,13 @@ def test_an_old_release_is_served_and_its_prediction_traced(old, ready):
     assert f"release {first}" in cli("trace", predicted["prediction_id"])
 
 
-def test_an_old_release_is_rebuilt_to_the_byte(old):
-    _, (first, _), cli = old
+def test_an_old_release_is_rebuilt_to_the_byte(rolled_back):
+    _, (first, _), cli, _ = rolled_back
     assert json.loads(cli("reproduce", first, "--json"))["level"] == "L0"
 
 
-def test_a_new_release_takes_over_and_gives_way_again(old):
-    project, (first, _), cli = old
+def test_a_new_release_takes_over_and_gives_way_again(rolled_back):
+    project, (first, _), cli, _ = rolled_back
     cli("run")
     git(project, "commit", "--quiet", "--all", "-m", "The first result here")
     new = json.loads(cli("release", "--json"))["release"]
@@ -134,8 +145,8 @@ def test_a_new_release_takes_over_and_gives_way_again(old):
     assert serves(cli) == first
 
 
-def test_an_old_release_is_restored_with_its_machinery_and_can_be_left_again(old):
-    project, (first, _), cli = old
+def test_an_old_release_is_restored_with_its_machinery_and_can_be_left_again(rolled_back):
+    project, (first, _), cli, _ = rolled_back
     assert "`make setup`" in cli("restore", first)
     assert git(project, "diff", "--stat", f"release/{first}") == ""
     assert (project / "src/flight_delays/lifecycle").exists()
