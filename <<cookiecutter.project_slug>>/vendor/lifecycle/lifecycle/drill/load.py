@@ -34,7 +34,7 @@ class Answer:
 class Load:
     """Clients that send requests at a steady rate, each on its own connection, until stopped.
 
-    `rows`: a key and the features. With `drifted`, send those instead, with keys that have no known outcome yet.
+    `rows`: a key and the features. With `drifted`, send `shifted` instead, with keys that have no known outcome yet.
     """
 
     port: int

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FOLDER = Path(".lifecycle/monitoring/history")
-# The window of figures for the current moment, like freshness. Each is judged on its own.
+# The grain of figures for the current moment, like freshness. Each is judged on its own.
 NOW = "now"
 
 

@@ -50,7 +50,7 @@ def log_capital(values: Array, most: float, low: float, high: float) -> Array:
 
 @dataclass(frozen=True)
 class Compared:
-    """The result for paired losses. `rows`: rows used for the decision; `difference`: mean of candidate minus champion.
+    """The result for paired losses. `rows`: rows until the decision, or all; `difference`: mean, candidate - champion.
 
     `e_worse`, `e_good`: the capital against "not worse" and against "worse by the margin or more", at that row.
     """

@@ -36,7 +36,7 @@ def heal() -> list[str]:
 
 
 def _dvc_lock() -> list[str]:
-    """Replace a truncated dvc.lock by the committed one, with newer stages from DVC's run-cache."""
+    """Replace a truncated dvc.lock by the committed one. `run` takes newer results from DVC's run-cache."""
     if not LOCK_FILE.exists() or not _is_torn(LOCK_FILE.read_bytes()):
         return []
     with _dvc_at_rest() as free:

@@ -127,7 +127,7 @@ def _note_failure(channel: ChannelName, automation: bool, error: str) -> None:
 
 
 def failed_rollbacks() -> list[dict[str, Any]]:
-    """Return rollbacks that failed on this machine, leaving the channel on its previous release."""
+    """Return rollbacks that failed on this machine and left the channel unchanged."""
     found = []
     for line in FAILED.read_text(encoding="utf-8", errors="replace").splitlines() if FAILED.exists() else []:
         try:

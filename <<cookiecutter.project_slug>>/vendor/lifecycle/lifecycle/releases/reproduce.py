@@ -183,7 +183,7 @@ def _error_of(stderr: str) -> str:
 
 
 def _bring_source(release: Release, folder: Path) -> None:
-    """If the source is a folder of this project that is not under git, copy it to where the parameters expect it."""
+    """If the source is a folder of this project that is not under git, link it to where the parameters expect it."""
     source = Path(str(release.materials["params"].get("data", {}).get("source", "")))
     if source.parts and not source.is_absolute() and source.is_dir() and not (folder / source).exists():
         (folder / source).parent.mkdir(parents=True, exist_ok=True)
