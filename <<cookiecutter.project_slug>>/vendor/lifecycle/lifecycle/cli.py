@@ -1,4 +1,4 @@
-"""The project's command line. Thin: every command is a few calls into the other rooms."""
+"""The project's command line. Thin: every command is a few calls into the other packages."""
 
 import json
 import sys
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 class Commands(TyperGroup):
-    """Lists the commands, without those of parts that are switched off."""
+    """List the commands, without those of parts that are switched off."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Outside of a project, all."""
+        """Return the available commands; outside of a project, all of them."""
         names = super().list_commands(ctx)
         try:
             enter_project()
@@ -56,7 +56,7 @@ def _example(words: str) -> str:
 
 
 class Channel(StrEnum):
-    """The channels, from the first that a release goes through to the last."""
+    """The channels, in the order in which a release goes through them."""
 
     staging = "staging"
     canary = "canary"
@@ -64,7 +64,7 @@ class Channel(StrEnum):
 
 
 def in_project(command: Callable[..., None]) -> Callable[..., None]:
-    """Run a command in the project's folder, and turn a user's mistake into one line and exit code 1."""
+    """Run a command in the project's folder, and turn a user error into one line and exit code 1."""
 
     @wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> None:
@@ -100,17 +100,17 @@ def in_project(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def show(shown: "Result", as_json: bool) -> None:
-    """Print a result; exit with code 1 if it is bad news."""
+    """Print a result. Exit with code 1 if it reports a problem."""
     print(json.dumps(shown.data, indent=2) if as_json else plain(shown.text))
     if not shown.ok:
         raise typer.Exit(1)
 
 
 def enter_project() -> None:
-    """Change to the folder that holds dvc.yaml: this one or one above it.
+    """Change to the folder that contains dvc.yaml: the current one or a parent.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such folder.
     """
     import os
 

@@ -1,8 +1,8 @@
-"""The contract between a project and this machinery: everything that a project may import of it.
+"""The contract between a project and this machinery: everything that a project may import from it.
 
-A model and its module, a raw table, a stage: what they must be is here, with types. `check` holds a project to it, and
-docs/contract.md explains it. The model's own module imports nothing of this package, not even this: a release's model
-runs for years with the code that it was released with.
+Defines, with types, what a model and its module, a raw table and a stage must provide. `check` checks a project against
+it, and docs/contract.md explains it. The model's own module imports nothing from this package, not even this module:
+a release's model runs for years with the code that it was released with.
 """
 
 import sys
@@ -42,26 +42,26 @@ __all__ = [
 
 
 class Feature(Protocol):
-    """One input column of a model. `categories`: the values seen in training, for a text column, else None."""
+    """One input column of a model. `categories`: the values seen in training for a text column, else None."""
 
     @property
     def name(self) -> str:
-        """The column of the feature table."""
+        """The column's name in the feature table."""
 
     @property
     def type(self) -> str:
-        """Text is `string`; numbers are `integer` or `double`; `boolean`."""
+        """The type: `string` for text, `integer` or `double` for numbers, or `boolean`."""
 
     @property
     def categories(self) -> tuple[str, ...] | None:
-        """None where any value will do."""
+        """The allowed values, or None if any value is allowed."""
 
 
 class Model(Protocol):
     """A fitted model.
 
-    It may also have `predict_rows(rows)`, the same for a few rows of plain values in the order of the features, which
-    online serving prefers, and `importance()`, a share for each feature by name, which monitoring weighs drift by.
+    Optional methods: `predict_rows(rows)` does the same for a few rows of plain values in the order of the features;
+    online serving prefers it. `importance()` returns a share for each feature by name: monitoring weighs drift by it.
     """
 
     @property
@@ -69,24 +69,24 @@ class Model(Protocol):
         """The input columns, in order."""
 
     def predict(self, table: "pa.Table", threads: int = 1) -> "np.ndarray[Any, np.dtype[np.float64]]":
-        """One score for each row, shape (rows,). `table` holds at least the features."""
+        """Return one score for each row, shape (rows,). `table` has at least the features."""
 
 
 class ModelModule(Protocol):
     """The module named by `model` under [tool.lifecycle]."""
 
-    # Packages that loading and predicting need, beside the module's own.
+    # Packages that loading and predicting need, in addition to the module's own.
     REQUIREMENTS: tuple[str, ...]
 
     def load(self, folder: Path) -> Model:
-        """Load what training saved. Runs no code from the files."""
+        """Load a model that training saved. Runs no code from the files."""
 
     def losses(self, label: "pa.ChunkedArray", predicted: Any) -> Any:
-        """How wrong each prediction was, shape (rows,), in [0, 1]: what rollouts compare two models by."""
+        """Return the loss of each prediction, shape (rows,), in [0, 1]. Rollouts compare two models by it."""
 
 
 def run_stage(stage: Callable[[], None]) -> None:
-    """Run a stage as a process of its own. A UserError ends it with one line, and the pipeline does not try again."""
+    """Run a stage in a separate process. A UserError ends it with one line, and the pipeline does not retry."""
     try:
         with redacted_traceback():
             stage()
@@ -96,10 +96,10 @@ def run_stage(stage: Callable[[], None]) -> None:
 
 
 def settings_of(kind: type[S], values: dict[str, Any], section: str) -> S:
-    """A section of params.yaml as the project's own Pydantic model.
+    """Return a section of params.yaml as the project's own Pydantic model.
 
     Raises:
-        UserError: a value is missing, unknown or out of range; says which.
+        UserError: a value is missing, unknown or out of range; the message says which.
     """
     try:
         return kind.model_validate(values)

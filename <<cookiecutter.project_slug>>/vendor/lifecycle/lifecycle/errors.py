@@ -1,4 +1,4 @@
-"""The exception whose text is meant for the person at the keyboard, and texts without passwords."""
+"""The exception for messages to the user, and the removal of passwords from text."""
 
 import errno
 import os
@@ -9,37 +9,37 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import unquote
 
-# The exit code of a stage that says: a person must mend something, trying again will not help.
+# A stage's exit code for an error that a person must fix and a retry will not.
 USER_ERROR = 2
 
 
-# What moves a terminal's cursor, colours it or turns the direction of text: C0 but tab and line feed, C1, Unicode's
-# separators and marks of direction, and halves of characters, which cannot be printed at all.
+# Characters that move a terminal's cursor, colour it or change the direction of text: C0 except tab and line feed, C1,
+# Unicode's separators and direction marks, and surrogates, which cannot be printed at all.
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def plain(text: str) -> str:
-    """Text from outside, fit for a terminal or a log: control characters are written out."""
+    """Make external text safe for a terminal or a log by escaping control characters."""
     return CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
 
 
-# What stands before @ in a URL; the first kind are names of accounts and containers, which may be seen.
+# The part before @ in a URL. The first kind are names of accounts and containers, which are not secret.
 _USER = re.compile(r"(?:ssh|sftp|abfss?|wasbs?)://[^\s/:?#'\"<>]*@|(?<=://)([^\s/?#'\"<>]*)@")
 _QUERY = re.compile(
     r"([?&;][\w.-]*(?:auth|credential|key|password|secret|sig|signature|token)=)[^\s&;#'\"<>]+", re.IGNORECASE
 )
-# The path of a webhook's URL is its password.
+# The path of a webhook's URL is a secret.
 _HOOK = re.compile(
     r"(://(?:hooks\.[\w.-]+|[\w.-]+\.webhook\.office\.com|discord(?:app)?\.com/api/webhooks)/)[^\s'\"<>]+"
 )
-# Variables of the environment that hold a password or a key, unless it is the path of one.
+# Environment variables that hold a password or a key, unless the value is a path.
 _VARIABLE = re.compile(r".*(?:TOKEN|PASSWORD|SECRET|KEY|AUTH_STRING|CONNECTION_STRING)", re.IGNORECASE)
-# Shorter ones are words: to replace them would leave little of a message.
+# Do not replace shorter values: they may be ordinary words, and the message would become unreadable.
 _SHORTEST = 6
 
 
 def redacted(said: object) -> str:
-    """A text without passwords: those in URLs, and those that the environment holds."""
+    """Remove passwords from a text: those in URLs, and those in environment variables."""
     text = str(said)
     for password in sorted(_passwords(), key=len, reverse=True):
         text = text.replace(password, "***")
@@ -56,7 +56,7 @@ def _passwords() -> set[str]:
 
 @contextmanager
 def redacted_traceback() -> Iterator[None]:
-    """End the process after an exception that nobody expected: exit code 1, and a traceback without passwords."""
+    """End the process on an unexpected exception, with exit code 1 and a traceback without passwords."""
     try:
         yield
     except UserError:
@@ -66,12 +66,12 @@ def redacted_traceback() -> Iterator[None]:
 
 
 def one_line(said: object, most: int = 300) -> str:
-    """What a library said, for a message of one line."""
+    """Shorten a library's message to one line."""
     return plain(" ".join(redacted(said).split()))[:most]
 
 
 def of_disk(error: Exception) -> str | None:
-    """What to say of a disk that takes nothing more, or of a damaged file; None where the error is another one."""
+    """Return the message for a full disk or a damaged file, or None for any other error."""
     if type(error).__name__ == "InvalidInputException" and ".parquet" in str(error):  # DuckDB names the file
         return f"a file is damaged ({one_line(error)}): move it away or bring it back, then the same command again"
     if type(error).__name__ == "OperationalError" and ("disk" in str(error) or "readonly" in str(error)):
@@ -88,9 +88,9 @@ def of_disk(error: Exception) -> str | None:
 
 
 class UserError(Exception):
-    """A mistake that the user can correct. Says what is wrong, where, and what to type next; shown without a traceback.
+    """An error that the user can fix. Says what is wrong, where, and what to type next; shown without a traceback.
 
-    Libraries put URLs with passwords into what they say: the text of this one holds none.
+    Libraries include URLs with passwords in their messages, so passwords are removed from the text.
     """
 
     def __init__(self, said: object = "") -> None:

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: write aside, flush to disk, rename."""
+"""Write files atomically: write to a temporary file, flush to disk, rename."""
 
 import fcntl
 import hashlib
@@ -12,7 +12,7 @@ from typing import Any
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a path to write to; when the block ends well, it takes the place of `path` in one step."""
+    """Yield a path to write to. If the block succeeds, it replaces `path` atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -25,7 +25,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace the file's text, in one step."""
+    """Replace the file's text atomically."""
     with replacing(path) as aside:
         aside.write_text(text, encoding="utf-8", newline="\n")
 
@@ -36,7 +36,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def append_lines(path: Path, lines: str) -> int:
-    """Append whole lines; half a line that a kill has left is ended first. Returns the size of the file before."""
+    """Append whole lines, after ending a line that a kill cut short. Return the size of the file before."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+") as file:
         if size := file.seek(0, os.SEEK_END):
@@ -51,7 +51,7 @@ def append_lines(path: Path, lines: str) -> int:
 
 @contextmanager
 def held(lock: Path, wait: bool = True) -> Iterator[bool]:
-    """Hold a lock that ends with this process; yields whether it is held, which without `wait` it may not be."""
+    """Hold a lock that is released when this process ends. Yield whether it is held: without `wait`, it may not be."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("a") as file:
         try:
@@ -63,14 +63,14 @@ def held(lock: Path, wait: bool = True) -> Iterator[bool]:
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of the file's bytes."""
+    """Return the hex digest of the file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
 def locked(folder: Path, alone: bool = False) -> Iterator[None]:
-    """Hold the lock of a folder, as long as the block lasts: alone to delete files in it, or with other readers."""
+    """Hold the lock of a folder during the block: exclusively to delete files in it, or shared with other readers."""
     if not folder.is_dir():
         yield
         return

@@ -1,4 +1,4 @@
-"""params.yaml, typed. The one place that says which values each setting may have."""
+"""params.yaml, typed. The only place that defines the valid values of each setting."""
 
 import re
 from itertools import pairwise
@@ -25,13 +25,13 @@ Month = Annotated[str, AfterValidator(_is_month)]
 
 
 class Record(BaseModel):
-    """Immutable, and refuses keys it does not know: a typing slip in params.yaml is not a default."""
+    """Immutable, and rejects unknown keys, so that a typo in params.yaml does not silently give a default."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Limits(Record):
-    """What one raw file may take: MB as it is stored, unpacked, and of memory while it is read.
+    """Limits on one raw file, in MB: its stored size, its unpacked size, and the memory to read it.
 
     `future_days`: how many days from today a month may begin.
     """
@@ -82,20 +82,20 @@ class Gate(Record):
     max: float | None = None
 
     def passes(self, value: float) -> bool:
-        """Whether the value lies within the bounds; a missing value (NaN) does not."""
+        """Return whether the value is within the bounds. A missing value (NaN) is not."""
         above = self.min is None or value >= self.min
         below = self.max is None or value <= self.max
         return value == value and above and below
 
 
 class Evaluate(Record):
-    """Gates by the name of the metric in reports/metrics.json."""
+    """Gates, by the name of the metric in reports/metrics.json."""
 
     gates: dict[str, Gate]
 
 
 class ChannelPolicy(Record):
-    """What a release needs before a channel serves it for the first time.
+    """The requirements before a channel serves a release for the first time.
 
     `after`: the channel it must have been in. `against_champion`: how far a metric may change from what production
     serves, on the same holdout.
@@ -125,7 +125,7 @@ class Promotion(Record):
 
 
 class MonitoredColumns(Record):
-    """Columns of the feature table that are no features: which row it is, of when, of which month, and its outcome."""
+    """Columns of the feature table that are not features: the row's key, its time, its month, and its outcome."""
 
     key: str
     time: str
@@ -147,9 +147,9 @@ class Threshold(Record):
 
 
 class Fresh(Threshold):
-    """Files (a glob), the column that says of when a row is, and how many hours the newest may lag behind.
+    """Files (a glob), the column with a row's time, and how many hours the newest row may lag behind.
 
-    A `.json` file is a list of records; one that is not there is left out.
+    A `.json` file is a list of records; a missing one is skipped.
     """
 
     files: str
@@ -157,7 +157,7 @@ class Fresh(Threshold):
 
 
 class Alerts(Record):
-    """Where alerts go: Prefect blocks by slug, like slack-webhook/ops. What stays open is told again in a while."""
+    """Where alerts go: Prefect blocks by slug, like slack-webhook/ops. Repeats an open breach after a cooldown."""
 
     blocks: list[str] = []
     cooldown_hours: float = Field(gt=0)
@@ -185,7 +185,7 @@ Action = Literal["alert", "retrain", "hold", "rollback"]
 
 
 class Rule(Record):
-    """What a breach of a check leads to; of one source alone, if that is named: the prediction log, or features."""
+    """The action for a breach of a check; if `source` is set, only for that one: the prediction log, or features."""
 
     check: Check | Literal["freshness"]
     source: Literal["log", "features"] | None = None
@@ -193,11 +193,11 @@ class Rule(Record):
 
 
 class Triggers(Record):
-    """The first rule that fits a breach counts; where none does, it is an alert and no more.
+    """The first rule that matches a breach applies. If none does, the breach only causes an alert.
 
-    `rollbacks_a_day`: after so many automatic ones, production is put on hold for a person; and after
-    `retrain_attempts` retrainings for the same breach, none of which succeeded. `cooldown_hours`: from one automatic
-    action to the next of its kind.
+    `rollbacks_a_day`: after this many automatic ones, production is put on hold for a person; likewise after
+    `retrain_attempts` failed retrainings for the same breach. `cooldown_hours`: between two automatic actions of the
+    same kind.
     """
 
     rules: list[Rule] = []
@@ -207,11 +207,11 @@ class Triggers(Record):
 
 
 class Monitoring(Record):
-    """What is watched, and from where on it is a breach. A check without a threshold is measured and never fires.
+    """What is monitored, and the thresholds for a breach. A check without a threshold is measured but never fires.
 
-    `clock`: whether now is now, or the end of `data.through`, for data of the past. `consecutive`: how many windows in
-    a row, by their length, must be above a threshold. `min_rows`, `min_importance`: windows with fewer rows, and
-    features that bring a smaller share of the model's gain, are measured and not judged.
+    `clock`: whether the current time is the real one or, for past data, the end of `data.through`. `consecutive`: how
+    many windows in a row, by their length, must be above a threshold. `min_rows`, `min_importance`: windows with fewer
+    rows, and features with a smaller share of the model's gain, are measured but not judged.
     """
 
     columns: MonitoredColumns
@@ -229,9 +229,9 @@ class Monitoring(Record):
 
 
 class Shadow(Record):
-    """Candidate and champion on the same labelled rows. `margin`: how much more loss, on average, is still as good.
+    """Candidate and champion on the same labelled rows. `margin`: how much more loss, on average, is still acceptable.
 
-    `wait_days`: after that without a verdict, a person decides; here and in `canary`.
+    `wait_days`: without a verdict after this time, a person decides; here and in `canary`.
     """
 
     margin: float = Field(gt=0, lt=1)
@@ -240,9 +240,9 @@ class Shadow(Record):
 
 
 class Canary(Record):
-    """Shares of the requests, growing; none for a project without a canary. `min_requests`: at each of them.
+    """Growing shares of the requests; empty for a project without a canary. `min_requests`: at each share.
 
-    `error_rate`, `p99_ms`: what the canary must stay within. `score_psi`: how far its scores may be from those on the
+    `error_rate`, `p99_ms`: the canary's limits. `score_psi`: how far its scores may be from those on the
     shadow's rows (population stability index). `quiet_minutes`: how old the newest prediction may be.
     """
 
@@ -262,9 +262,9 @@ class Canary(Record):
 
 
 class Rollout(Record):
-    """How a release gets to production. `alpha`: chance, over a whole rollout, that an equal one is rolled back.
+    """How a release gets to production. `alpha`: probability, over a rollout, that an equal one is rolled back.
 
-    It is also the chance, of each test, that a release is promoted that is worse by the margin or the bound.
+    For each test, it is also the probability that a release worse by the margin or the bound is promoted.
     """
 
     alpha: float = Field(gt=0, lt=0.5)
@@ -273,16 +273,16 @@ class Rollout(Record):
 
 
 class Scoring(Record):
-    """How batch scoring is spread. `workers`: partitions at a time."""
+    """How batch scoring is distributed. `workers`: number of partitions at a time."""
 
     runner: Literal["threads", "dask", "ray"] = "threads"
     workers: int = Field(ge=1)
 
 
 class Breaker(Record):
-    """When a canary is left alone: after `failures` within `within_seconds`, for `rest_seconds`.
+    """When to stop using a canary: after `failures` within `within_seconds`, for `rest_seconds`.
 
-    A prediction that takes longer than `slow_ms` is a failure too.
+    A prediction that takes longer than `slow_ms` counts as a failure.
     """
 
     failures: int = Field(default=5, ge=1)
@@ -292,9 +292,9 @@ class Breaker(Record):
 
 
 class PredictionLog(Record):
-    """How the log of predictions is written: what a crash can lose follows from the first two.
+    """How the prediction log is written. The first two settings determine what a crash can lose.
 
-    `keep_days`: older days are deleted by `monitor`; null for none.
+    `keep_days`: `monitor` deletes older days; null keeps all.
     """
 
     flush_seconds: float = Field(default=0.2, gt=0)
@@ -314,7 +314,7 @@ class Serving(Record):
 
 
 class Params(Record):
-    """All of params.yaml. `train` is the model's own: the training stage checks it."""
+    """All of params.yaml. `train` belongs to the model: the training stage checks it."""
 
     data: Data
     split: Split
@@ -331,7 +331,7 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
     """Read and check the parameters.
 
     Raises:
-        UserError: the file is missing, is not YAML, or holds a value out of range; says which.
+        UserError: the file is missing, is not YAML, or has a value out of range; the message says which.
     """
     try:
         return Params.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
@@ -344,14 +344,14 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
 
 
 def described(error: ValidationError, section: str = "") -> str:
-    """The first thing that is wrong with some parameters: which one, what it must be, what it is."""
+    """Describe the first error in some parameters: which one, what it must be, what it is."""
     first = error.errors()[0]
     where = ".".join(filter(None, (section, *map(str, first["loc"]))))
     return f"{where}: {first['msg'].removeprefix('Value error, ')} (found {first['input']!r})"
 
 
 def only_window_moved(before: str, path: Path = PARAMS_FILE) -> bool:
-    """Whether the file differs from what it was in nothing but `data.through`, as `run --through` writes it."""
+    """Return whether the file only differs from `before` in `data.through`, as `run --through` writes it."""
     return _with_through(before, load_params(path).data.through) == path.read_text(encoding="utf-8")
 
 
@@ -360,10 +360,10 @@ def _with_through(text: str, month: str) -> str:
 
 
 def set_through(month: str, path: Path = PARAMS_FILE) -> str:
-    """Move the watermark, leaving every other byte of the file alone; returns the text it replaced.
+    """Move the watermark without changing any other byte of the file. Return the text it replaced.
 
     Raises:
-        UserError: `month` does not read YYYY-MM, lies before `since`, or the file has no `through:` line.
+        UserError: `month` is not of the form YYYY-MM, is before `since`, or the file has no `through:` line.
     """
     try:
         _is_month(month)

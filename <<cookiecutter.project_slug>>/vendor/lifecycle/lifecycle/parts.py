@@ -1,6 +1,6 @@
 """The parts that a project can switch off, with `without` under [tool.lifecycle] in its pyproject.toml.
 
-The commands of such a part are not listed and refuse, its flows do nothing, and its room may be deleted.
+Such a part's commands are hidden and refuse to run, its flows do nothing, and its package may be deleted.
 """
 
 import os
@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Part:
-    """`room`: its folder, where it has one of its own. `needs`: the parts without which it cannot be."""
+    """`room`: the part's folder, if it has its own. `needs`: the parts that it requires."""
 
     commands: tuple[str, ...]
     room: str = ""
@@ -22,7 +22,7 @@ class Part:
 
     @property
     def is_here(self) -> bool:
-        """Whether its room has not been deleted."""
+        """Whether its folder exists."""
         return (HERE / self.room).exists()
 
 
@@ -36,7 +36,7 @@ OF_COMMAND = {command: name for name, part in PARTS.items() for command in part.
 
 
 def why_off(name: str) -> str | None:
-    """Why the project does not have the part, and how to have it, in one sentence; None if it has it."""
+    """Return one sentence on why the project lacks the part and how to enable it, or None if it has the part."""
     for each in (name, *PARTS[name].needs):
         what = f"the part {name}" + (f" needs {each}, which" if each != name else "")
         where = f"`without` under [tool.lifecycle] in {project.FILE}"
@@ -49,5 +49,5 @@ def why_off(name: str) -> str | None:
 
 
 def why_no_command(command: str) -> str | None:
-    """The same for the part that a command belongs to."""
+    """Return the same for the part that a command belongs to."""
     return why_off(OF_COMMAND[command]) if command in OF_COMMAND else None

@@ -1,4 +1,4 @@
-"""The project that this machinery works for: its name, package, model and tables, as its pyproject.toml says.
+"""The project that this machinery works for: its name, package, model and tables, from its pyproject.toml.
 
 [tool.lifecycle]
 model = "flight_delays.model"
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from .contract import ModelModule, Table
 
 FILE = Path("pyproject.toml")
-# Where a project keeps its own code, and this package.
+# The folders of a project's own code, and of this package.
 CODE = ("src", "vendor/lifecycle")
-# A table of a file of its own, so that it is plain which of them belong to this package.
+# A separate table in pyproject.toml, so that it is clear which keys belong to this package.
 KEYS = ("model", "tables", "contracts")
 
 
@@ -46,7 +46,7 @@ class Project:
 
 
 def here() -> Project:
-    """The project of this folder.
+    """Return the project in the current folder.
 
     Raises:
         UserError: pyproject.toml is missing, damaged, or has no complete [tool.lifecycle].
@@ -73,7 +73,7 @@ def _read(folder: Path) -> Project:
 
 
 def _before_0_2(folder: Path) -> dict[str, str]:
-    """What a project had where the machinery was a part of its own package, as old releases have it."""
+    """Return the settings of an old release's project, which had the machinery in its own package."""
     packages = [file.parents[1].name for file in folder.glob("src/*/lifecycle/ledger.py")]
     return {
         key: value
@@ -85,7 +85,7 @@ def _before_0_2(folder: Path) -> dict[str, str]:
 
 
 def command() -> str:
-    """The name of the command line: the project's, and outside of a project as it was called."""
+    """Return the name of the command line: the project's or, outside of a project, the name it was called by."""
     try:
         return here().name
     except UserError:
@@ -93,17 +93,17 @@ def command() -> str:
 
 
 def model() -> "ModelModule":
-    """The project's model, as the working tree has it."""
+    """Return the project's model module from the working tree."""
     return cast("ModelModule", _module(here().model))
 
 
 def tables() -> dict[str, "Table"]:
-    """The raw tables, by name."""
+    """Return the raw tables, by name."""
     return cast("dict[str, Table]", _named(here().tables))
 
 
 def contracts() -> dict[str, Any]:
-    """The Pandera model of each raw table, by the table's name."""
+    """Return the Pandera model of each raw table, by the table's name."""
     return cast("dict[str, Any]", _named(here().contracts))
 
 
@@ -125,7 +125,7 @@ def _module(name: str) -> Any:
 
 
 def file_of(where: str) -> Path:
-    """The file of a module, given alone or as `module:NAME`, without importing it.
+    """Return the file of a module, given alone or as `module:NAME`, without importing it.
 
     Raises:
         UserError: there is no such module.
@@ -138,10 +138,10 @@ def file_of(where: str) -> Path:
 
 
 def path_of(where: str) -> str:
-    """The file of a module as a person sees it: from the project's folder on."""
+    """Return the file of a module for messages: relative to the project's folder."""
     return os.path.relpath(file_of(where))
 
 
 def python_path(folder: Path) -> str:
-    """PYTHONPATH for processes that run the code of a project in `folder`. Releases of before have no vendor/."""
+    """Return PYTHONPATH for processes that run a project's code in `folder`. Early releases have no vendor/."""
     return os.pathsep.join(str(folder / name) for name in CODE)

@@ -1,21 +1,21 @@
-"""What a raw table declares: its key, its clock and its bounds. The project's own tables.py has the tables."""
+"""Declarations for a raw table: its key, its clock and its bounds. The project's own tables.py defines the tables."""
 
 from dataclasses import dataclass, field
 
-# How a person's or a library's "no value" ends up as text. `None` is Python's; "none" may be a category.
+# Ways in which people or libraries write "no value" as text. `None` is Python's; "none" may be a category.
 NO_VALUES = ("NULL", "Null", "null", "N/A", "n/a", "#N/A", "NaN", "nan", "NAN", "NaT", "<NA>", "None")
 
 
 @dataclass(frozen=True)
 class Before:
-    """How far a month may be from the months before it. A difference counts only if chance hardly explains it.
+    """How far a month may differ from earlier months. A difference counts only if it is very unlikely by chance.
 
-    `months`: how many months before; 0 turns all of this off. `chance`: a difference that is likelier than this by
-    chance does not count, so a month of few rows has more room. `volume`: so many times more or fewer rows a day, over
-    the month. `day_volume`: the same, of a single day. `days`: what share of the days more than before may have next to
-    no rows. `nulls`: how far a column's share of nulls may rise above the highest before; at most halfway to 1.
-    `group_ratio`: so many times more or fewer rows of a category, as a share. `group_floor`: categories with a smaller
-    share are not judged. `repeats`: a larger share of rows that an earlier month has too is a copy of that month.
+    `months`: how many earlier months; 0 turns all of this off. `chance`: a difference that is more likely than this by
+    chance does not count, so a month with few rows has more room. `volume`: by what factor rows per day may change,
+    over the month. `day_volume`: the same for a single day. `days`: what share of the days, beyond earlier months, may
+    have almost no rows. `nulls`: how far a column's share of nulls may rise above the earlier maximum; at most halfway
+    to 1. `group_ratio`: by what factor a category's share of rows may change. `group_floor`: categories with a smaller
+    share are not judged. `repeats`: a month with a larger share of rows from an earlier month is a copy of that month.
     """
 
     months: int = 12
@@ -33,12 +33,12 @@ class Before:
 class Table:
     """A raw table.
 
-    `rows`: how many a file has, or each month of it, at least and at most. `time`: of a monthly table, the column (an
-    instant) that says of which month a row is, on the `clock` of that time zone; its `readings` are columns that hold
-    the year, month, day or hour of the same instant on that clock. `zone`: the time zone of times that are written
-    without one; None refuses them. `years`: the first and the last that a time may be of. `null_shares`: the largest
-    share of nulls in a column, by file or month. `no_values`: text that only looks like a value. `groups`: columns
-    whose categories keep about the same share from month to month.
+    `rows`: the minimum and maximum per file, or per month of it. `time`: for a monthly table, the column (an instant)
+    that determines a row's month, on the `clock` of that time zone; its `readings` are columns with the year, month,
+    day or hour of the same instant on that clock. `zone`: the time zone of times written without one; None rejects
+    them. `years`: the first and the last valid year of a time. `null_shares`: the largest share of nulls in a column,
+    by file or month. `no_values`: text that only looks like a value. `groups`: columns whose categories keep about
+    the same share from month to month.
     """
 
     name: str
@@ -56,5 +56,5 @@ class Table:
 
     @property
     def monthly(self) -> bool:
-        """Whether it is landed a month at a time."""
+        """Whether the table is landed one month at a time."""
         return self.time is not None

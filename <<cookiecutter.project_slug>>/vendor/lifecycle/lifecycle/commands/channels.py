@@ -12,10 +12,10 @@ from .result import Result, table, with_repairs
 
 
 def share(text: str) -> float | None:
-    """`10%` or `0.1` as 0.1.
+    """Parse a share: `10%` or `0.1` gives 0.1.
 
     Raises:
-        UserError: it is no share.
+        UserError: it is not a share.
     """
     if not text:
         return None
@@ -31,7 +31,7 @@ def share(text: str) -> float | None:
 def promote(
     what: str, to: ChannelName, traffic: str, reason: str, generation: int | None, without_comparison: bool
 ) -> Result:
-    """Let a channel serve a release."""
+    """Promote a release to a channel."""
     if without_comparison and not reason.strip():
         raise UserError("--without-comparison needs a reason for the ledger: --reason '...'")
     part = share(traffic)
@@ -42,13 +42,13 @@ def promote(
 
 
 def rollback(channel: ChannelName, to: str, reason: str, generation: int | None) -> Result:
-    """Go back to what a channel served before."""
+    """Return a channel to what it served before."""
     done = operations.rollback(channel, reason, to, generation)
     return _shown(done.result, done.notes)
 
 
 def hold(channel: ChannelName, reason: str, end: bool) -> Result:
-    """Put a channel on hold, or end that."""
+    """Put a channel on hold, or lift the hold."""
     opened = open_ledger(network=True)
     entry = channels.hold(opened.ledger, channel, reason=reason, end=end)
     text = (
@@ -74,7 +74,7 @@ def _shown(move: Move, notes: list[str]) -> Result:
 
 
 def show_history(channel: ChannelName | None, limit: int) -> Result:
-    """What happened, newest first."""
+    """Show the ledger's entries, newest first."""
     opened = open_ledger()
     entries = history(opened.ledger, channel)
     rows = [

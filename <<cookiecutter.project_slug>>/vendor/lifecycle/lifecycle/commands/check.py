@@ -1,4 +1,4 @@
-"""`check`: hold a project to the contract, in seconds, without running anything."""
+"""`check`: check a project against the contract, in seconds, without running anything."""
 
 import ast
 import re
@@ -17,7 +17,7 @@ from ..releases.record import METRICS_FILE
 from .result import Result
 
 PAGE = "vendor/lifecycle/docs/contract.md"
-# Files that stages leave for releases, monitoring and lineage: path -> who reads it.
+# Files that stages leave for releases, monitoring and lineage: path -> reader.
 FILES = {
     METRICS_FILE: "releases and promotion",
     "reports/gates.json": "`run`, `release` and MLflow",
@@ -26,7 +26,7 @@ FILES = {
     "data/raw": "lineage",
 }
 MODEL_NAMES = ("load", "losses", "REQUIREMENTS")
-# Where to find what was in the project's own package until 0.1: the first folder or module of a name -> the sentence.
+# New locations of code that was in the project's own package until 0.1: first folder or module of a name -> sentence.
 MOVED = {
     **dict.fromkeys(("errors", "files", "params"), "import what you need of it from lifecycle.contract"),
     "lifecycle": "it is lifecycle.releases now, which your code should not need",
@@ -36,20 +36,20 @@ MOVED = {
 
 @dataclass
 class Findings:
-    """What does not meet the contract, in sentences, and how many things were looked at."""
+    """Violations of the contract, as sentences, and the number of checks made."""
 
     problems: list[str] = field(default_factory=list)
     looked_at: int = 0
 
     def see(self, holds: object, otherwise: str) -> None:
-        """Count a check, and note it where it does not hold."""
+        """Count a check, and record a problem if it fails."""
         self.looked_at += 1
         if not holds:
             self.problems.append(otherwise)
 
 
 def check() -> Result:
-    """Hold pyproject.toml, params.yaml, dvc.yaml, the tables and the model to the contract."""
+    """Check pyproject.toml, params.yaml, dvc.yaml, the tables and the model against the contract."""
     found = Findings()
     _parts(found)
     params = _params(found)
@@ -71,7 +71,7 @@ def _parts(found: Findings) -> None:
     try:
         without = project.here().without
     except UserError:
-        return  # the tables and the model say it
+        return  # the checks of tables and model report it
     for name in without:
         known = f"the parts are {', '.join(parts.PARTS)}"
         found.see(name in parts.PARTS, f"without under [tool.lifecycle] in {project.FILE} names {name}: {known}")
@@ -131,7 +131,7 @@ def _parameters(pipeline: dict[str, Any], found: Findings) -> None:
     try:
         params = yaml.safe_load(PARAMS_FILE.read_text(encoding="utf-8")) or {}
     except (OSError, yaml.YAMLError):
-        return  # said already
+        return  # already reported
     declared = [
         each for stage in pipeline["stages"].values() for each in stage.get("params") or [] if isinstance(each, str)
     ]
@@ -177,7 +177,7 @@ def _model(found: Findings) -> None:
     except UserError as error:
         found.see(False, str(error))
         return
-    except Exception as error:  # the team's own code
+    except Exception as error:  # the project's code can fail in any way
         found.see(False, f"{project.here().model} cannot be imported: {type(error).__name__}: {one_line(error)}")
         return
     name = project.here().model
@@ -192,7 +192,7 @@ def _model(found: Findings) -> None:
 
 
 def _code(found: Findings) -> None:
-    """The project's own files import each other, and of the machinery the contract alone."""
+    """Check that the project's files import only each other and, from the machinery, only the contract."""
     source = Path("src")
     for file in sorted(source.rglob("*.py")):
         parts_of = file.relative_to(source).with_suffix("").parts
@@ -219,7 +219,7 @@ def _code(found: Findings) -> None:
 
 
 def _imports(module: str, seen: set[str]) -> Iterator[tuple[str, str]]:
-    """Who imports what, from a module on, through the project's own modules."""
+    """Yield (importer, imported) pairs, starting at a module and following the project's own modules."""
     seen.add(module)
     file = Path("src", *module.split(".")).with_suffix(".py")
     if not file.exists():
@@ -243,7 +243,7 @@ def _imported(node: ast.AST, module: str) -> Iterator[str]:
 
 
 def _built(params: Params, pipeline: dict[str, Any], found: Findings) -> None:
-    """What can only be seen once the pipeline has run: the feature table's columns and the model itself."""
+    """Check what only exists after a run: the feature table's columns and the model itself."""
     artifacts = (pipeline.get("artifacts") or {}).values()
     models = [Path(each["path"]) for each in artifacts if each.get("type") == "model"]
     tables = [Path(each["path"]) for each in artifacts if each.get("type") == "dataset"]
@@ -265,5 +265,5 @@ def _built(params: Params, pipeline: dict[str, Any], found: Findings) -> None:
             rows = pq.read_table(tables[0]).slice(0, 20)
             scores = loaded.predict(rows)
             found.see(scores.shape[:1] == (rows.num_rows,), f"predict gives {scores.shape} for {rows.num_rows} rows")
-    except Exception as error:  # the team's own code
+    except Exception as error:  # the project's code can fail in any way
         found.see(False, f"the model in {models[0]} does not load: {type(error).__name__}: {one_line(error)}")

@@ -1,4 +1,4 @@
-"""`drill`: what is promised of faults, tried out."""
+"""`drill`: test the promises about faults."""
 
 import sys
 
@@ -7,7 +7,7 @@ from .result import Result, table
 
 
 def hold(names: list[str]) -> Result:
-    """Hold a drill, telling how it goes on the standard error."""
+    """Run a drill, reporting progress on standard error."""
     done = drill(names, lambda line: print(f"  {line}", file=sys.stderr, flush=True))
     rows: list[tuple[str, ...]] = [
         ("fault", "", "detected", "alerted", "resolved", "requests", "failed", "wrong", "expected")

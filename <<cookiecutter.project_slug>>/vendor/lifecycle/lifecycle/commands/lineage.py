@@ -21,7 +21,7 @@ from .result import Result, with_repairs
 
 
 def trace(what: str, verify: bool) -> Result:
-    """What something was made from."""
+    """Show what something was made from."""
     opened = open_ledger()
     tracer = Tracer(opened.ledger, opened.store, verify)
     found = _prediction(tracer, what) if ids.PATTERN.fullmatch(what) else tracer.trace(what)
@@ -46,7 +46,7 @@ def _prediction(tracer: Tracer, prediction_id: str) -> Fact:
 
 
 def impact(what: str) -> Result:
-    """What something reached."""
+    """Show what something affected."""
     opened = open_ledger()
     found = Reach(opened.ledger, opened.store, predictions.counts()).impact(what)
     data = found.as_dict(below="reaches") | {"notes": opened.done}
@@ -54,7 +54,7 @@ def impact(what: str) -> Result:
 
 
 def lineage(html: Path | None, releases: Iterable[str], as_json: bool) -> Result:
-    """The graph over releases: as a page for people, or for scripts as it is."""
+    """Write the graph over releases as a page, or return it as data for scripts."""
     opened = open_ledger()
     chosen = page.choose(opened.ledger, releases)
     graph = of_releases(chosen, opened.ledger, opened.store)
@@ -67,7 +67,7 @@ def lineage(html: Path | None, releases: Iterable[str], as_json: bool) -> Result
 
 
 def card(what: str, out: Path | None) -> Result:
-    """The model card of a release."""
+    """Show the model card of a release."""
     opened = open_ledger()
     release = opened.ledger.release(what)
     text = model_card.render(release, opened.ledger, opened.store)
@@ -78,6 +78,6 @@ def card(what: str, out: Path | None) -> Result:
 
 
 def report(base: str) -> Result:
-    """What the work tree changes since it left a branch."""
+    """Report what the work tree changes since it branched off."""
     found = changes.report(base, Store())
     return Result(asdict(found), found.as_markdown().rstrip())

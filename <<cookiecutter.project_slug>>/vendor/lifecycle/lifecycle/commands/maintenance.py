@@ -21,7 +21,7 @@ from .result import Result, table, with_repairs
 
 
 def verify(what: str, everything: bool, remote: bool) -> Result:
-    """Hash again what a release needs, or all of them and the ledger; without a name, the work tree too."""
+    """Hash a release's files again, or those of all releases and the ledger; without a name, the work tree too."""
     start = time.monotonic()
     opened = open_ledger()
     ledger = opened.ledger
@@ -44,7 +44,7 @@ def verify(what: str, everything: bool, remote: bool) -> Result:
 
 
 def doctor() -> Result:
-    """Put right what follows from the ledger."""
+    """Repair everything derived from the ledger."""
     opened = reconcile.doctor()
     done = [*opened.done, *mlflow_pages.put_right(opened.store)]
     text = "\n".join([*done, *(f"not put right: {line}" for line in opened.left)]) or (
@@ -54,7 +54,7 @@ def doctor() -> Result:
 
 
 def restore(what: str, data_only: bool) -> Result:
-    """Put a release back into the work tree."""
+    """Restore a release to the work tree."""
     opened = open_ledger()
     release = opened.ledger.release(what)
     start = time.monotonic()
@@ -74,7 +74,7 @@ def restore(what: str, data_only: bool) -> Result:
 
 
 def reproduce(what: str, at_least: str) -> Result:
-    """Build a release once more from its source."""
+    """Rebuild a release from its source."""
     if at_least and at_least not in LEVELS[:3]:
         raise UserError(f"--at-least is L0, L1 or L2, and not {at_least!r}")
     opened = open_ledger()
@@ -93,7 +93,7 @@ def reproduce(what: str, at_least: str) -> Result:
 
 
 def diff(a: str, b: str) -> Result:
-    """How two releases differ."""
+    """Show how two releases differ."""
     opened = open_ledger()
     old, new = opened.ledger.release(a), opened.ledger.release(b)
     found = compare_records(old, new)
@@ -129,7 +129,7 @@ def _plain(value: Any) -> str:
 
 
 def collect(dry_run: bool) -> Result:
-    """Free space."""
+    """Free space in the local cache."""
     opened = open_ledger()
     freed = gc.collect(opened.ledger, opened.store, dry_run)
     verb = "would be deleted" if dry_run else "deleted"

@@ -1,4 +1,4 @@
-"""`monitor`: what serves, watched; `incidents`: what came of that."""
+"""`monitor`: monitor the release in service; `incidents`: list incidents and their outcome."""
 
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -17,7 +17,7 @@ from .run import run_pipeline
 
 
 def monitor(what: str, months: list[str], at: str, act: bool = False) -> Result:
-    """Measure, and say what is in breach; with `act`, do what the triggers say."""
+    """Measure a release and report breaches. With `act`, also act on the triggers."""
     time = _time(at) if at else now()
     done = operation.run(what or "production", months, time, build=run_pipeline if act else None)
     found = done.found
@@ -109,7 +109,7 @@ def _since(series: Series) -> str:
 
 
 def incidents(limit: int) -> Result:
-    """What went wrong, and how it ended."""
+    """Show what went wrong, and how it ended."""
     opened = open_ledger()
     found = log_of.find(opened.ledger, load_params().monitoring)
     total = log_of.summary(found, opened.ledger)
@@ -157,7 +157,7 @@ def _incident(each: Incident) -> dict[str, Any]:
 
 
 def _span(seconds: float | None) -> str:
-    """Seconds as a person says it."""
+    """Format seconds in readable units."""
     if seconds is None:
         return "-"
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):

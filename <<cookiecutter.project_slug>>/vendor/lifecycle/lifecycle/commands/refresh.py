@@ -1,4 +1,4 @@
-"""`refresh`: the online table."""
+"""`refresh`: update the online table."""
 
 from dataclasses import asdict
 
@@ -8,7 +8,7 @@ from .result import Result
 
 
 def refresh() -> Result:
-    """Bring the online table up to date, and say what it is now."""
+    """Update the online table and show its new state."""
     done = online.refresh(load_params().monitoring.columns)
     table = done.table
     head = f"made in {done.seconds:.1f} s" if done.new else "it is current: nothing to do"

@@ -8,7 +8,7 @@ from .result import Result, with_repairs
 
 
 def release_result(reason: str) -> Result:
-    """Release what the pipeline has built."""
+    """Release the current pipeline result."""
     released = operations.release(reason)
     made = released.result
     record = made.release
@@ -45,7 +45,7 @@ def release_result(reason: str) -> Result:
 
 
 def approve_release(what: str, comment: str, key: str) -> Result:
-    """Approve a release, in the name of the person at the keyboard."""
+    """Approve a release in the current user's name."""
     done = operations.approve(what, comment, key)
     approval = done.result
     signed = approvals.allowed_signers() is not None

@@ -1,4 +1,4 @@
-"""What a command shows: one result, as text for people and as data for scripts."""
+"""The result of a command, as text for people and as data for scripts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Result:
-    """`ok` is False where the command did its work and the answer is bad news: exit code 1."""
+    """A command's result. `ok` is False if the command worked but reports a problem: exit code 1."""
 
     data: dict[str, Any]
     text: str
@@ -15,12 +15,12 @@ class Result:
 
 
 def with_repairs(done: list[str], text: str) -> str:
-    """The text, after what reconcile had to do."""
+    """Return the text, preceded by the repairs that reconcile made."""
     return "\n".join([*(f"note: {line}" for line in done), text])
 
 
 def table(rows: Sequence[tuple[str, ...]]) -> str:
-    """Rows as aligned columns, two spaces apart. A cell stays on its line."""
+    """Format rows as aligned columns, two spaces apart. Each cell stays on one line."""
     rows = [tuple(cell.replace("\n", " ") for cell in row) for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))] if rows else []
     return "\n".join(

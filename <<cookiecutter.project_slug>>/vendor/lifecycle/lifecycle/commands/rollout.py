@@ -1,4 +1,4 @@
-"""`rollout`: one pass of a release's way to production."""
+"""`rollout`: one pass of a release's rollout to production."""
 
 from dataclasses import asdict
 
@@ -15,7 +15,7 @@ HEADS: dict[State, str] = {
 
 
 def rollout(what: str) -> tuple[Result, int]:
-    """Take every step that there is evidence for; returns what to show, and the exit code."""
+    """Take every step that the evidence allows. Return the result and the exit code."""
     done = advance(what)
     stop = done.stop
     lines = [f"  {step}" for step in done.steps]

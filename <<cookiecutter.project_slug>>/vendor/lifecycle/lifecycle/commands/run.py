@@ -1,4 +1,4 @@
-"""`run`: the pipeline from the command line."""
+"""`run`: run the pipeline from the command line."""
 
 import os
 import signal
@@ -18,18 +18,18 @@ from ..stages.source import pins_of, read_pins
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to."""
+    """The outcome of a run."""
 
     changed: bool
     tracked: tracking.Tracked
     failed_gates: list[str]
 
     def as_dict(self) -> dict[str, Any]:
-        """For --json."""
+        """Return the outcome for --json."""
         return {"changed": self.changed, "failed_gates": self.failed_gates, **vars(self.tracked)}
 
     def as_text(self) -> str:
-        """For people."""
+        """Return the outcome as readable text."""
         t = self.tracked
         if self.failed_gates:
             model = f"not registered: {'; '.join(self.failed_gates)}"
@@ -48,10 +48,10 @@ WHERE_TO_LOOK = """  report  reports/report.html
 
 
 def run_pipeline(through: str = "") -> Outcome:
-    """Run what is stale, as a Prefect flow; with nothing stale, do not even start Prefect.
+    """Run stale stages as a Prefect flow. If nothing is stale, do not start Prefect at all.
 
     Raises:
-        UserError, StageError: with the state as it was before.
+        UserError, StageError: the run failed; the previous state is restored.
     """
     signal.signal(signal.SIGTERM, _stop)
     with moved(through) if through else nullcontext():
@@ -62,7 +62,7 @@ def run_pipeline(through: str = "") -> Outcome:
 
 
 def _stop(number: int, _frame: object) -> None:
-    """End as after Ctrl-C: with the stage's processes, and nothing half done."""
+    """Stop as after Ctrl-C, including the stage's processes and without partial results."""
     sys.exit(128 + number)
 
 
@@ -74,8 +74,8 @@ def _run() -> bool:
     server.ensure_api()
     from ..flows import pipeline
 
-    # While the server starts, do the first task's work: it is kept by content, so the task will find it done.
-    # If it fails here, the task will fail too, and be on record.
+    # While the server starts, do the first task's work. It is stored by content, so the task will find it done.
+    # If it fails here, the task will fail too, and record the error.
     with suppress(Exception):
         pipeline.admit.fn()
     try:

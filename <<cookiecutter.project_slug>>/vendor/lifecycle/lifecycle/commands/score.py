@@ -11,7 +11,7 @@ from .result import Result, table, with_repairs
 
 
 def score(channel: ChannelName, months: list[str]) -> Result:
-    """Score months with the release of a channel: in threads here, or as a flow on the cluster of params.yaml."""
+    """Score months with a channel's release: in threads here, or as a flow on the cluster set in params.yaml."""
     params = load_params()
     jobs, notes = scoring.plan(channel, months, params.monitoring.columns)
     if params.scoring.runner == "threads":

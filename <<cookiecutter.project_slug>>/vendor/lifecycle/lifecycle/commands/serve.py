@@ -1,4 +1,4 @@
-"""`serve`: answer requests for predictions until told to end."""
+"""`serve`: answer prediction requests until stopped."""
 
 import asyncio
 import logging
@@ -13,9 +13,9 @@ from ..errors import UserError, plain
 from ..params import load_params
 from ..releases import ledger, pointers
 
-# How long a client may take to send a request, and to begin the next one on the same connection.
+# How long a client may take to send a request, and to start the next one on the same connection.
 CLIENT_SECONDS = 20
-# How long requests on their way may take when the server is told to end.
+# How long open requests may take when the server is stopped.
 GRACE_SECONDS = 10
 
 
@@ -23,7 +23,7 @@ def serve(host: str, port: int, names: list[str], no_token: bool) -> None:
     """Serve the channels on one port, in this process.
 
     Raises:
-        UserError: the port cannot be had, params.yaml is wrong, or others could ask without a token.
+        UserError: the port is not available, params.yaml is wrong, or other machines could send requests without token.
     """
     import uvicorn
 
@@ -38,7 +38,7 @@ def serve(host: str, port: int, names: list[str], no_token: bool) -> None:
     if token is None and not no_token and not _is_loopback(host):
         raise UserError(f"{host} lets other machines ask: set {TOKEN} in the environment, or add --no-token")
     _log_to_stderr()
-    with suppress(UserError):  # a pointer that is there is enough to serve by
+    with suppress(UserError):  # an existing pointer is enough to serve
         pointers.write(ledger.load())
     listener = listen(host, port)
     loader = Loader(settings, params.monitoring.columns.key)
@@ -46,7 +46,7 @@ def serve(host: str, port: int, names: list[str], no_token: bool) -> None:
     app = make_app(Service(settings, loader, Log(settings.log)), guard(host, listener.getsockname()[1], names, token))
     production = loader.table.production
     _say(listener, production.release_id if production else None, loader.problems().get("production"))
-    # uvicorn ends well at these, and then lets them end the process: as it has ended well, there is nothing to say.
+    # uvicorn shuts down cleanly on these signals and then raises them again: ignore that, since all is done.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     uvicorn.Server(configuration(app)).run(sockets=[listener])
@@ -54,12 +54,12 @@ def serve(host: str, port: int, names: list[str], no_token: bool) -> None:
 
 
 def configuration(app: Any, seconds: int = CLIENT_SECONDS) -> Any:
-    """How uvicorn runs the app: a client that sends nothing for so long loses its connection."""
+    """Return uvicorn's configuration: a client that sends nothing for this long is disconnected."""
     import uvicorn
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
     class Impatient(H11Protocol):
-        """uvicorn itself waits for ever for the first request, and for the rest of one."""
+        """Add timeouts: uvicorn itself waits forever for the first request, and for the rest of one."""
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
@@ -70,7 +70,7 @@ def configuration(app: Any, seconds: int = CLIENT_SECONDS) -> Any:
             super().connection_lost(exc)
 
         def _look(self, seen: object) -> None:
-            """Close it if the client owes what it owed at the last look."""
+            """Close the connection if the client still owes the same request as at the last check."""
             cycle = self.cycle
             waits = cycle is None or cycle.response_complete or cycle.more_body
             if waits and cycle is seen:
@@ -95,7 +95,7 @@ class _Plain(logging.Formatter):
 
 
 def _log_to_stderr() -> None:
-    """What this project logs, down to ordinary moves; of libraries, warnings."""
+    """Log this project's messages from level INFO; for libraries, only warnings."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Plain("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
@@ -110,12 +110,12 @@ def _is_loopback(host: str) -> bool:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens there.
+    """Return a socket that listens on this address.
 
     Raises:
-        UserError: it cannot.
+        UserError: it is not available.
     """
-    # asyncio sends small answers at once (TCP_NODELAY) only on sockets that say that they are TCP.
+    # asyncio sends small answers at once (TCP_NODELAY) only on sockets that are declared as TCP.
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

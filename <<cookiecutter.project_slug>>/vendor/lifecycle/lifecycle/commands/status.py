@@ -1,4 +1,4 @@
-"""`status`: what there is, without starting anything; first, what waits for a person."""
+"""`status`: show the project's state without starting anything, beginning with what a person must do."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -18,13 +18,13 @@ from ..stages.source import read_pins, unpinned
 if TYPE_CHECKING:
     from ..monitoring.alerts import Alert
 
-# A terminal is as wide as that, unless somebody has made it wider.
+# The default width of a terminal.
 COLUMNS = 80
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """Something that a person has to decide, and what to type."""
+    """A decision for a person, and the command to type."""
 
     what: str
     command: str
@@ -32,7 +32,7 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Watched:
-    """What the monitor knew of the production release when it last measured: `at` is None where it never has."""
+    """The monitor's last results for the production release. `at` is None if it was never measured."""
 
     at: str | None
     breaches: "list[Alert]"
@@ -55,10 +55,10 @@ class ProjectStatus:
     warnings: list[str]
     quarantine: dict[str, str]
     approvers: dict[str, list[str]]
-    watched: Watched | None  # where the project does without monitoring
+    watched: Watched | None  # None for a project without monitoring
 
     def as_dict(self) -> dict[str, Any]:
-        """For --json."""
+        """Return the status for --json."""
         return {
             "data": self.data.model_dump(),
             "source_changes": self.source_changes,
@@ -76,7 +76,7 @@ class ProjectStatus:
         }
 
     def waiting(self) -> list[Waiting]:
-        """What needs a person, the most urgent first."""
+        """Return what a person must decide, the most urgent first."""
         return list(self._waiting())
 
     def _waiting(self) -> Iterator[Waiting]:
@@ -99,11 +99,11 @@ class ProjectStatus:
             )
 
     def as_text(self) -> str:
-        """For people."""
+        """Return the status as readable text."""
         source = ", ".join(self.source_changes) or "as pinned"
         lines = ["needs a person"] if (waiting := self.waiting()) else []
         for each in waiting:
-            # A command stands on a line of its own, however long it is: it is there to be copied.
+            # A command is on its own line, however long, so that it can be copied.
             lines += [_wrapped(each.what, "  ", "    "), f"    {each.command}"]
         lines += [""] if waiting else []
         lines += [f"data       {self.data.since} to {self.data.through} from {self.data.source} ({source})", ""]
@@ -153,14 +153,14 @@ class ProjectStatus:
 
 
 def project_status() -> ProjectStatus:
-    """Look at everything and change nothing."""
+    """Collect the status without changing anything."""
     params = load_params()
     data = params.data
     _, files = ingest.look(data)
     pins = read_pins()
     changes = [f"{file.name} {'changed' if file.name in pins else 'new'}" for file in unpinned(files)]
     stages = Pipeline().status()
-    # Only where DVC sees a change does it cost to say which files.
+    # Finding out which files changed is slow, so only do it if DVC reports a change.
     changed = LOCK_FILE.exists() and not all(stage.fresh for stage in stages)
     differences = [str(each) for each in worktree.differences(Store())] if changed else []
     book = ledger.load()
@@ -192,7 +192,7 @@ def project_status() -> ProjectStatus:
 
 
 def _watched(book: Ledger, settings: Monitoring) -> Watched:
-    """Out of the monitor's own files: nothing is measured."""
+    """Read the monitor's own files, without measuring anything."""
     from ..monitoring import alerts, history
     from ..monitoring import incidents as log_of
 

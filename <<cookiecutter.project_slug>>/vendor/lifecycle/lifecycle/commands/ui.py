@@ -1,4 +1,4 @@
-"""`ui`: the pages of MLflow and Prefect, on loopback."""
+"""`ui`: serve the pages of MLflow and Prefect on loopback."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ from ..releases import databases
 from ..releases.tracking import follow_project, tracking_uri
 from .serve import listen
 
-# How long a server may take over the requests that it still answers.
+# How long a server may take to finish open requests.
 GRACE_SECONDS = 5
 
 
@@ -18,7 +18,7 @@ def serve(mlflow_port: int, prefect_port: int) -> None:
     """Run both servers until Ctrl-C.
 
     Raises:
-        UserError: a port is in use, or a server has ended by itself.
+        UserError: a port is in use, or a server has stopped on its own.
     """
     if wrong := databases.damage(databases.PREFECT):
         raise UserError(databases.damaged_prefect(wrong))
@@ -48,7 +48,7 @@ def serve(mlflow_port: int, prefect_port: int) -> None:
         for process in processes.values():
             with suppress(subprocess.TimeoutExpired):
                 process.wait(GRACE_SECONDS)
-            # A server whose standard input has ended ends at once.
+            # A server stops as soon as its standard input is closed.
             if process.stdin:
                 process.stdin.close()
             process.wait()

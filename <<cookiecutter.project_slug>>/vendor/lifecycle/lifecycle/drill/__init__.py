@@ -1,1 +1,1 @@
-"""Faults injected into a temporary copy of the project, under load."""
+"""Inject faults into a temporary copy of the project, under load."""

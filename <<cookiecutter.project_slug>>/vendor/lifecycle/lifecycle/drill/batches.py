@@ -1,4 +1,4 @@
-"""Faults of what comes in from the source."""
+"""Faults in the data that arrives from the source."""
 
 import json
 from collections.abc import Callable
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def corrupt_batch(scenario: Scenario) -> str:
-    """A tenth of the newest raw file is spoilt: numbers out of all bounds."""
+    """Corrupt a tenth of the newest raw file with numbers out of all bounds."""
 
     def spoil(rows: "pd.DataFrame") -> "pd.DataFrame":
         for name in rows.select_dtypes("number"):
@@ -26,7 +26,7 @@ def corrupt_batch(scenario: Scenario) -> str:
 
 
 def schema_change(scenario: Scenario) -> str:
-    """A column of the newest raw file has another name; and a client leaves a feature out."""
+    """Rename a column of the newest raw file, and send requests without a feature."""
     said = _refused(scenario, lambda rows: rows.rename(columns={rows.columns[0]: f"{rows.columns[0]}_v2"}))
     row = dict(scenario.load.rows[0][1])
     field = row.popitem()[0]

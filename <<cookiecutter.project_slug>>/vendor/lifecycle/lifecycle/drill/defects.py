@@ -1,16 +1,16 @@
-"""Models that are really bad: what the drill appends to `model.py` in its copy, commits and releases there.
+"""Defective models: code that the drill appends to `model.py` in its copy, commits and releases there.
 
-Each is sound in the pipeline, in the probe and in the shadow, and goes wrong after some predictions in one process, as
-a leak or a cache would. That is what gates cannot see.
+Each works in the pipeline, in the probe and in the shadow, and fails after some predictions in one process, as with a
+leak or a cache. Gates cannot detect this.
 """
 
 from typing import Literal
 
 Defect = Literal["worse", "crashing", "slow"]
-# A server asks this often before its first request, with room to spare.
+# More predictions than a server makes before its first request.
 AFTER = 80
 SPOILT: dict[Defect, str] = {
-    # It answers with what it said last time: the scores are spread as ever, and say nothing of their rows.
+    # Returns the previous answer: the distribution of scores looks normal, but does not depend on the rows.
     "worse": "last, self._last = self._last, found\n        return last if len(last) == len(found) else found",
     "crashing": 'raise RuntimeError("a buffer is full")',
     "slow": "__import__('time').sleep(1)\n        return found",
@@ -18,7 +18,7 @@ SPOILT: dict[Defect, str] = {
 
 
 def code(defect: Defect) -> str:
-    """The lines to append. They ask of a model what serving does: `load`, `predict`, perhaps `predict_rows`."""
+    """Return the lines to append. They use the model's serving interface: `load`, `predict`, perhaps `predict_rows`."""
     return f'''
 
 _sound_load = load

@@ -1,4 +1,4 @@
-"""A drill from beginning to end: the copy, the server, the load, one fault after the other, and a table."""
+"""A drill from start to finish: the copy, the server, the load, one fault after another, and a table."""
 
 import os
 import tempfile
@@ -24,10 +24,10 @@ TABLE = Path(".lifecycle/drill.md")
 
 @dataclass(frozen=True)
 class Row:
-    """What came of a fault, in seconds since it was injected, and requests. `to_alert`: since its first row.
+    """The result of a fault, in seconds since its injection, and requests. `to_alert`: since its first row.
 
-    `wrong`: answers with a release that the channel never served, or a score that is not that release's. `exposed`:
-    answers by the defective release.
+    `wrong`: answers with a release that the channel never served, or with a score that is not that release's.
+    `exposed`: answers from the defective release.
     """
 
     fault: str
@@ -46,7 +46,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Drill:
-    """All rows, how its rollbacks went (as `incidents` counts them), and how long it took."""
+    """All rows, the rollback statistics (as `incidents` counts them), and the duration."""
 
     commit: str
     rows: list[Row]
@@ -56,15 +56,15 @@ class Drill:
 
     @property
     def held(self) -> bool:
-        """Whether every expectation did."""
+        """Whether every expectation held."""
         return all(row.held for row in self.rows)
 
     def as_dict(self) -> dict[str, Any]:
-        """For --json and the report."""
+        """Return the result for --json and the report."""
         return asdict(self) | {"held": self.held}
 
     def markdown(self) -> str:
-        """A table for a page, or CI's summary."""
+        """Return a table for a page, or CI's summary."""
         head = "| fault | held | detected | alerted | resolved | requests | failed | wrong | what happened |"
         lines = [head, "|---|---|---:|---:|---:|---:|---:|---:|---|"]
         for row in self.rows:
@@ -77,20 +77,20 @@ class Drill:
 
     @property
     def rollbacks(self) -> str:
-        """The rate of success, in words."""
+        """The success rate of rollbacks, in words."""
         return f"{self.rolled_back} of {self.tried} rollbacks held"
 
 
 def span(seconds: float | None) -> str:
-    """Seconds, for a table."""
+    """Format seconds for a table."""
     return "" if seconds is None else f"{seconds:.1f} s"
 
 
 def chosen(names: Sequence[str]) -> list[Fault]:
-    """The faults of these names; all without any.
+    """Return the faults with these names, or all if no name is given.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: there is no fault of that name.
     """
     known = {fault.name: fault for fault in FAULTS}
     if unknown := [name for name in names if name not in known]:
@@ -99,10 +99,10 @@ def chosen(names: Sequence[str]) -> list[Fault]:
 
 
 def drill(names: Sequence[str], say: Callable[[str], None]) -> Drill:
-    """Hold a drill on the commit that is checked out here. Nothing here is changed but the report.
+    """Run a drill on the commit that is checked out here. Writes only the report.
 
     Raises:
-        UserError: it cannot be held at all.
+        UserError: the drill cannot run at all.
     """
     faults, project, start = chosen(names), Path.cwd(), time.monotonic()
     with ExitStack() as stack:
@@ -121,7 +121,7 @@ def drill(names: Sequence[str], say: Callable[[str], None]) -> Drill:
 
 @contextmanager
 def _environment(there: dict[str, str]) -> Iterator[None]:
-    """The environment of this process for as long as it works in the copy: a GIT_DIR, say, would lead out of it."""
+    """Set this process's environment while it works in the copy. A GIT_DIR, for example, would point outside it."""
     before = dict(os.environ)
     os.environ.clear()
     os.environ.update(there)
@@ -154,10 +154,10 @@ def _in_copy(
             rows.append(row)
             say(f"{fault.name:<18} {'held' if row.held else 'FAILED'}  {row.happened}")
     tried = rolled_back = 0
-    with suppress(NotHeldError):  # a fault that did not hold may have left anything
+    with suppress(NotHeldError):  # a failed fault may leave things in any state
         total = sandbox.must("incidents")
         tried, rolled_back = total["tried"], total["held"]
-        sandbox.settle(10)  # else who tells MLflow writes to a folder that is being deleted
+        sandbox.settle(10)  # otherwise the MLflow update writes to a folder that is being deleted
     return rows, tried, rolled_back
 
 
@@ -171,7 +171,7 @@ def _one(fault: Fault, scenario: Scenario, scores: list[float]) -> Row:
         happened = fault.inject(scenario)
     except NotHeldError as error:
         problem = happened = one_line(error)
-    except Exception as error:  # whatever it is, the other faults are still to be tried
+    except Exception as error:  # whatever the error, run the other faults
         problem = happened = f"{type(error).__name__}: {one_line(error)}"
     answers = load.answers[since:]
     failed = sum(each.status != 200 for each in answers)
@@ -199,7 +199,7 @@ def _one(fault: Fault, scenario: Scenario, scores: list[float]) -> Row:
 
 
 def _moves(scenario: Scenario) -> set[tuple[Any, ...]]:
-    """Everything that a channel has ever served: what an answer may say of itself."""
+    """Return everything that a channel has ever served: what a valid answer may name."""
     return {(entry.channel, entry.generation, entry.release) for _, entry in scenario.sandbox.ledger.entries()}
 
 

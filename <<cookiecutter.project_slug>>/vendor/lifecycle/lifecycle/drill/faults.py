@@ -1,4 +1,4 @@
-"""The nine faults, and what is promised of each."""
+"""The nine faults, and the expected outcome of each."""
 
 from .batches import corrupt_batch, schema_change
 from .models import crashing_model, drifted_inputs, slow_model, worse_model

@@ -1,4 +1,4 @@
-"""A constant load on the server: real rows of the feature table, and what became of every request."""
+"""Put a constant load on the server: real rows of the feature table, with the result of every request."""
 
 import json
 import math
@@ -17,7 +17,7 @@ JSON = {"Content-Type": "application/json"}
 
 @dataclass(frozen=True)
 class Answer:
-    """To one request. `at`, `seconds`: on the monotonic clock; `status` 0 where there was none."""
+    """The answer to one request. `at`, `seconds`: on the monotonic clock; `status` is 0 if there was no answer."""
 
     at: float
     seconds: float
@@ -32,9 +32,9 @@ class Answer:
 
 @dataclass
 class Load:
-    """Clients that ask at a steady pace, each on a connection of its own, until told to stop.
+    """Clients that send requests at a steady rate, each on its own connection, until stopped.
 
-    `rows`: a key and the features; with `drifted`, those are sent instead, under keys whose outcome nobody knows yet.
+    `rows`: a key and the features. With `drifted`, send `shifted` instead, with keys that have no known outcome yet.
     """
 
     port: int
@@ -60,7 +60,7 @@ class Load:
         connection = HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT_SECONDS)
         due = time.monotonic()
         while not self._stop.wait(max(due - time.monotonic(), 0)):
-            due = max(due + 1 / A_SECOND, time.monotonic() - 1)  # a slow answer is made up for, to a degree
+            due = max(due + 1 / A_SECOND, time.monotonic() - 1)  # catch up after a slow answer, by at most one second
             self.answers.append(self._one(connection, number % len(self.rows)))
             number += CLIENTS
 
@@ -82,12 +82,12 @@ class Load:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it: what is not a number is not known."""
+    """Convert a value for JSON. NaN becomes None."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def shift(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same rows after a world has changed: every number as large as the largest there was."""
+    """Return drifted rows: every number is as large as the largest in the data."""
     names = {name for row in rows for name, value in row.items() if isinstance(value, int | float)}
     top = {name: max(row[name] for row in rows if row[name] is not None) for name in names}
     return [{name: top.get(name, value) for name, value in row.items()} for row in rows]

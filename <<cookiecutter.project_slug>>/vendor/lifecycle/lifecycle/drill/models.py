@@ -1,4 +1,4 @@
-"""Faults of models and of what they are asked."""
+"""Faults in models and in their requests."""
 
 import json
 import time
@@ -10,12 +10,12 @@ from .defects import Defect
 from .sandbox import PATIENCE_SECONDS, NotHeldError, Sandbox, last_line
 from .scenario import Scenario, expect
 
-# Checks that say that inputs are others than in training.
+# Checks for inputs that differ from training.
 INPUTS = {"psi", "distance", "outside"}
 
 
 def drifted_inputs(scenario: Scenario) -> str:
-    """Every number in the requests is as large as the largest there was."""
+    """Send requests in which every number is as large as the largest in the data."""
     sandbox, watch = scenario.sandbox, scenario.watch
     scenario.load.drifted = True
     watch.begin()
@@ -33,7 +33,7 @@ def drifted_inputs(scenario: Scenario) -> str:
 
 
 def worse_model(scenario: Scenario) -> str:
-    """Production gets a model that is sound in every test, and answers the wrong rows once it serves."""
+    """Promote a model to production that passes every test, but then answers with the wrong rows' scores."""
     sandbox, watch = scenario.sandbox, scenario.watch
     bad = sandbox.release_defective("worse")
     sandbox.must("promote", bad, "--to", "production", "--reason", "drill")
@@ -55,14 +55,14 @@ def worse_model(scenario: Scenario) -> str:
 
 
 def _incident(sandbox: Sandbox) -> dict[str, Any]:
-    """The newest, as `incidents` has it."""
+    """Return the newest incident, as `incidents` lists it."""
     found: list[dict[str, Any]] = sandbox.must("incidents", "--limit", "1")["incidents"]
     expect(found and found[0]["to_alert"] is not None, f"`incidents` knows of no alert: {found}")
     return found[0]
 
 
 def _monitored(scenario: Scenario, enough: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
-    """Let the monitor run, as a schedule would, until it has seen enough; returns what it said last."""
+    """Run the monitor repeatedly, as a schedule would, until `enough` is true. Return its last output."""
     rows, since = load_params().monitoring.min_rows, len(scenario.load.answers)
     scenario.sandbox.until(lambda: len(scenario.load.answers) - since > 1.5 * rows, "there are too few answers")
     deadline = time.monotonic() + PATIENCE_SECONDS
@@ -76,12 +76,12 @@ def _monitored(scenario: Scenario, enough: Callable[[dict[str, Any]], object]) -
 
 
 def crashing_model(scenario: Scenario) -> str:
-    """A release comes to the canary by a rollout, and raises on every request after the first ones."""
+    """Roll out a release to the canary that raises on every request after the first ones."""
     return _bad_canary(scenario, "crashing")
 
 
 def slow_model(scenario: Scenario) -> str:
-    """The same with one that takes a second."""
+    """Roll out a release to the canary that takes a second for every request after the first ones."""
     return _bad_canary(scenario, "slow")
 
 

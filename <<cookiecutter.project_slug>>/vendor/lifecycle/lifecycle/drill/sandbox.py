@@ -1,7 +1,7 @@
-"""The throw-away copy that a drill is held in: the commit that is checked out, its data, a ledger of its own, a server.
+"""The temporary copy that a drill runs in: the checked-out commit, its data, its own ledger and its own server.
 
-Nothing of the project is written to. git is read through a fetch, DVC's objects are copied, and the copy knows no
-remote, no MLflow and no Prefect but its own.
+Writes nothing to the project. Fetches from its git repository, copies DVC's objects, and uses no remote, MLflow or
+Prefect but its own.
 """
 
 import json
@@ -30,9 +30,9 @@ from . import defects
 from .load import Load, plain, shift
 
 CLI = [sys.executable, "-m", "lifecycle.cli"]
-# What an operation leaves behind, to update MLflow.
+# Processes that an operation starts to update MLflow.
 FOLLOWER = "lifecycle.lineage.mlflow_pages"
-# Settings that lead out of the copy.
+# Settings that point outside the copy.
 FOREIGN = ("DASK_", "DVC_", "GIT_", "MLFLOW_", "OPENLINEAGE_", "PREFECT_", "RAY_", "SERVING_")
 ROWS = 2000
 # Longer than anything takes on a slow machine.
@@ -41,11 +41,11 @@ POLL_SECONDS = 0.05
 
 
 class NotHeldError(Exception):
-    """What a fault must lead to did not happen."""
+    """Raised if the expected effect of a fault did not happen."""
 
 
 class Sandbox:
-    """The copy, with a server and a load on it. Made by `build`; the process stands in its folder."""
+    """The copy, with a server and a load on it. Created by `build`; the process runs in its folder."""
 
     def __init__(self, top: Path, folder: Path) -> None:
         self.folder = folder
@@ -55,23 +55,23 @@ class Sandbox:
         self._log = top / "serve.log"
         self._server: subprocess.Popen[bytes] | None = None
 
-    # What a person would type.
+    # Commands that a person would type.
 
     def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """A command of the project, in the copy."""
+        """Run a command of the project in the copy."""
         return subprocess.run(
             [*CLI, *arguments], cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=900
         )
 
     def must(self, *arguments: str) -> Any:
-        """What a command that must succeed says with --json."""
+        """Run a command that must succeed, and return its --json output."""
         done = self.cli(*arguments, "--json")
         if done.returncode:
             raise NotHeldError(f"`{' '.join(arguments)}` failed: {last_line(done)}")
         return json.loads(done.stdout)
 
     def start_cli(self, *arguments: str) -> subprocess.Popen[bytes]:
-        """The same, to be killed: it leads a group of processes of its own."""
+        """Start a command that will be killed, as the leader of its own process group."""
         nowhere = subprocess.DEVNULL
         command = [*CLI, *arguments]
         return subprocess.Popen(
@@ -79,13 +79,13 @@ class Sandbox:
         )
 
     def git(self, *arguments: str) -> None:
-        """git, in the copy."""
+        """Run git in the copy."""
         run(["git", *arguments], self.folder, self.environment)
 
     # The server.
 
     def serve(self) -> None:
-        """Start it, on the port that it had; returns when it answers."""
+        """Start the server on its previous port. Returns once it answers."""
         with self._log.open("wb") as log:
             self._server = subprocess.Popen(
                 [*CLI, "serve", "--port", str(self.port)],
@@ -105,40 +105,40 @@ class Sandbox:
         return bool(self.port)
 
     def info(self) -> dict[str, Any] | None:
-        """What GET /info says of the channels; None where nobody answers."""
+        """Return what GET /info says about the channels, or None if the server does not answer."""
         with suppress(OSError, ValueError), urlopen(f"http://127.0.0.1:{self.port}/info", timeout=5) as answer:
             found: dict[str, Any] = json.loads(answer.read())["channels"]
             return found
         return None
 
     def kill_server(self) -> None:
-        """SIGKILL: it gets no chance to end well."""
+        """Send SIGKILL, so that the server cannot shut down cleanly."""
         if self._server:
             self._server.kill()
             self._server.wait()
 
-    # What is so.
+    # The current state.
 
     @property
     def ledger(self) -> Ledger:
-        """As it is now."""
+        """The current ledger."""
         return book.load()
 
     def serves(self, name: ChannelName) -> str | None:
-        """What a channel serves by the ledger."""
+        """Return what a channel serves according to the ledger."""
         channel = self.ledger.channel(name)
         return channel.release if channel else None
 
     def shows(self, name: ChannelName) -> str | None:
-        """What the server says that it serves."""
+        """Return what the server reports for a channel."""
         found: str | None = ((self.info() or {}).get(name) or {}).get("release")
         return found
 
     def until(self, true: Callable[[], object], otherwise: str, seconds: float = PATIENCE_SECONDS) -> None:
-        """Wait for what others do.
+        """Wait until `true` returns something true.
 
         Raises:
-            NotHeldError: they did not.
+            NotHeldError: it did not in time.
         """
         deadline = time.monotonic() + seconds
         while not true():
@@ -149,12 +149,12 @@ class Sandbox:
     # Releases.
 
     def release_defective(self, defect: defects.Defect) -> str:
-        """A release of a model with this defect; the work tree is afterwards as it was."""
+        """Release a model with this defect, then restore the work tree. Return the release."""
         sound = self._head()
         file = self.folder / Path("src", *project.here().model.split(".")).with_suffix(".py")
         file.write_text(file.read_text(encoding="utf-8") + defects.code(defect), encoding="utf-8")
         self.git("commit", "--quiet", "--all", "-m", f"A {defect} model")
-        # The defect is in none of what the stages do: their outputs are those of this code too.
+        # The defect does not affect the stages: their outputs are the same with this code.
         run([sys.executable, "-m", "dvc", "commit", "--quiet", "--force"], self.folder, self.environment)
         made: str = self.must("release", "--reason", f"drill: {defect}")["release"]
         self.git("reset", "--quiet", "--hard", sound)
@@ -165,7 +165,7 @@ class Sandbox:
         return said.stdout.strip()
 
     def put_right(self, sound: str) -> None:
-        """Make it what it was before a fault, whatever came of that: `sound` alone serves, and nothing is logged."""
+        """Restore the state before a fault, whatever its outcome: serve only `sound`, and delete logs and figures."""
         if self.info() is None:
             self.serve()
         canary = self.ledger.channel("canary")
@@ -181,9 +181,9 @@ class Sandbox:
             shutil.rmtree(self.folder / name, ignore_errors=True)
 
     def settle(self, seconds: float = PATIENCE_SECONDS) -> None:
-        """Wait until MLflow follows the ledger: every operation leaves that to a process of its own."""
+        """Wait until MLflow follows the ledger: every operation leaves that to a separate process."""
         self.until(lambda: registry.in_step(self.ledger, registry.DESCRIBED), "MLflow does not follow", seconds)
-        # One that finds nothing to do may still run, and would repair what a fault breaks.
+        # A process with nothing to do may still be running, and would repair what a fault breaks.
         self.until(lambda: not self._follows(), "a process still updates MLflow", seconds)
 
     def _follows(self) -> bool:
@@ -193,7 +193,7 @@ class Sandbox:
         return any(each["cwd"] == str(self.folder) and FOLLOWER in (each["cmdline"] or ()) for each in running)
 
     def load(self, release: Release) -> tuple[Load, list[float]]:
-        """A load for the server, of the newest rows whose outcome is known; and what the release predicts for them."""
+        """Return a load of the newest rows with a known outcome, and the release's predictions for them."""
         import pyarrow.compute as pc
         import pyarrow.parquet as pq
 
@@ -203,7 +203,7 @@ class Sandbox:
         table = table.filter(pc.is_valid(table[columns.label])).sort_by([(columns.time, "ascending")])
         table = table.slice(max(table.num_rows - ROWS, 0))
         model = loading.load_model(release, loading.RELEASES / release.id)
-        # The server may refuse a category that was not there in training, and is right.
+        # The server may correctly reject a category that training did not have.
         seen = {each.name: {*each.categories, None} for each in model.features if getattr(each, "categories", None)}
         rows = [
             (str(key), {name: plain(value) for name, value in row.items()}, score)
@@ -220,7 +220,7 @@ class Sandbox:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """The environment for processes in the copy: its code, its MLflow, nobody else's settings."""
+    """Return the environment for processes in the copy: its code and MLflow, without the user's settings."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
     path = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)])
     own = {
@@ -233,10 +233,10 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def run(command: list[str], folder: Path, env: dict[str, str]) -> str:
-    """A command that must succeed; returns what it prints.
+    """Run a command that must succeed. Return its output.
 
     Raises:
-        UserError: it does not.
+        UserError: it fails.
     """
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
     if done.returncode:
@@ -245,15 +245,15 @@ def run(command: list[str], folder: Path, env: dict[str, str]) -> str:
 
 
 def last_line(done: subprocess.CompletedProcess[str]) -> str:
-    """What a command said at its end."""
+    """Return the last line of a command's output."""
     return ((done.stderr or done.stdout).strip().splitlines() or ["it said nothing"])[-1][:300]
 
 
 def build(project: Path, top: Path) -> tuple[Sandbox, Path]:
-    """Copy the commit that is checked out in `project`, and what `run` has built on it, below `top`.
+    """Copy the checked-out commit of `project`, and its built results, to a folder below `top`.
 
     Raises:
-        UserError: nothing is built, or it is not in DVC's cache.
+        UserError: nothing is built, or the results are not in DVC's cache.
     """
     here = environment(project)
     prefix = run(["git", "rev-parse", "--show-prefix"], project, here).strip()
@@ -288,7 +288,7 @@ def _copy_objects(project: Path, folder: Path) -> None:
 
     config = Config(str(project / ".dvc"))
     cache = Path(config["cache"].get("dir") or project / ".dvc/cache") / "files/md5"
-    # This one file turns the copy's back on whatever remote the project has.
+    # This one file replaces any remote that the project has.
     settings = f"[core]\n    remote = drill\n['remote \"drill\"']\n    url = {folder}/.dvc-remote\n"
     (folder / ".dvc/config.local").write_text(f"{settings}[cache]\n    dir = {folder}/.dvc/cache\n", encoding="utf-8")
     lock = yaml.safe_load((folder / LOCK_FILE).read_text(encoding="utf-8"))
@@ -309,15 +309,15 @@ def _copy_object(cache: Path, folder: Path, md5: str) -> Path:
 
 
 def relax(sandbox: Sandbox) -> None:
-    """Change what a drill cannot wait for in the copy's params.yaml, and take the raw files from a folder of its own.
+    """Change settings in the copy's params.yaml that a drill cannot wait for, and use a separate folder for raw files.
 
-    Thresholds, gates and triggers stay as they are: it is those that are drilled.
+    Keeps thresholds, gates and triggers unchanged: the drill tests them.
     """
     shutil.copytree(sandbox.folder / "data/raw", sandbox.source)
     path = sandbox.folder / "params.yaml"
     params = yaml.safe_load(path.read_text(encoding="utf-8"))
     params["data"]["source"] = str(sandbox.source)
-    # The defective models come to their channels by the drill's hand, and not by their merits.
+    # The drill puts the defective models on their channels itself, regardless of their quality.
     nobody: dict[str, Any] = {"after": None, "approvals": 0}
     params["promotion"]["channels"] = dict.fromkeys(("staging", "canary", "production"), nobody)
     monitoring = params["monitoring"]

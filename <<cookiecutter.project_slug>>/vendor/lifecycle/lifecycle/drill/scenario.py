@@ -1,4 +1,4 @@
-"""What a fault works with, and what it is."""
+"""Define faults, and the scenario that they run in."""
 
 import time
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from .sandbox import NotHeldError, Sandbox
 
 @dataclass
 class Watch:
-    """When it began, was found and was over (monotonic clock); `to_alert`: seconds from the newest row to the alert."""
+    """When a fault began, was found and was over (monotonic clock). `to_alert`: seconds from newest row to alert."""
 
     began: float = 0.0
     detected: float | None = None
@@ -18,21 +18,21 @@ class Watch:
     restored: float | None = None
 
     def begin(self) -> None:
-        """Now it is in."""
+        """Record when the fault is injected."""
         self.began = time.monotonic()
 
     def found(self) -> None:
-        """Somebody but the drill knows."""
+        """Record when the project detects the fault."""
         self.detected = self.detected or time.monotonic()
 
     def over(self) -> None:
-        """All is as it was."""
+        """Record when the fault is resolved."""
         self.restored = time.monotonic()
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """What a fault works with. `sound`: the release that production serves at first."""
+    """The context that a fault runs in. `sound`: the release that production serves at first."""
 
     sandbox: Sandbox
     load: Load
@@ -41,7 +41,7 @@ class Scenario:
 
 
 def expect(true: object, otherwise: str) -> None:
-    """See that something holds.
+    """Check that something holds.
 
     Raises:
         NotHeldError: it does not.
@@ -52,10 +52,10 @@ def expect(true: object, otherwise: str) -> None:
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault. `expected`: what must hold; `down`: requests may fail meanwhile.
+    """One fault. `expected`: what must hold; `down`: whether requests may fail during it.
 
-    `inject` injects it for real, and waits until the project's own means have dealt with it. It notes on the watch when
-    it was found and when it was over, returns what happened, and raises NotHeldError where what must hold does not.
+    `inject` injects it for real, and waits until the project itself has dealt with it. It records on the watch when the
+    fault was found and when it was over, and returns what happened. Raises NotHeldError if an expectation fails.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Faults of what the project keeps, and of its processes."""
+"""Faults in the project's storage and its processes."""
 
 import os
 import random
@@ -17,7 +17,7 @@ KILLS = 3
 
 
 def lost_registry(scenario: Scenario) -> str:
-    """MLflow's database and its artifacts are gone."""
+    """Delete MLflow's database and its artifacts."""
     sandbox, watch = scenario.sandbox, scenario.watch
     sandbox.settle()
     for path in sandbox.folder.glob("mlflow.db*"):
@@ -34,7 +34,7 @@ def lost_registry(scenario: Scenario) -> str:
 
 
 def lost_cache_object(scenario: Scenario) -> str:
-    """The model that production serves is gone from DVC's cache, and from this machine; then from the remote too."""
+    """Delete production's model from DVC's cache and this machine, and then from the remote too."""
     sandbox, watch = scenario.sandbox, scenario.watch
     release = sandbox.ledger.release(scenario.sound)
     files = Store().files(release.outputs(release.model["path"]))
@@ -56,7 +56,7 @@ def lost_cache_object(scenario: Scenario) -> str:
         for store in (here, far):
             (store / name).unlink()
     refused = sandbox.cli("verify", scenario.sound)
-    for name, content in kept.items():  # as from another machine
+    for name, content in kept.items():  # as if from another machine
         (far / name).write_bytes(content)
     expect(refused.returncode == 1, "`verify` takes a release that is nowhere for whole")
     sandbox.must("verify", scenario.sound)
@@ -64,11 +64,11 @@ def lost_cache_object(scenario: Scenario) -> str:
 
 
 def killed_process(scenario: Scenario) -> str:
-    """A promotion is killed at random moments, and then the server."""
+    """Kill a promotion at random moments, and then the server."""
     sandbox, watch = scenario.sandbox, scenario.watch
     start = time.monotonic()
     sandbox.must("promote", scenario.sound, "--to", "canary", "--traffic", "1%")
-    seconds, moments, committed = time.monotonic() - start, random.Random(9), 0  # noqa: S311  moments, and no secrets
+    seconds, moments, committed = time.monotonic() - start, random.Random(9), 0  # noqa: S311  moments, not secrets
     for number in range(KILLS):
         before = sandbox.ledger
         process = sandbox.start_cli("promote", scenario.sound, "--to", "canary", "--traffic", f"{2 + number}%")
@@ -88,8 +88,8 @@ def killed_process(scenario: Scenario) -> str:
 
 
 def _converges(sandbox: Sandbox, before: Ledger) -> bool:
-    """See that nothing of a killed move has happened, or all of it; returns which."""
-    sandbox.must("history", "--limit", "1")  # what every command begins with puts it in order
+    """Check that a killed move has happened completely or not at all. Return whether it happened."""
+    sandbox.must("history", "--limit", "1")  # every command repairs the state first
     now = sandbox.ledger
     channel, pointer = now.channel("canary"), pointers.read("canary")
     expect(channel and pointer, "the canary has no pointer")

@@ -1,6 +1,6 @@
 """Prefect flows: thin, over functions that work without Prefect.
 
-Prefect reads the environment when it is imported, so what it should find there is set here, before that.
+Prefect reads the environment when it is imported, so its settings are made here first.
 """
 
 import os
@@ -14,14 +14,14 @@ from .. import parts
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# Its database and profiles belong to the project, not to the person.
+# Its database and profiles belong to the project, not to the user.
 os.environ.setdefault("PREFECT_HOME", str(Path(".prefect").resolve()))
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 
 
 def of_part(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """A flow of a part that the project may do without: it then ends well, having said so and done nothing."""
+    """Wrap a flow of an optional part. If the project lacks the part, the flow logs that and succeeds."""
 
     def decorate(flow: Callable[P, R]) -> Callable[P, R]:
         @wraps(flow)

@@ -1,4 +1,4 @@
-"""The monitor as a Prefect flow, for a schedule: what the command line calls, and alerts through Prefect's blocks."""
+"""The monitor as a Prefect flow, for a schedule: the same as on the command line, with alerts to Prefect blocks."""
 
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..monitoring.alerts import Alert
     from ..monitoring.operation import Done
 
-# What prefect.yaml waits for.
+# The event that prefect.yaml waits for.
 BREACH = "lifecycle.breach"
 
 
@@ -36,7 +36,7 @@ def monitor(release: str = "production", months: list[str] | None = None, act: b
         release, months or [], now(), {slug: partial(_notify, slug) for slug in blocks}, pipeline if act else None
     )
     if done.due and done.due.action == "rollback":
-        # Prefect's automation starts the rollback with it; whoever comes second finds the generation moved.
+        # Prefect's automation starts the rollback with this generation; a second attempt finds that it has moved.
         emit_event(
             BREACH,
             {"prefect.resource.id": f"{project.here().name}.production", "prefect.resource.name": "production"},

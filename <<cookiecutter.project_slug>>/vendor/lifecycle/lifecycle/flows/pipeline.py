@@ -1,4 +1,4 @@
-"""The pipeline as a Prefect flow: one task a stage, read from dvc.yaml, and one task for each effect around them."""
+"""The pipeline as a Prefect flow: one task for each stage in dvc.yaml, and one for each side effect around them."""
 
 import contextlib
 import threading
@@ -25,7 +25,7 @@ from ..stages import ingest
 
 
 def _worth_retrying(_task: Any, _run: Any, state: State) -> bool:
-    """A mistake of the user's is the same the second time."""
+    """Return whether to retry: a user error would only repeat."""
     error = state.result(raise_on_failure=False)
     return not (isinstance(error, UserError) or (isinstance(error, StageError) and error.for_good))
 
@@ -41,7 +41,7 @@ def admit() -> int:
 
 
 def run_stage(pipeline: Pipeline, stage: Stage) -> StageResult:
-    """Run one stage as a task, with the retries and the timeout that dvc.yaml's `meta` gives it."""
+    """Run one stage as a task, with the retries and the timeout from its `meta` in dvc.yaml."""
     kept: list[StageResult] = []
 
     @task(
@@ -94,7 +94,7 @@ def pipeline() -> None:
             get_run_logger().warning(note)
         admit()
         dvc = Pipeline()
-        # While stages run in processes of their own, get the slowest import over with.
+        # While stages run in separate processes, do the slowest import.
         threading.Thread(target=_warm_up, daemon=True).start()
         for stage in dvc.stages():
             results.append(run_stage(dvc, stage))
@@ -105,13 +105,13 @@ def pipeline() -> None:
 
 def run_now() -> None:
     """Run the flow in this process."""
-    # Each flow would wait up to a second at its end for the heartbeat's thread.
+    # Each flow would wait up to a second at its end for the heartbeat thread.
     with temporary_settings(updates={PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
         pipeline()
 
 
 def _warm_up() -> None:
-    with contextlib.suppress(Exception):  # track() will meet the same trouble, and say so
+    with contextlib.suppress(Exception):  # track() will hit the same error and report it
         tracking.warm_up()
 
 

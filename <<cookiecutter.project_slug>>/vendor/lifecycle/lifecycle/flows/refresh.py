@@ -1,4 +1,4 @@
-"""The online table as a Prefect flow, for a schedule: what the command line calls."""
+"""The online table's refresh as a Prefect flow, for a schedule: the same as on the command line."""
 
 from dataclasses import asdict
 from typing import Any

@@ -1,6 +1,6 @@
-"""Releases as Prefect flows, for schedules and triggers: thin over the functions that the command line calls.
+"""Releases as Prefect flows, for schedules and triggers: thin, over the functions that the command line calls.
 
-What a flow decides is decided without a person: a release in quarantine is never promoted.
+A flow decides without a person, so it never promotes a release in quarantine.
 """
 
 from typing import Any
@@ -88,7 +88,7 @@ def approve(release: str, wait_hours: float = 72) -> bool:
         _log([f"{asked.id} was not approved by {answer.name}: {answer.comment}"])
         return False
     by = f"{answer.name.strip()} <{answer.mail.strip()}>"
-    # What was asked stands: the ledger may have moved while somebody thought about it.
+    # Approve the release that was asked about: the ledger may have moved in the meantime.
     operations.approve(asked.id, f"through Prefect: {answer.comment}".rstrip(": "), by=by)
     return True
 

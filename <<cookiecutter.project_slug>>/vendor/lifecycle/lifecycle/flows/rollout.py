@@ -1,4 +1,4 @@
-"""A rollout on a schedule: each run is one pass, and takes every step for which there is evidence by then."""
+"""A rollout on a schedule: each run is one pass, and takes every step that the evidence allows."""
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact

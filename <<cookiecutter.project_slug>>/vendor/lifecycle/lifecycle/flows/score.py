@@ -1,4 +1,4 @@
-"""Batch scoring as a Prefect flow: a task a month, on the task runner that params.yaml names."""
+"""Batch scoring as a Prefect flow: one task for each month, on the task runner set in params.yaml."""
 
 import os
 from typing import Any
@@ -46,7 +46,7 @@ def score(channel: ChannelName = "production", months: list[str] | None = None) 
 
 
 def runner(settings: Scoring) -> Any:
-    """The task runner: threads of this process, or a cluster. DASK_ADDRESS or RAY_ADDRESS names one that runs already.
+    """Return the task runner: threads in this process, or a cluster. DASK_ADDRESS or RAY_ADDRESS selects a running one.
 
     Raises:
         UserError: the package of the runner is not installed.

@@ -1,11 +1,11 @@
 """The Prefect API and the MLflow pages on this machine.
 
-`ensure_api` starts a Prefect API for as long as one run takes: Prefect's own temporary server costs about twice as much
+`ensure_api` starts a Prefect API for the duration of one run: Prefect's own temporary server takes about twice as long
 to start, and a script without a server cannot run a flow. It shares its database with `ui`, so that runs show up there
-afterwards, and it starts no schedulers.
+afterwards, and does not start schedulers.
 
-Every server ends with the process that started it, also when that was killed, and answers nobody but this machine:
-a request whose Host or Origin is another one is refused, so no page of the web can read or change anything here.
+Every server stops with the process that started it, even if that was killed, and only answers this machine: a request
+with another Host or Origin is refused, so no web page can read or change anything here.
 """
 
 import os
@@ -29,16 +29,16 @@ _started: list[subprocess.Popen[bytes]] = []
 
 
 def ensure_api() -> None:
-    """See that flows of this process have an API: the one PREFECT_API_URL names, else one of our own.
+    """Make sure that flows in this process have an API: the one in PREFECT_API_URL, or a new one.
 
-    Ours ends when this process does, and not before: Prefect sends its last logs on the way out.
+    A new one stops when this process ends, and not before: Prefect sends its last logs during shutdown.
     """
-    # One line a step, and the logs, tell a person more than Prefect's lines in the terminal.
+    # The progress lines and the logs are more useful than Prefect's output in the terminal.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     if os.environ.get("PREFECT_API_URL"):
         return
     with socket.socket() as listener:
-        # The port is ours from here on, and requests that come before the server is up wait in its queue.
+        # Bind the port now: requests that arrive before the server is up wait in its queue.
         listener.bind(("127.0.0.1", 0))
         listener.listen(128)
         _started.append(start("prefect", listener, "ephemeral"))
@@ -46,7 +46,7 @@ def ensure_api() -> None:
 
 
 def what_is_wrong(error: Exception) -> str | None:
-    """What to say of an error of a flow, if it is its API's."""
+    """Return the message for a flow's error if its API caused it, else None."""
     unreachable = "Failed to reach API" in str(error)
     if not _started:
         url = os.environ.get("PREFECT_API_URL")
@@ -57,7 +57,7 @@ def what_is_wrong(error: Exception) -> str | None:
 
 
 def start(name: str, listener: socket.socket, *arguments: str) -> subprocess.Popen[bytes]:
-    """Start a server on the listener; it writes to logs/NAME.log."""
+    """Start a server on the listener. Its output goes to logs/NAME.log."""
     LOGS.mkdir(exist_ok=True)
     with log_of(name).open("w", encoding="utf-8") as log:
         return subprocess.Popen(
@@ -66,18 +66,18 @@ def start(name: str, listener: socket.socket, *arguments: str) -> subprocess.Pop
             stdout=log,
             stderr=log,
             pass_fds=[listener.fileno()],
-            # Ctrl-C is for the process that started it, which then ends this one in good order.
+            # Ctrl-C is handled by the parent process, which then stops this one cleanly.
             start_new_session=True,
         )
 
 
 def log_of(name: str) -> Path:
-    """Where a server writes."""
+    """Return the path of a server's log."""
     return LOGS / f"{name}.log"
 
 
 class OnlyThisMachine:
-    """Refuses requests from pages of other servers (Origin) and under other names (Host, as in DNS rebinding)."""
+    """Refuse requests from other sites' pages (Origin) and with other names (Host, as in DNS rebinding)."""
 
     def __init__(self, app: "ASGIApp", port: int) -> None:
         self._app = app
@@ -85,7 +85,7 @@ class OnlyThisMachine:
         self._hosts = {origin.removeprefix(b"http://") for origin in self._origins}
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
-        """Answer, or 403."""
+        """Handle the request, or respond with 403."""
         headers = scope.get("headers", [])
         hosts = {value for name, value in headers if name == b"host"}
         origins = {value for name, value in headers if name == b"origin"}
@@ -102,7 +102,7 @@ def _prefect(listener: socket.socket, ephemeral: bool) -> None:
     port = listener.getsockname()[1]
     os.environ.pop("PREFECT_API_URL", None)
     os.environ["PREFECT_UI_API_URL"] = f"http://127.0.0.1:{port}/api"
-    # For the page under the other name of this machine; by default Prefect allows every origin.
+    # For the page under this machine's other name; by default Prefect allows every origin.
     os.environ["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"] = ",".join(_origins(port))
     import uvicorn
     from prefect.server.api.server import create_app
@@ -113,11 +113,11 @@ def _prefect(listener: socket.socket, ephemeral: bool) -> None:
 
 def _mlflow(listener: socket.socket) -> None:
     port = listener.getsockname()[1]
-    # MLflow listens by itself.
+    # MLflow opens its own socket.
     listener.close()
-    # Its job workers are for judging and tracing language models.
+    # Its job workers are only for judging and tracing language models.
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
-    # Not an argument: those are for every user of the machine to see, and it may hold a password.
+    # Not an argument, since every user of the machine can see those and it may contain a password.
     os.environ["MLFLOW_BACKEND_STORE_URI"] = tracking_uri()
     os.environ["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"] = ",".join(_origins(port))
     os.environ["MLFLOW_SERVER_ALLOWED_HOSTS"] = os.environ["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"].replace("http://", "")
@@ -131,13 +131,13 @@ def _origins(port: int) -> list[str]:
 
 
 def _end_with_parent() -> None:
-    # Standard input is a pipe that nobody writes to: it ends when the parent does, even if that was killed.
+    # Standard input is a pipe without writes: it closes when the parent ends, even if that was killed.
     sys.stdin.buffer.read()
     os.killpg(0, signal.SIGKILL)
 
 
 def main(name: str, listener: str, *arguments: str) -> None:
-    """Be a server."""
+    """Run a server in this process."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     taken = socket.socket(fileno=int(listener))
     if name == "mlflow":

@@ -1,1 +1,1 @@
-"""Trace and impact: read from records, compiled SQL and the ledger, and not stored separately."""
+"""Trace and impact analysis, computed from records, compiled SQL and the ledger; nothing is stored separately."""

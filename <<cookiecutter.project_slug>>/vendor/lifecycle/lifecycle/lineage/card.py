@@ -1,7 +1,7 @@
-"""The model card of a release, as Markdown: what it is for, made from, measured by, and who agreed to it.
+"""The model card of a release, as Markdown: its intended use, inputs, metrics, and who approved it.
 
 After Mitchell et al. 2019, Model Cards for Model Reporting. Everything comes from the release's record, its own SQL
-and reports, and the ledger; only the intended use is written by people, in docs/intended_use.md, and released too.
+and reports, and the ledger. Only the intended use is written by people, in docs/intended_use.md, and released too.
 """
 
 import json
@@ -20,15 +20,15 @@ from .trace import served
 
 INTENDED_USE = "docs/intended_use.md"
 SLICES = "reports/slices.json"
-# Rows of a table of slices: the largest groups. The report has them all.
+# Rows in a table of slices: the largest groups. The report has all of them.
 LARGEST = 10
 LEFT_OUT = "Too long for here: it is on the whole card, `model_card.md` of the run."
 
 
 def render(release: Release, ledger: Ledger, store: Store, at_most: int | None = None) -> str:
-    """The card. Equal releases with equal approvals and channels give equal text.
+    """Render the card. Equal releases with equal approvals and channels give equal text.
 
-    With room for `at_most` characters, the longest sections make way where that does not suffice, and say so.
+    If it exceeds `at_most` characters, drops the longest sections and says so.
     """
     sections = {title: "\n".join(lines) for title, lines in _sections(release, ledger, store)}
     head = "\n".join(_head(release))
@@ -71,7 +71,7 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> Iterator[s
 
 
 def _one_line(text: Any) -> str:
-    """What somebody has written, as it may stand in a table or a list."""
+    """Return text written by a person, made safe for a table or a list."""
     return " ".join(str(text).split()).replace("|", "/")
 
 
@@ -107,7 +107,7 @@ def _features(release: Release, store: Store) -> Iterator[str]:
 
 
 def _sources(sql: Structure, column: Column) -> str:
-    """The columns of the sources that a feature is computed from."""
+    """Return the source columns that a feature is computed from."""
     problem = sql.origins(column)[1]
     found = [each for each in sql.upstream(column) if sql.nodes[each.node].kind != "model"]
     names = sorted(f"{sql.nodes[each.node].name}.{each.name}" for each in found)
@@ -153,7 +153,7 @@ def _gates(release: Release) -> Iterator[str]:
 
 
 def gates(release: Release) -> list[dict[str, Any]]:
-    """The gates of a release: name, threshold, value, pass."""
+    """Return the gates of a release: name, threshold, value, pass."""
     found: list[dict[str, Any]] = release.evidence["gates"]
     return found
 
@@ -190,7 +190,7 @@ def _limits(release: Release) -> Iterator[str]:
 
 
 def _margin(gate: dict[str, Any]) -> float:
-    """How far a value is from its nearest bound, as a share of that."""
+    """Return the distance of a value from its nearest bound, as a share of that bound."""
     bounds = [bound for bound in gate["threshold"].values() if bound]
     return min((abs(gate["value"] - bound) / abs(bound) for bound in bounds), default=1.0)
 

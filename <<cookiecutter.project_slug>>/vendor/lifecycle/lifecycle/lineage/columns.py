@@ -1,8 +1,8 @@
-"""Which columns a query's columns come from, read out of the compiled SQL by sqlglot's scopes.
+"""Find out which columns a query's columns come from, by walking sqlglot's scopes of the compiled SQL.
 
-A column has *direct* origins, whose values it holds or is computed from, and a query *indirect* ones, that decide which
-rows it has: of joins, filters, groups, DISTINCT, LIMIT's order, unnested lists. Where the SQL does not tell, that is
-said, and nothing is guessed.
+A column has *direct* origins, whose values it holds or is computed from. A query has *indirect* ones, which decide
+which rows it has: in joins, filters, groups, DISTINCT, LIMIT's order, unnested lists. If the SQL does not determine
+the origins, the result says so instead of guessing.
 """
 
 from typing import TYPE_CHECKING
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def lineage_of(sql: str, schema: Schema) -> QueryLineage:
-    """The origins of every column of a query.
+    """Return the origins of every column of a query.
 
     Args:
-        sql: one SELECT, with CTEs, subqueries and unions as may be.
+        sql: one SELECT, optionally with CTEs, subqueries and unions.
         schema: the columns of the relations that it reads.
     """
     from sqlglot import exp, parse
@@ -56,7 +56,7 @@ def _cannot_tell(problem: str) -> QueryLineage:
 
 
 def _mark(query: "exp.Query") -> None:
-    """Keep what `qualify` forgets: names as they were spelled, and where * stands for what a PIVOT makes."""
+    """Keep what `qualify` drops: the original spelling of names, and where * stands for a PIVOT's columns."""
     from sqlglot import exp
 
     for identifier in query.find_all(exp.Identifier):
@@ -68,7 +68,7 @@ def _mark(query: "exp.Query") -> None:
 
 
 def _nested(schema: Schema) -> dict[str, object]:
-    """`a.b.c` -> {"a": {"b": {"c": columns}}}, as sqlglot wants it. All names have as many parts."""
+    """Convert `a.b.c` to {"a": {"b": {"c": columns}}}, as sqlglot needs it. All names have equally many parts."""
     nested: dict[str, object] = {}
     for relation, columns in schema.items():
         if "*" in columns:

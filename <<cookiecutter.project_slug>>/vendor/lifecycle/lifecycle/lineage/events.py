@@ -1,7 +1,7 @@
 """OpenLineage run events (https://openlineage.io/spec), from dvc.lock, the kept SQL, release records and the ledger.
 
-Equal facts give equal events: a run's id follows from what ran, so an event that is sent twice is the same event. A
-table has one name in all of them, the one that it has in the SQL; a file or folder of the pipeline has its path.
+Equal facts give equal events: a run's id is derived from what ran, so an event that is sent twice is the same event. A
+table has the same name in all of them, the one from the SQL; a file or folder of the pipeline is named by its path.
 """
 
 import hashlib
@@ -40,13 +40,13 @@ from .project import Project
 from .structure import Column, Node, Structure
 
 PIPELINE = "pipeline"
-# What lies here is no data.
+# Files below these folders are not data.
 CODE = ("src/", "transform/")
 
 
 @dataclass(frozen=True)
 class Span:
-    """When something ran, and how it ended: COMPLETE, FAIL or ABORT, and what was said."""
+    """When something ran, and how it ended: COMPLETE, FAIL or ABORT, with the message."""
 
     start: datetime
     end: datetime
@@ -56,7 +56,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Ran:
-    """A stage that ran: what dvc.lock says of it, and the state of each data test by dbt's id, where it has tests."""
+    """A stage that ran: its entry in dvc.lock, and the state of each data test by dbt's id, if it has tests."""
 
     name: str
     span: Span
@@ -66,7 +66,7 @@ class Ran:
 
 @dataclass(frozen=True)
 class Batch:
-    """A file of predictions: its digest, when it was written, by which release, out of what (path -> digest)."""
+    """A file of predictions: its digest, when it was written, by which release, and its inputs (path -> digest)."""
 
     path: str
     digest: str
@@ -93,21 +93,21 @@ class Events:
     """The events of one project."""
 
     def __init__(self, project: Project, sql: Structure | None, store: Store) -> None:
-        """Args: sql: as kept with what is told of; None where there is none."""
+        """Args: sql: the SQL that was kept with the results; None if there is none."""
         self._project, self._sql, self._store = project, sql, store
 
     def run_id(self, *parts: str) -> str:
-        """A run's UUID, the same for the same parts."""
+        """Return a run's UUID, always the same for the same parts."""
         return str(uuid5(NAMESPACE_URL, "/".join((self._project.name, *parts))))
 
     # The pipeline
 
     def pipeline(self, run: str, span: Span, nominal: datetime) -> Iterator[RunEvent]:
-        """The run as a whole."""
+        """Yield events for the whole run."""
         yield from self._run(span, PIPELINE, run, "PIPELINE", nominal=nominal)
 
     def stage(self, ran: Ran, run: str) -> Iterator[RunEvent]:
-        """A stage that ran in `run`, and each model of the SQL where it is the one that builds them."""
+        """Yield events for a stage that ran in `run`, and for each SQL model if this stage builds them."""
         own, outs = self.run_id(run, ran.name), ran.locked.get("outs", [])
         outputs = [Output(out["path"], out["md5"], out.get("size", 0)) for out in outs]
         inputs = [
@@ -127,7 +127,7 @@ class Events:
         )
 
     def failed(self, stage: str, run: str, span: Span) -> Iterator[RunEvent]:
-        """A stage that did not end well."""
+        """Yield events for a stage that failed."""
         yield from self._run(span, stage, self.run_id(run, stage), "STAGE", parent=(PIPELINE, run), root=run)
 
     # The SQL
@@ -164,7 +164,7 @@ class Events:
             yield from self._run(ran.span, name, own, "TEST", parent=above, root=run, inputs=tested)
 
     def _model(self, sql: Structure, node: Node, version: str, kept: Table | None) -> OutputDataset:
-        """The table of a model, with where each column comes from."""
+        """Return the table of a model, with the origin of each column."""
         fields = {}
         for column in sql.columns(node.id):
             origins, problem = sql.origins(Column(node.id, column))
@@ -186,7 +186,7 @@ class Events:
         return OutputDataset(self._project.name, node.name, facets=facets)
 
     def _tested(self, sql: Structure, states: dict[str, str], versions: dict[str, str]) -> Iterator[InputDataset]:
-        """Every table that has data tests, with what came of them."""
+        """Yield every table that has data tests, with their results."""
         found = defaultdict(list)
         for test, about in sql.tests.items():
             if test not in states:
@@ -207,7 +207,7 @@ class Events:
 
     @cached_property
     def _patterns(self) -> dict[str, str]:
-        """The tables that the pipeline keeps as files: their names in the SQL, by the pattern of the files."""
+        """The names in the SQL of tables that the pipeline keeps as files, by the pattern of the files."""
         if not self._sql:
             return {}
         found = {node.files: node.name for node in self._sql.nodes.values() if node.kind == "source"}
@@ -253,7 +253,7 @@ class Events:
     # Decisions
 
     def entry(self, entry: Entry, release: Release | None) -> Iterator[RunEvent]:
-        """A release, a promotion or a rollback, as the ledger has it. An approval moves no data, and is no run."""
+        """Yield the events of a release, promotion or rollback. An approval moves no data, so it is not a run."""
         if entry.kind not in ("release", "promote", "rollback"):
             return
         inputs, outputs, name = [], [], self._project.name
@@ -283,7 +283,7 @@ class Events:
     # Batches of predictions
 
     def batch(self, batch: Batch, flow_run: str | None) -> Iterator[RunEvent]:
-        """A file of predictions that was written."""
+        """Yield events for a file of predictions that was written."""
         at, name = datetime.fromisoformat(batch.at), self._project.name
         inputs = [InputDataset(name, f"releases/{batch.release}")]
         for path, digest in sorted(batch.inputs.items()):
@@ -302,7 +302,7 @@ class Events:
             outputs=[OutputDataset(name, batch.path, _statistics(None, 1, batch.rows), facets=facets)],
         )
 
-    # What all events have
+    # Parts that all events have
 
     def _run(
         self,
@@ -320,7 +320,7 @@ class Events:
         inputs: list[InputDataset] | None = None,
         outputs: list[OutputDataset] | None = None,
     ) -> Iterator[RunEvent]:
-        """The START of a run and its end; what was read and written, and what went wrong, stand in the end."""
+        """Yield the START of a run and its end. The end lists what was read and written, and any error."""
         namespace = self._project.name
         run_facets: dict[str, Any] = {
             "nominalTime": nominal_time_run.NominalTimeRunFacet((nominal or span.start).isoformat())

@@ -1,4 +1,4 @@
-"""A tree of facts that a person can read: what `trace` prints."""
+"""A readable tree of facts: the output of `trace`."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Fact:
-    """One line of the tree. `problem` says that it does not match; `data` holds more than the line, for JSON."""
+    """One line of the tree. `problem`: what does not match; `data`: further values, for JSON."""
 
     kind: str
     name: str
@@ -17,7 +17,7 @@ class Fact:
     below: tuple["Fact", ...] = ()
 
     def as_dict(self, below: str = "from") -> dict[str, Any]:
-        """For --json. `below` is the key of what is below."""
+        """Return the tree for --json. `below` is the key for the children."""
         found: dict[str, Any] = {"kind": self.kind, "name": self.name, **self.data}
         if self.text:
             found["text"] = self.text
@@ -28,14 +28,14 @@ class Fact:
         return found
 
     def problems(self) -> Iterator[str]:
-        """What does not match, here and below."""
+        """Yield everything that does not match, in this fact and below it."""
         if self.problem:
             yield f"{self.kind} {self.name}: {self.problem}"
         for each in self.below:
             yield from each.problems()
 
     def lines(self, first: str = "", rest: str = "") -> Iterator[str]:
-        """The tree as text."""
+        """Yield the lines of the tree as text."""
         wrong = f"  !! {self.problem}" if self.problem else ""
         yield f"{first}{self.kind} {self.name}  {self.text}".rstrip() + wrong
         for each in self.below:

@@ -1,6 +1,6 @@
-"""One graph over releases, for the page and for tools: files, sources, models, columns, runs, releases, channels.
+"""One graph over releases, for the page and tools: files, sources, models, columns, runs, releases, channels.
 
-A node's id holds the digest of its content, so what two releases share is one node, and what differs is two.
+A node's id contains the digest of its content, so two releases share a node exactly if its content is equal.
 """
 
 import fnmatch
@@ -31,7 +31,7 @@ KINDS: tuple[Kind, ...] = (
 
 @dataclass
 class Node:
-    """Something that has a lineage. `releases` are those that it is a part of."""
+    """Anything that has a lineage. `releases`: the releases that it is a part of."""
 
     id: str
     kind: Kind
@@ -42,7 +42,7 @@ class Node:
 
 @dataclass(frozen=True)
 class _Sql:
-    """A version of the SQL in the graph, with ids there: its nodes, by dbt id; sources of files; columns of tables."""
+    """A version of the SQL in the graph: its nodes' ids by dbt id, file sources, and columns of tables."""
 
     structure: Structure
     ids: dict[str, str]
@@ -51,7 +51,7 @@ class _Sql:
 
 
 class Graph:
-    """Nodes by id, and edges from what was first to what came of it."""
+    """Nodes by id, and edges from input to result."""
 
     def __init__(self) -> None:
         self.nodes: dict[str, Node] = {}
@@ -59,18 +59,18 @@ class Graph:
         self._sql: dict[str, _Sql] = {}
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: equal graphs give equal text."""
+        """Return the graph for JSON. Equal graphs give equal text."""
         return {"nodes": [vars(self.nodes[name]) for name in sorted(self.nodes)], "edges": sorted(self.edges)}
 
     def _node(self, release: str, kind: Kind, name: str, version: str, **facts: Any) -> str:
-        """See that a node is there and belongs to the release; returns its id."""
+        """Add a node if it is missing, and assign it to the release. Return its id."""
         node_id = f"{kind}:{name}@{version[:12]}" if version else f"{kind}:{name}"
         self.nodes.setdefault(node_id, Node(node_id, kind, name, facts))
         self._belongs(release, node_id)
         return node_id
 
     def _belongs(self, release: str, node_id: str) -> None:
-        """Releases are added one after the other: only the last may be this one already."""
+        """Assign a node to a release. Releases are added one by one, so only the last entry can be this one already."""
         releases = self.nodes[node_id].releases
         if releases[-1:] != [release]:
             releases.append(release)
@@ -80,7 +80,7 @@ class Graph:
             self.edges[(each, after)] = None
 
     def add(self, release: Release, approved: list[Counted], served: list[Served], store: Store) -> None:
-        """Add everything that a release is made of, and what became of it."""
+        """Add everything that a release is made of, and where it was served."""
         (output,) = release.outputs(str(FOLDER))
         if output.md5 not in self._sql:
             found = structure.of_release(release, store)
@@ -93,7 +93,7 @@ class Graph:
         self._add_channels(release, approved, served)
 
     def _add_sql(self, release: Release, sql: Structure) -> dict[str, str]:
-        """The nodes of the SQL; returns their ids in the graph."""
+        """Add the nodes of the SQL. Return their ids in the graph."""
         ids: dict[str, str] = {}
         for node in sql.nodes.values():
             facts: dict[str, Any] = {"file": node.file}
@@ -120,7 +120,7 @@ class Graph:
                     self._edges([node], source)
 
     def _add_features(self, release: Release, sql: _Sql) -> list[str]:
-        """The feature tables and their columns; returns the tables' ids."""
+        """Add the feature tables and their columns. Return the tables' ids."""
         tables = []
         for table in release.materials["features"]:
             facts = {"rows": table["rows"], "sha256": table["sha256"]}
@@ -137,7 +137,7 @@ class Graph:
         return self._node(release.id, "file", file["path"], file["sha256"], **{k: file[k] for k in file if k != "path"})
 
     def _columns(self, release: Release, sql: Structure, table: str, ids: dict[str, str]) -> list[str]:
-        """A node for each column of a feature table, below the model that makes it."""
+        """Add a node for each column of a feature table, below the model that makes it."""
         made = []
         node = sql.nodes[table]
         for name in sql.columns(table):
@@ -199,7 +199,7 @@ class Graph:
 
 
 def of_releases(releases: Iterable[Release], ledger: Ledger, store: Store) -> Graph:
-    """The graph of some releases."""
+    """Return the graph of these releases."""
     releases = list(releases)
     approved = approving.count_all(ledger, releases)
     channels: dict[str, list[Served]] = defaultdict(list)

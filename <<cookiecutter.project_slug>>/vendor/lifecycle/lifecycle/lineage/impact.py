@@ -1,6 +1,6 @@
-"""`impact`: from anything down to the features, releases and channels that it reached.
+"""`impact`: find the features, releases and channels that anything affected.
 
-The question of the day on which a supplier says "the June file was wrong".
+For the day when a supplier says "the June file was wrong".
 """
 
 import fnmatch
@@ -27,10 +27,10 @@ SHOWN = 12
 
 
 class Reach:
-    """Answers what something reached, over every release in the ledger."""
+    """Find out what something affected, over every release in the ledger."""
 
     def __init__(self, ledger: Ledger, store: Store, predictions: Mapping[str, int] | None = None) -> None:
-        """Args: predictions: how many each release has answered with."""
+        """Args: predictions: how many predictions each release has answered with."""
         self._predictions = predictions or {}
         self._ledger = ledger
         self._store = store
@@ -42,10 +42,10 @@ class Reach:
         self._releases = ledger.read_releases(each for each in order if each)
 
     def impact(self, what: str) -> Fact:
-        """The tree below a raw file, a month, a source column, a model, a commit or a parameter.
+        """Return the tree below a raw file, a month, a source column, a model, a commit or a parameter.
 
         Raises:
-            UserError: it is not known; names the nearest that is.
+            UserError: the name is unknown; the message suggests the closest known one.
         """
         for look in (self._files, self._columns, self._models, self._parameter, self._commit):
             if found := look(what):
@@ -61,7 +61,7 @@ class Reach:
             yield from self._structure(release).names()
 
     def _structure(self, release: Release) -> Structure:
-        """The SQL of a release; releases of the same SQL share it."""
+        """Return the SQL of a release. Releases with the same SQL share it."""
         (output,) = release.outputs(str(FOLDER))
         if output.md5 not in self._structures:
             self._structures[output.md5] = structure.of_release(release, self._store)
@@ -130,7 +130,7 @@ class Reach:
     def _over_releases(
         self, kind: str, what: str, of: Callable[[Release], tuple[str, tuple[Fact, ...]] | None]
     ) -> Fact | None:
-        """One branch for each release that `of` finds reached, newest last."""
+        """Return a branch for each release that `of` finds affected, newest last."""
         branches = []
         for release in self._releases:
             if found := of(release):
@@ -152,7 +152,7 @@ class Reach:
         return Fact(kind, what, f"reached {reached}", below=tuple(branches))
 
     def _reached(self, release: Release, sql: Structure, columns: list[Column]) -> tuple[Fact, ...]:
-        """The features of a release's model that come from these columns, and the models whose rows they choose."""
+        """Return features of a release's model that come from these columns, and models whose rows they filter."""
         below = sql.downstream(*columns) | set(columns)
         table = sql.find(release.model["feature_table"].rsplit("/", 1)[-1].split(".")[0])
         features = [name for name in release.model["features"] if table and Column(table.id, name) in below]

@@ -1,6 +1,6 @@
-"""What MLflow shows of a release: its model card and its lineage page, as they follow from the ledger.
+"""Show each release's model card and lineage page in MLflow, generated from the ledger.
 
-Like the aliases, all of it is a projection: `_shown` says what should stand there, `_apply` writes what differs.
+Like the aliases, all of it is a projection: `_shown` computes the target state, `_apply` writes the differences.
 """
 
 import tempfile
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-# Artifacts of the run, in a folder for each release: releases that differ in code alone have the same run.
+# Artifacts of the run, in a folder for each release: releases that differ only in code have the same run.
 FOLDER = "lineage"
 PAGE, CARD = "lineage.html", "model_card.md"
-# What MLflow's databases have room for in a description; SQLite alone takes more.
+# The maximum length of a description in MLflow's databases; only SQLite allows more.
 ROOM = 5000
 
 
 @dataclass(frozen=True)
 class Result:
-    """What should stand at a release's model version: its description, and the artifacts of its run by path."""
+    """The target state of a release's model version: its description, and the artifacts of its run by path."""
 
     description: str
     artifacts: dict[str, str]
@@ -42,34 +42,34 @@ class Result:
 def attach(release: Release, store: Store) -> tuple[str, list[str]]:
     """Bring MLflow in step with the ledger; nothing depends on it.
 
-    Returns: where the release's lineage page is, empty where it is not; and what there is to say.
+    Returns: the location of the release's lineage page, or an empty string if there is none; and notes.
     """
     if not registry.in_step(book.load()):
-        return "", []  # MLflow did not answer just now, which was said, or the ledger has moved: see project_later
+        return "", []  # MLflow did not answer, which was already reported, or the ledger has moved: see project_later
     if notes := follow(store):
         return "", notes
     try:
         version = _versions(tracking.open_client(), [release])[release.id]
-    except Exception as error:  # whatever it is: the release stands, and is not to fail for its picture
+    except Exception as error:  # whatever the error, the release must not fail because of its page
         return "", [f"the lineage page of {release.id} cannot be looked up in MLflow: {one_line(error)}"]
     return version.tags.get(registry.PAGE_TAG, ""), []
 
 
 def follow(store: Store) -> list[str]:
-    """Bring all that MLflow shows in step with the ledger, however often that moves meanwhile; returns problems."""
+    """Bring everything shown in MLflow in step with the ledger, even if that moves meanwhile. Return problems."""
     try:
         with registry.alone(registry.DESCRIBED):
             while (ledger := book.load()).releases and not registry.in_step(ledger, registry.DESCRIBED):
                 if problems := registry.try_project(store) or _project(ledger, _touched(ledger), store)[1]:
                     return problems
                 registry.note(registry.DESCRIBED, ledger)
-    except Exception as error:  # whatever it is: what was decided stands
+    except Exception as error:  # whatever the error, the decision stands
         return [f"cards and lineage pages in MLflow could not be updated: {one_line(error)}. `doctor` tries again"]
     return []
 
 
 def put_right(store: Store) -> list[str]:
-    """Hold every release's card and page in MLflow against the ledger; returns what was done, and problems."""
+    """Compare every release's card and page in MLflow with the ledger. Return what was repaired, and problems."""
     with registry.alone(registry.DESCRIBED):
         ledger = book.load()
         done, problems = _project(ledger, ledger.read_releases(ledger.releases), store)
@@ -79,7 +79,7 @@ def put_right(store: Store) -> list[str]:
 
 
 def _touched(ledger: Ledger) -> list[Release]:
-    """The releases of which MLflow may show something that is out of date."""
+    """Return the releases whose content in MLflow may be out of date."""
     entries = ledger.entries()
     commits = [commit for commit, _ in entries]
     noted = registry.noted(registry.DESCRIBED)
@@ -89,12 +89,12 @@ def _touched(ledger: Ledger) -> list[Release]:
 
 
 def _champion(release: Release) -> str | None:
-    """The release that production served when this one was released."""
+    """Return the release that production served when this one was released."""
     return (release.observed.get("comparison") or {}).get("champion")
 
 
 def _project(ledger: Ledger, releases: Iterable[Release], store: Store) -> tuple[list[str], list[str]]:
-    """Write what differs for these releases; returns what was done, and what could not be done."""
+    """Write the differences for these releases. Return what was done, and what could not be done."""
     if not (releases := list(releases)):
         return [], []
     done: list[str] = []
@@ -112,14 +112,14 @@ def _project(ledger: Ledger, releases: Iterable[Release], store: Store) -> tuple
 
 
 def _versions(client: "MlflowClient", releases: Iterable[Release]) -> dict[str, "ModelVersion"]:
-    """Release -> its version. Each has one tag of its own once the registry is in step."""
+    """Return release -> version. Each has one tag of its own once the registry is in step."""
     names = {release.model["name"] for release in releases}
     found = (each for name in sorted(names) for each in client.search_model_versions(f"name = '{name}'"))
     return {each.tags[registry.RELEASE_TAG]: each for each in found if registry.RELEASE_TAG in each.tags}
 
 
 def _shown(release: Release, ledger: Ledger, store: Store) -> Result:
-    """What should stand there. The page compares with the release that production served at the time."""
+    """Return the target state. The page compares with the release that production served at the time."""
     champion = _champion(release)
     others = ledger.read_releases([champion]) if champion in ledger.releases else []
     return Result(
@@ -134,7 +134,7 @@ def _shown(release: Release, ledger: Ledger, store: Store) -> Result:
 
 
 def _apply(client: "MlflowClient", version: "ModelVersion", release: Release, shown: Result) -> list[str]:
-    """Write what differs from that; returns what was written."""
+    """Write what differs from the target state. Return what was written."""
     name, number, run_id = version.name, str(version.version), version.run_id
     written = []
     for path, text in shown.artifacts.items():
@@ -160,7 +160,7 @@ def _read(client: "MlflowClient", run_id: str, path: str) -> str | None:
     with tempfile.TemporaryDirectory(prefix="attached-") as folder:
         try:
             return Path(client.download_artifacts(run_id, path, folder)).read_text(encoding="utf-8")
-        except (MlflowException, OSError, UnicodeDecodeError):  # none there, or not a text
+        except (MlflowException, OSError, UnicodeDecodeError):  # it does not exist, or is not text
             return None
 
 

@@ -1,7 +1,7 @@
-"""OpenLineage events out of this project: into a file, and to the receiver at OPENLINEAGE_URL where that is set.
+"""Write this project's OpenLineage events to a file, and send them to OPENLINEAGE_URL if that is set.
 
-They are appended to .lifecycle/openlineage.jsonl while the next stage runs. Sending is for a process of its own, which
-goes on where the last one stopped: a receiver that is slow or down costs a run nothing, and gets the rest later.
+They are appended to .lifecycle/openlineage.jsonl while the next stage runs. A separate process sends them and continues
+where the last one stopped: a slow or unavailable receiver does not slow down a run, and gets the rest later.
 """
 
 import contextlib
@@ -36,41 +36,41 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 FILE = Path(".lifecycle/openlineage.jsonl")
-# A file that has grown to this size is put aside, in place of the one before: twice this is the most there is.
+# At this size, the file is moved aside and replaces the previous one, so at most twice this is kept.
 LARGE = 20_000_000
 ASIDE = FILE.with_suffix(".old.jsonl")
-# The last commit of the ledger that is told of; and how far which of the two files was sent.
+# The last ledger commit with events; and how much of which of the two files was sent.
 TOLD = Path(".lifecycle/openlineage-ledger.json")
 SENT = Path(".lifecycle/openlineage-sent.json")
 NEXT = Path(".lifecycle/openlineage-next")
 LOG = Path("logs/openlineage.log")
 TEST_RESULTS = Path("transform/target/run_results.json")
 SEND_SECONDS = 10
-# What a receiver says of an event that it will never take.
+# Statuses with which a receiver rejects an event for good.
 REFUSED = (400, 413, 422)
 
 
 class Recorder:
-    """Tells of a run of the pipeline, stage by stage, in a thread of its own. Whatever goes wrong there is a note."""
+    """Record a pipeline run, stage by stage, in a separate thread. Errors there become notes."""
 
     def __init__(self, flow_run: str | None) -> None:
-        """Args: flow_run: Prefect's id of it, which is the run's id here too."""
+        """Args: flow_run: Prefect's id of the flow run, also used as the run's id here."""
         self._run = flow_run or str(uuid4())
         self._begin = self._end = datetime.now(UTC)
         self._thread = ThreadPoolExecutor(1, "openlineage")
         self._writing: list[Future[None]] = []
 
     def stage(self, result: StageResult) -> None:
-        """A stage has ended well. One that had nothing to do is not told of."""
+        """Record a successful stage. Skips a stage that had nothing to do."""
         now = datetime.now(UTC)
         begin, self._end = max(self._end, now - timedelta(seconds=result.seconds)), now
         if result.outcome == "ran":
-            entry = _or_nothing(lambda: locked()[result.stage])  # now: the next stage will write to dvc.lock
+            entry = _or_nothing(lambda: locked()[result.stage])  # read it now: the next stage will write to dvc.lock
             if entry is not None:
                 self._later(lambda: _stage(result.stage, self._run, begin, now, entry))
 
     def finish(self, error: BaseException | None, nominal: datetime | None) -> list[str]:
-        """The run has ended; returns what there is to say."""
+        """Record the end of the run. Return notes."""
         now = datetime.now(UTC)
         if error or self._writing:
             self._later(lambda: _pipeline(self._run, self._begin, self._end, now, error, nominal or self._begin))
@@ -86,7 +86,7 @@ class Recorder:
 def run_of_pipeline(
     flow_run: str | None, nominal: datetime | None, warn: Callable[[str], object]
 ) -> Iterator[Recorder]:
-    """Tell of the run of the pipeline that the block is: its stages as they end, and how it ends itself."""
+    """Record the block as a pipeline run: its stages as they end, and its own result."""
     recorder, error = Recorder(flow_run), None
     try:
         yield recorder
@@ -118,7 +118,7 @@ def _pipeline(
 
 
 def _test_states() -> dict[str, str]:
-    """What came of dbt's data tests, the last time they ran: `pass` or `warn`, by dbt's id."""
+    """Return the results of dbt's data tests in their last run: `pass` or `warn`, by dbt's id."""
     try:
         results = json.loads(TEST_RESULTS.read_text(encoding="utf-8"))["results"]
     except (FileNotFoundError, ValueError, KeyError):
@@ -133,7 +133,7 @@ def _events() -> "Events":
 
 
 def tell_of_scores(scored: Iterable[Scored], flow_run: str | None = None) -> list[str]:
-    """Write the events of the months that were scored; returns what there is to say."""
+    """Write the events of the scored months. Return notes."""
     new = [each for each in scored if each.outcome == "scored"]
     return _tell(lambda: _write(_batches(new, flow_run))) if new else []
 
@@ -150,13 +150,13 @@ def _batches(scored: Iterable[Scored], flow_run: str | None) -> "Iterator[RunEve
 
 
 def tell_of_ledger() -> list[str]:
-    """Write the events of the ledger's entries that have none yet; returns what there is to say."""
+    """Write the events of ledger entries that have none yet. Return notes."""
     return _tell(lambda: _follow(book.load()))
 
 
 def tell_later() -> None:
-    """The same in a process of its own, for who cannot wait; it sends what was not sent, too."""
-    with contextlib.suppress(OSError):  # a full disk, say: the next one will tell of it
+    """Do the same in a separate process, for callers that cannot wait. It also sends unsent events."""
+    with contextlib.suppress(OSError):  # for example a full disk: the next call will record it
         LOG.parent.mkdir(exist_ok=True)
         with LOG.open("w", encoding="utf-8") as log:
             subprocess.Popen(
@@ -171,7 +171,7 @@ def tell_later() -> None:
 def _tell(write: Callable[[], None]) -> list[str]:
     try:
         write()
-    except Exception as error:  # whatever it is: what was done is done, and does not fail for an event
+    except Exception as error:  # whatever the error, finished work must not fail because of an event
         return [f"OpenLineage events could not be written: {one_line(error)}"]
     if os.environ.get("OPENLINEAGE_URL"):
         tell_later()
@@ -181,12 +181,12 @@ def _tell(write: Callable[[], None]) -> list[str]:
 def _or_nothing(read: Callable[[], T]) -> T | None:
     try:
         return read()
-    except Exception:  # whatever it is: there is less to tell then
+    except Exception:  # whatever the error, events then have less detail
         return None
 
 
 def _write(events: "Iterable[RunEvent]") -> None:
-    """Append events to the file, each a line."""
+    """Append events to the file, one per line."""
     from openlineage.client.serde import Serde
 
     lines = "".join(f"{Serde.to_json(event)}\n" for event in events)
@@ -207,7 +207,7 @@ def _follow(ledger: Ledger) -> None:
 
 
 def _untold(ledger: Ledger, tip: str) -> Iterator[Entry]:
-    """The entries behind `tip`. A ledger that does not go on from there is told of from where it went another way."""
+    """Yield the entries after `tip`. If the ledger does not descend from it, start where the two diverged."""
     entries = ledger.entries()
     commits = [commit for commit, _ in entries]
     if tip and tip not in commits:
@@ -226,15 +226,15 @@ def _read(state: Path) -> dict[str, Any]:
 
 
 def send() -> int:
-    """Send what the receiver at OPENLINEAGE_URL has not got; returns how many events it took.
+    """Send all events that the receiver at OPENLINEAGE_URL does not have. Return how many it accepted.
 
     Raises:
-        Exception: of the client, when one does not get through; the next call begins with that one.
+        Exception: the client's error if an event cannot be sent; the next call starts with that one.
     """
     with contextlib.ExitStack() as sending:
         with held(NEXT.with_suffix(".lock"), wait=False) as mine:
             if not mine:
-                return 0  # another process is waiting to send, and will send this too
+                return 0  # another process is waiting to send, and will send these too
             sending.enter_context(held(SENT.with_suffix(".lock")))
         return _send_files()
 
@@ -252,7 +252,7 @@ def _send_files() -> int:
 
 
 def _name(path: Path) -> str:
-    """A file by its first line: its path changes, and another one may come to have it."""
+    """Identify a file by its first line: its path changes, and another file may later have that path."""
     try:
         with path.open("rb") as file:
             return hashlib.sha256(file.readline()).hexdigest()
@@ -292,7 +292,7 @@ def _send(file: TextIO, name: str) -> int:
 if __name__ == "__main__":
     try:
         _follow(book.load())
-    except Exception:  # what is in the file can be sent all the same
+    except Exception:  # the events in the file can still be sent
         print(redacted(traceback.format_exc()))
     with redacted_traceback():
         if os.environ.get("OPENLINEAGE_URL"):

@@ -1,11 +1,11 @@
-"""What can be told of the columns of a query: their origins, direct and indirect."""
+"""Data types for the origins of a query's columns, direct and indirect."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 DIALECT = "duckdb"
-# relation -> column -> type; a relation is named as the compiled SQL names it, without quotes. A column `*` says that
-# there are more columns than are told.
+# relation -> column -> type. A relation is named as in the compiled SQL, without quotes. A column `*` means that there
+# are more columns than are listed.
 Schema = Mapping[str, Mapping[str, str]]
 
 PIVOT = "PIVOT makes columns out of values"
@@ -21,7 +21,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class ColumnLineage:
-    """Where one column of a query comes from. `problem` says why that cannot be told, or not all of it."""
+    """Where one column of a query comes from. `problem`: why that cannot be determined, or not completely."""
 
     direct: frozenset[Origin] = frozenset()
     expression: str = ""
@@ -32,7 +32,7 @@ class ColumnLineage:
 class QueryLineage:
     """Where the columns of a query come from, and which columns decide on its rows.
 
-    Not `complete`: it has columns whose names are not told; in `columns` they stand as they are written.
+    Not `complete`: some columns have unknown names; `columns` lists them as they are written in the SQL.
     """
 
     columns: dict[str, ColumnLineage] = field(default_factory=dict)

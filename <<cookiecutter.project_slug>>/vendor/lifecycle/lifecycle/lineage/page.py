@@ -1,6 +1,6 @@
-"""The graph as a page: one HTML file that fetches nothing, for a disk, a mail or MLflow.
+"""Render the graph as one self-contained HTML file, to save, mail or attach in MLflow.
 
-The layout, the search and the drawing are page.js; here the data goes in, so that nothing in it can run.
+Layout, search and drawing are in page.js. This module inserts the data so that none of it can run as code.
 """
 
 import base64
@@ -17,7 +17,7 @@ from ..releases.record import Release
 from .graph import KINDS, Graph
 
 PAGE = Path(".lifecycle/lineage.html")
-# More releases than this are on the page only if somebody asks for them.
+# More releases than this are on the page only on request.
 SHOWN = 10
 
 
@@ -27,7 +27,7 @@ def write_page(path: Path, graph: Graph, title: str) -> None:
 
 
 def render(graph: Graph, title: str) -> str:
-    """The page as text."""
+    """Return the page as text."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     loader = PackageLoader(__package__.rsplit(".", 1)[0], "lineage")
@@ -49,7 +49,7 @@ def _own(name: str) -> str:
 
 
 def _json_in_html(value: Any) -> str:
-    """JSON that holds no `<`: `</script>` in a label ends nothing, and `<!--` begins nothing."""
+    """Return JSON without any `<`, so that `</script>` or `<!--` in a label has no effect."""
     return json.dumps(value, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
@@ -58,10 +58,10 @@ def _csp_hash(text: str) -> str:
 
 
 def choose(ledger: Ledger, asked: Iterable[str] = ()) -> list[Release]:
-    """The releases for a page: those asked for; else all, or of many those that serve and the newest.
+    """Return the releases for a page: the requested ones, or all; if there are many, the served and the newest.
 
     Raises:
-        UserError: one is not known, or there is none yet.
+        UserError: a release is unknown, or there is none yet.
     """
     if ids := {ledger.resolve(what) for what in asked}:
         return ledger.read_releases(sorted(ids))
@@ -74,5 +74,5 @@ def choose(ledger: Ledger, asked: Iterable[str] = ()) -> list[Release]:
 
 
 def serving(ledger: Ledger) -> list[str]:
-    """What the channels serve now."""
+    """Return the releases that the channels serve now."""
     return [channel.release for channel in ledger.channels().values() if channel.release]

@@ -1,4 +1,4 @@
-"""What identifies this project to others: its name, and where its code is."""
+"""The identity of this project for others: its name, and where its code is."""
 
 import re
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ from ..releases.pipeline import artifacts
 
 @dataclass(frozen=True)
 class Project:
-    """`name`: that of its model. `tables`: the kept tables. `repository`: where its code can be looked at, if anywhere.
+    """`name`: that of its model. `tables`: the kept tables. `repository`: the web page of its code, if any.
 
-    `prefix`: of the project in its repository. `changed`: files that are not as in `commit`.
+    `prefix`: the project's folder in its repository. `changed`: files that differ from `commit`.
     """
 
     name: str
@@ -26,18 +26,18 @@ class Project:
 
     @property
     def address(self) -> str:
-        """A URI for the project as a whole."""
+        """A URI for the whole project."""
         return self.repository or f"urn:ml-lifecycle:{self.name}"
 
     def url(self, file: str, commit: str | None) -> str:
-        """Where a file can be looked at, in a commit if there is one: GitHub's form, which GitLab takes too."""
+        """Return the web page of a file, in a commit if there is one, in GitHub's form, which GitLab accepts too."""
         if self.repository and commit:
             return f"{self.repository}/blob/{commit}/{self.prefix}{file}"
         return (self.folder / file).as_uri()
 
 
 def here() -> Project:
-    """The project of this folder, as it is now."""
+    """Return the project in the current folder, in its current state."""
     declared = artifacts()
     head = git.head()
     remote = git.remote() if head else None
@@ -53,7 +53,7 @@ def here() -> Project:
 
 
 def web_address(remote: str) -> str | None:
-    """The page of a git remote, without user and password; None for one that is a folder."""
+    """Return the web page of a git remote, without user and password. None for a remote that is a folder."""
     if short := re.fullmatch(r"(?:[^@/:]+@)?([\w.-]{2,}):(?!/)(.+)", remote):
         host, path = short.groups()
     else:

@@ -1,4 +1,4 @@
-"""What a change to the project does, for those who review it: metrics, gates, data, parameters, SQL and its reach."""
+"""The effect of a change, for its reviewers: metrics, gates, data, parameters, SQL and what they affect."""
 
 import json
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ SHOWN = 20
 
 @dataclass(frozen=True)
 class Report:
-    """A change, from the commit that it starts from to the work tree."""
+    """A change, from its base commit to the work tree."""
 
     base: str
     metrics: list[Change]
@@ -35,7 +35,7 @@ class Report:
     notes: list[str]
 
     def as_markdown(self) -> str:
-        """For a pull request."""
+        """Return the report as Markdown, for a pull request."""
         failed = [name for name, passes in self.gates.items() if not passes]
         gates = f"{len(failed)} of {len(self.gates)} gates fail: {', '.join(failed)}" if failed else "All gates pass."
         lines = [f"## What changes since {self.base[:12]}", "", gates, ""]
@@ -51,10 +51,10 @@ class Report:
 
 
 def report(base: str, store: Store) -> Report:
-    """Compare the work tree, as built, with the commit at which it left `base`.
+    """Compare the work tree, as built, with the commit where it branched off from `base`.
 
     Raises:
-        UserError: nothing is built here, or `base` is no commit.
+        UserError: nothing is built here, or `base` is not a commit.
     """
     sha = git.resolve(base)
     if sha is None:
@@ -85,7 +85,7 @@ def report(base: str, store: Store) -> Report:
 
 
 class _Before:
-    """What the base had built, as far as the cache or the remote still has it."""
+    """The results of the base, as far as the cache or the remote still has them."""
 
     def __init__(self, outputs: dict[str, Output], store: Store) -> None:
         self._outputs = outputs
@@ -125,7 +125,7 @@ def _flat(content: bytes) -> dict[str, Any]:
 
 
 def _sql(old: Structure | None, new: Structure) -> dict[str, list[str]]:
-    """Each SQL file whose compiled text changed, and the columns of the last table that come from it."""
+    """Return each SQL file whose compiled text changed, with the columns of the last table that come from it."""
     if old is None:
         return {}
     before = {node.file: node.digest for node in old.nodes.values()}

@@ -1,4 +1,4 @@
-"""The walk over a query's scopes, as sqlglot has them, behind `columns.lineage_of`. Slow to import."""
+"""Walk a query's scopes in sqlglot, for `columns.lineage_of`. Slow to import."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ UNNAMED = "DuckDB chooses its name"
 
 @dataclass(frozen=True)
 class _Output:
-    """A column that a scope has. Without a name, DuckDB chooses it; `many` may be several columns."""
+    """A column of a scope. Without a name, DuckDB chooses one; `many`: it may be several columns."""
 
     name: str
     lineage: ColumnLineage
@@ -25,10 +25,10 @@ class _Output:
 
 
 class Reader:
-    """One walk over a query's scopes. What a scope has is found once."""
+    """One walk over a query's scopes. Computes the columns of each scope once."""
 
     def __init__(self, schema: Schema) -> None:
-        # SQL's names are equal whatever their case.
+        # SQL compares names without case.
         self._relations = {relation.lower(): relation for relation in schema}
         self._columns = {
             relation.lower(): {column.lower(): column for column in columns} for relation, columns in schema.items()
@@ -42,7 +42,7 @@ class Reader:
         self._again: set[int] = set()
 
     def read(self, root: Scope) -> QueryLineage:
-        """The lineage of the query whose scope this is."""
+        """Return the lineage of the query with this scope."""
         scopes = list(root.traverse())
         self._scopes = {id(scope.expression): scope for scope in scopes}
         self._traversed = {id(scope) for scope in scopes}
@@ -60,7 +60,7 @@ class Reader:
     # The columns of a scope
 
     def _outputs(self, scope: Scope) -> tuple[_Output, ...] | None:
-        """The columns of a scope; None for a recursive CTE that is being looked at: it finds nothing new in itself."""
+        """Return the columns of a scope. None for a recursive CTE in progress: referring to itself adds nothing new."""
         scope = self._whole(scope)
         key = id(scope)
         if key in self._known:
@@ -75,11 +75,11 @@ class Reader:
             if not recursive:
                 self._known[key] = found
                 return found
-            # What was found on the way rests on too little: once more, with what is known by now.
+            # The result was based on incomplete columns: repeat with the columns known by now.
             self._known = before | {key: found}
 
     def _whole(self, scope: Scope) -> Scope:
-        """Inside a recursive CTE, sqlglot gives the first branch for the whole: the whole of it."""
+        """Return the whole recursive CTE. Inside it, sqlglot gives only its first branch."""
         union = scope.expression.parent
         while isinstance(union, exp.Subquery):
             union = union.parent
@@ -120,7 +120,7 @@ class Reader:
             yield _Output(name, ColumnLineage(found.direct, text, problem), many)
 
     def _name(self, scope: Scope, projection: exp.Expr) -> str:
-        """The name of a projection as its author spelled it, here or where the column is from."""
+        """Return the name of a projection as its author spelled it, here or where the column comes from."""
         alias = projection.args.get("alias")
         name = projection.alias_or_name
         if alias is not None and (spelled := alias.meta.get("spelled")):
@@ -140,7 +140,7 @@ class Reader:
         return next((output.name for output in outputs if output.name.lower() == column.name), column.name)
 
     def _is_list(self, scope: Scope, expression: exp.Expr) -> bool:
-        """Whether the value is a list for certain, and no struct."""
+        """Return whether the value is certainly a list, and not a struct."""
         if not isinstance(expression, exp.Column | exp.Dot):
             return True
         origins = self._expression(scope, expression).direct
@@ -155,14 +155,14 @@ class Reader:
             yield _Output(name, self._expression(scope, *cells))
 
     def _combined(self, scope: Scope) -> list[_Output]:
-        """Of UNION, columns of all branches; of INTERSECT and EXCEPT, those of the first: the others choose rows."""
+        """Return a UNION's columns from all branches; INTERSECT's and EXCEPT's from the first: others filter rows."""
         found = [self._outputs(branch) for branch in scope.set_operation_scopes]
         first, *others = [outputs for outputs in found if outputs is not None] or [()]
         if not isinstance(scope.expression, exp.Union):
             return list(first)
         by_place = not scope.expression.args.get("by_name")
         if any(output.many or not (output.name or by_place) for branch in (first, *others) for output in branch):
-            # Neither places nor names tell what goes with what.
+            # Neither positions nor names determine which columns match.
             return [_Output("", ColumnLineage(expression="*", problem=STAR), many=True)]
         if by_place:
             return [_same(column) for column in zip(first, *others, strict=False)]
@@ -171,13 +171,13 @@ class Reader:
             by_name.setdefault(output.name.lower(), []).append(output)
         return [_same(column) for column in by_name.values()]
 
-    # What an expression reads
+    # Columns that an expression reads
 
     def _expression(self, scope: Scope, *expressions: exp.Expr) -> ColumnLineage:
         return _together(part for expression in expressions for part in self._parts(scope, expression))
 
     def _parts(self, scope: Scope, expression: exp.Expr) -> Iterator[ColumnLineage]:
-        """Everything that an expression names; of a query in it, its columns and what decides on its rows."""
+        """Yield everything that an expression names; for a query in it, its columns and those deciding on its rows."""
         for node in _inside(expression):
             if isinstance(node, exp.Query):
                 yield from self._nested(node)
@@ -210,7 +210,7 @@ class Reader:
         return _together(self._expression(scope, window) for window in windows if window.name.lower() == name.lower())
 
     def _origins(self, scope: Scope, column: exp.Column) -> ColumnLineage:
-        """Where a column that an expression of this scope names comes from."""
+        """Return where a column in an expression of this scope comes from."""
         source = _source(scope, column.table)
         if source is None:
             pivoted = any(table.args.get("pivots") for table in scope.tables)
@@ -247,14 +247,14 @@ class Reader:
         return ColumnLineage(problem=problems[0] if problems else f"there is no {name}")
 
     def _of_function(self, scope: Scope, table: exp.Table) -> ColumnLineage:
-        """A series is made of its bounds; of any other table function, only DuckDB knows the columns."""
+        """Return a series' bounds as its origins. For any other table function, only DuckDB knows the columns."""
         if isinstance(table.this, exp.GenerateSeries):
             return self._expression(scope, table.this)
         name = table.this.sql(dialect=DIALECT).partition("(")[0].lower()
         return ColumnLineage(problem=f"the columns of {name}(...) are not known")
 
     def _row(self, scope: Scope, name: str) -> ColumnLineage:
-        """A whole row of a source as one value."""
+        """Return the lineage of a whole row of a source as one value."""
         source = _source(scope, name)
         if source is None:
             return ColumnLineage(problem=f"it is unclear what {name} is")
@@ -266,12 +266,12 @@ class Reader:
         relation = self._relations[_name_of(source)]
         return ColumnLineage(frozenset(Origin(relation, column) for column in columns.values()))
 
-    # What decides on rows
+    # Columns that decide on rows
 
     def _deciders(self, root: Scope, inside: bool = False) -> ColumnLineage:
-        """What decides which rows a scope has: in it, and in all that it selects from.
+        """Return the columns that decide which rows a scope has: in it, and in everything it selects from.
 
-        Order counts inside a query, where a list or a LIMIT may depend on it. The order of a whole result does not.
+        Order matters inside a query, if a list or a LIMIT depends on it. The order of a final result does not.
         """
         seen: dict[int, Scope] = {}
         todo = [root]
@@ -279,7 +279,7 @@ class Reader:
             scope = self._whole(todo.pop())
             if id(scope) not in seen:
                 seen[id(scope)] = scope
-                self._outputs(scope)  # of a recursive CTE the whole, before its branches
+                self._outputs(scope)  # for a recursive CTE, all of it before its branches
                 todo += scope.set_operation_scopes or []
                 todo += [source for _, source in scope.selected_sources.values() if isinstance(source, Scope)]
                 todo += scope.derived_table_scopes
@@ -310,7 +310,7 @@ class Reader:
                 yield from self._ordered(scope, order)
 
     def _selecting(self, scope: Scope) -> Iterator[ColumnLineage]:
-        """Of a SELECT."""
+        """Yield the columns that decide which rows a SELECT has."""
         args = scope.expression.args
         projections = _projections(scope)
         clauses = [args.get(name) for name in ("where", "group", "having", "qualify")]
@@ -333,7 +333,7 @@ class Reader:
                 yield self._of_function(scope, source)
 
     def _ordered(self, scope: Scope, order: exp.Order) -> Iterator[ColumnLineage]:
-        """What rows are put in order by, where that counts. The name of a result column means that column."""
+        """Yield the columns that rows are ordered by, where order matters. A result column's name means that column."""
         outputs = self._outputs(scope) or ()
         by_name = {output.name.lower(): output.lineage for output in outputs}
         for each in order.expressions:
@@ -351,7 +351,7 @@ def _projections(scope: Scope) -> list[exp.Expr]:
 
 
 def _joins(select: exp.Expr) -> Iterator[exp.Expr]:
-    """The joins of a SELECT, those in parentheses too."""
+    """Yield the joins of a SELECT, including those in parentheses."""
     todo = [select.args.get("from_"), *(select.args.get("joins") or [])]
     while todo:
         each = todo.pop()
@@ -364,7 +364,7 @@ def _joins(select: exp.Expr) -> Iterator[exp.Expr]:
 
 
 def _source(scope: Scope, name: str) -> exp.Table | Scope | None:
-    """What a name before a column's means: a source of this query or, in a correlated one, of a query around it."""
+    """Resolve the qualifier of a column: a source of this query or, if it is correlated, of an outer query."""
     at: Scope | None = scope
     while at is not None:
         if name in at.selected_sources:
@@ -374,7 +374,7 @@ def _source(scope: Scope, name: str) -> exp.Table | Scope | None:
 
 
 def _same(outputs: Sequence[_Output]) -> _Output:
-    """One column of a union: of the branches' columns, with the first one's name."""
+    """Combine the columns of a union's branches into one, with the first one's name."""
     together = _together(output.lineage for output in outputs)
     return _Output(outputs[0].name, ColumnLineage(together.direct, outputs[0].lineage.expression, together.problem))
 
@@ -384,7 +384,7 @@ def _key(output: _Output) -> str:
 
 
 def _renamed(outputs: Iterable[_Output]) -> Iterator[_Output]:
-    """As DuckDB does it: the second column of a name gets `_1`."""
+    """Rename columns as DuckDB does: the second column with a name gets `_1`."""
     seen: set[str] = set()
     for output in outputs:
         name, number = output.name, 0
@@ -396,7 +396,7 @@ def _renamed(outputs: Iterable[_Output]) -> Iterator[_Output]:
 
 
 def _unknown_names(projection: exp.Expr) -> str:
-    """Why a projection is several columns whose names are not told, if so."""
+    """Return why a projection yields several columns with unknown names, or an empty string."""
     for node in _inside(projection):
         if isinstance(node, exp.Columns) and not node.args.get("unpack"):
             return COLUMNS
@@ -406,7 +406,7 @@ def _unknown_names(projection: exp.Expr) -> str:
 
 
 def _inside(expression: exp.Expr) -> Iterator[exp.Expr]:
-    """What an expression is made of, without what is inside the queries and columns in it."""
+    """Yield the parts of an expression, without the insides of its queries and columns."""
     return expression.walk(prune=lambda each: isinstance(each, exp.Query | exp.Column))
 
 
@@ -417,7 +417,7 @@ def _unnested(projection: exp.Expr) -> exp.Expr | None:
 
 
 def _chooses(query: exp.Expr) -> bool:
-    """DISTINCT ON takes the first row of each group, in the order that is asked for."""
+    """Return whether a query has DISTINCT ON, which takes the first row of each group in the requested order."""
     distinct = query.args.get("distinct")
     return bool(distinct and distinct.args.get("on"))
 
@@ -428,7 +428,7 @@ def _name_of(table: exp.Table) -> str:
 
 @cache
 def _built_in_functions() -> frozenset[str]:
-    """What DuckDB has beyond the functions that sqlglot knows."""
+    """Return DuckDB's functions that sqlglot does not know."""
     import duckdb
 
     with duckdb.connect() as database:

@@ -1,6 +1,6 @@
 """The SQL of one pipeline result as a graph: sources, seeds and models, and their columns.
 
-Read from reports/sql, which the pipeline keeps: of the work tree, or of any release.
+Read from reports/sql, which the pipeline keeps: in the work tree, or in any release.
 """
 
 import json
@@ -25,7 +25,7 @@ FOLDER = Path(SQL_FILE).parent
 
 @dataclass(frozen=True, order=True)
 class Column:
-    """A column, by the dbt id of its node."""
+    """A column, with the dbt id of its node."""
 
     node: str
     name: str
@@ -33,7 +33,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Node:
-    """A source, seed or model of the dbt project. `name` reads `schema.table`; `sql` is as compiled."""
+    """A source, seed or model of the dbt project. `name` has the form `schema.table`; `sql` is the compiled SQL."""
 
     id: str
     kind: Kind
@@ -57,7 +57,7 @@ class Node:
 
 
 class Structure:
-    """The nodes of one version of the SQL, and what follows from them."""
+    """The nodes of one version of the SQL, with the lineage computed from them."""
 
     def __init__(self, manifest: dict[str, Any], texts: Mapping[str, str]) -> None:
         """Args: manifest: nodes.json; texts: the compiled SQL, by file name."""
@@ -74,7 +74,7 @@ class Structure:
         return {node.id: self.query(node.id) for node in self.nodes.values() if node.kind == "model"}
 
     def query(self, model: str) -> QueryLineage:
-        """The column lineage of one model. Only what it needs for that is read."""
+        """Return the column lineage of one model. Parses only the models that this needs."""
         todo = [model]
         while todo:
             node = self.nodes[todo[-1]]
@@ -89,7 +89,7 @@ class Structure:
         return self._read[model]
 
     def _schema(self, node: str) -> Iterator[tuple[str, str]]:
-        """Name and type of a node's columns, as far as they are known; `*` where there are more."""
+        """Yield name and type of a node's columns, as far as they are known; `*` if there are more."""
         if node not in self._read:
             yield from self.nodes[node].known_columns.items()
             return
@@ -98,7 +98,7 @@ class Structure:
             yield "*", ""
 
     def _named(self, node: Node) -> str:
-        """The node's SQL, with sources by name where it has them by file."""
+        """Return the node's SQL with sources named as tables instead of files."""
         sql = node.sql
         for read in (self.nodes[name] for name in node.reads):
             if read.kind == "source":
@@ -110,12 +110,12 @@ class Structure:
         return {_plain(node): node.id for node in self.nodes.values()}
 
     def columns(self, node: str) -> list[str]:
-        """The columns of a node, in order."""
+        """Return the columns of a node, in order."""
         is_model = self.nodes[node].kind == "model"
         return list(self.query(node).columns if is_model else self.nodes[node].known_columns)
 
     def origins(self, column: Column) -> tuple[set[Column], str]:
-        """The columns that a column is computed from directly, and what cannot be told about that."""
+        """Return the columns that a column is directly computed from, and what is unknown about them."""
         if self.nodes[column.node].kind != "model":
             return set(), ""
         query = self.query(column.node)
@@ -125,7 +125,7 @@ class Structure:
         return self._resolve(found.direct), found.problem
 
     def deciders(self, node: str) -> set[Column]:
-        """The columns that decide which rows a model has: of joins, filters and groups."""
+        """Return the columns that decide which rows a model has: in joins, filters and groups."""
         return self._resolve(self.queries[node].indirect) if node in self.queries else set()
 
     def _resolve(self, origins: frozenset[Origin]) -> set[Column]:
@@ -143,20 +143,20 @@ class Structure:
         return uses
 
     def upstream(self, start: Column) -> set[Column]:
-        """Every column that a column is computed from."""
+        """Return every column that a column is computed from."""
         return _closure({start}, lambda column: self.origins(column)[0]) - {start}
 
     def downstream(self, *start: Column) -> set[Column]:
-        """Every column that is computed from one of these."""
+        """Return every column that is computed from one of these."""
         return _closure(set(start), lambda column: self._uses.get(column, set())) - set(start)
 
     def decided_by(self, *start: Column) -> list[str]:
-        """The models whose rows are chosen by these columns, or by what is computed from them."""
+        """Return the models whose rows are filtered by these columns, or by columns computed from them."""
         reached = set(start) | self.downstream(*start)
         return [node for node in self.queries if self.deciders(node) & reached]
 
     def models_below(self, start: str) -> list[str]:
-        """The models that read a node, and those that read them, in order."""
+        """Return the models that read a node, directly or indirectly, in order."""
         reached = {start}
         for node in self.nodes.values():
             if reached & set(node.reads):
@@ -164,7 +164,7 @@ class Structure:
         return [name for name in self.nodes if name in reached and name != start]
 
     def untold(self, *start: str) -> dict[str, str]:
-        """The models that read these nodes of which not all can be told, by name, and why."""
+        """Return models that read these nodes and whose lineage is incomplete, by name, with the reason."""
         below = {*start, *(name for node in start for name in self.models_below(node))}
         found = {}
         for name in (name for name in self.queries if name in below):
@@ -175,7 +175,7 @@ class Structure:
         return found
 
     def find(self, name: str) -> Node | None:
-        """The node of a dbt id, a name like `features.orders`, or a table's name that is the only one of its kind."""
+        """Return the node for a dbt id, a name like `features.orders`, or a table's name if it is unique."""
         for node in self.nodes.values():
             if name in (node.id, node.name):
                 return node
@@ -184,13 +184,13 @@ class Structure:
         return next(iter(models or short), None)
 
     def find_column(self, name: str) -> Column | None:
-        """The column that `schema.table.column` or `table.column` names."""
+        """Return the column that `schema.table.column` or `table.column` names."""
         table, _, column = name.rpartition(".")
         node = self.find(table) if table else None
         return Column(node.id, column) if node and column in self.columns(node.id) else None
 
     def names(self) -> list[str]:
-        """What a person may type: the names of nodes and of columns."""
+        """Return the names that a person may type: of nodes and of columns."""
         return [
             name
             for node in self.nodes.values()
@@ -200,7 +200,7 @@ class Structure:
 
 @cache
 def _lineage_of(sql: str, reads: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]) -> QueryLineage:
-    """What two versions of the SQL share is read once."""
+    """Cache the lineage, so that SQL shared by two versions is parsed once."""
     return lineage_of(sql, {name: dict(columns) for name, columns in reads})
 
 
@@ -233,12 +233,12 @@ def _node(name: str, nodes: dict[str, dict[str, Any]], texts: Mapping[str, str])
 
 
 def _plain(node: Node) -> str:
-    """The relation as three names with dots between, as the compiled SQL or `_named` has it."""
+    """Return the relation as three dotted names, as in the compiled SQL or in `_named`."""
     return f"source.{node.name}" if node.kind == "source" else node.relation.replace('"', "")
 
 
 def of_work_tree() -> Structure:
-    """The SQL as last built here.
+    """Return the SQL as last built here.
 
     Raises:
         UserError: nothing has been built yet.
@@ -252,10 +252,10 @@ def of_work_tree() -> Structure:
 
 
 def of_release(release: Release, store: Store) -> Structure:
-    """The SQL of a release, out of DVC's cache or remote.
+    """Return the SQL of a release, from DVC's cache or remote.
 
     Raises:
-        UserError: it is not there any more.
+        UserError: it no longer exists.
     """
     outputs = release.outputs(str(FOLDER))
     if wrong := store.fetch(outputs):

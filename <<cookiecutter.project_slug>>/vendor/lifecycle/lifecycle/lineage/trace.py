@@ -1,7 +1,7 @@
-"""`trace`: from anything up to the bytes, SQL, code and people behind it.
+"""`trace`: find the bytes, SQL, code and people behind anything.
 
-A release is traced by its record, the ledger and the SQL that DVC keeps: no server is asked. The work tree is traced by
-dvc.lock and the files it names, and what has changed since they were built is called out.
+Traces a release through its record, the ledger and the SQL in DVC, without asking a server. Traces the work tree
+through dvc.lock and the files it names, and points out changes since they were built.
 """
 
 import fnmatch
@@ -30,7 +30,7 @@ CHANNELS: tuple[ChannelName, ...] = ("staging", "canary", "production")
 
 @dataclass(frozen=True)
 class Served:
-    """A time during which a channel served a release; `until` is None for what it serves now."""
+    """A period during which a channel served a release; `until` is None for the current one."""
 
     channel: ChannelName
     generation: int
@@ -41,7 +41,7 @@ class Served:
 
 
 def served(ledger: Ledger) -> list[Served]:
-    """What every channel served, oldest first."""
+    """Return what every channel served, oldest first."""
     found: list[Served] = []
     open_at: dict[ChannelName, int] = {}
     for _, entry in ledger.entries():
@@ -59,10 +59,10 @@ def served(ledger: Ledger) -> list[Served]:
 
 
 def serving_at(ledger: Ledger, channel: ChannelName, time: str) -> Served:
-    """What a channel served at a time, given as ISO 8601 (UTC, if it names no zone).
+    """Return what a channel served at a time, given as ISO 8601 (UTC if it has no time zone).
 
     Raises:
-        UserError: it is no time, or the channel served nothing then.
+        UserError: it is not a time, or the channel served nothing then.
     """
     try:
         asked = datetime.fromisoformat(time)
@@ -80,19 +80,19 @@ def serving_at(ledger: Ledger, channel: ChannelName, time: str) -> Served:
 
 
 class Tracer:
-    """Answers what something was made from, by one ledger and one store."""
+    """Find out what something was made from, using one ledger and one store."""
 
     def __init__(self, ledger: Ledger, store: Store, verify: bool = False) -> None:
-        """Args: verify: hash again what is shown of a release, and say what no longer matches."""
+        """Args: verify: hash the files of a release again, and report those that no longer match."""
         self._ledger = ledger
         self._store = store
         self._verify = verify
 
     def trace(self, what: str) -> Fact:
-        """The tree above a channel (`production@2013-08-01T12:00`), release, file, model or column.
+        """Return the tree above a channel (`production@2013-08-01T12:00`), release, file, model or column.
 
         Raises:
-            UserError: it is not known; names the nearest that is.
+            UserError: the name is unknown; the message suggests the closest known one.
         """
         channel, _, time = what.partition("@")
         if channel in CHANNELS:
@@ -104,7 +104,7 @@ class Tracer:
         return self._in_work_tree(what)
 
     def _scored(self, what: str, found: Found) -> Fact:
-        """The tree above a prediction of a batch, with every version of its month that there was."""
+        """Return the tree above a batch prediction, with every version of its month."""
         row, mine = found.row, found.version
         now = "holds" if mine == found.versions[-1] else "was replaced"
         versions = (
@@ -134,7 +134,7 @@ class Tracer:
         )
 
     def prediction(self, prediction_id: str, lines: list[dict[str, Any]]) -> Fact:
-        """The tree above a prediction, given its lines in the log: what was asked and answered, and the releases."""
+        """Return the tree above a prediction from its lines in the log: request, answer and releases."""
         rows = tuple(_logged(line) for line in lines)
         releases = dict.fromkeys(line["release"] for line in lines)
         filled = tuple(map(self._online, dict.fromkeys(line["online"] for line in lines if line["online"])))
@@ -142,7 +142,7 @@ class Tracer:
         return Fact("prediction", prediction_id, f"at {lines[0]['at']} UTC", below=(*rows, *filled, *above))
 
     def _online(self, name: str) -> Fact:
-        """The online table that features were filled in from. Its name says what it was made of."""
+        """Return the online table that features were filled in from. Its name tells what it was made of."""
         features, sql = name.split("-")
         releases = self._ledger.read_releases(self._ledger.releases)
         made = [
@@ -154,7 +154,7 @@ class Tracer:
         return Fact("online", name, f"what the request left out: {of}, by SQL {sql}", {"releases": made})
 
     def release(self, release: Release) -> Fact:
-        """The tree above a release."""
+        """Return the tree above a release."""
         observed, lock = release.observed, release.materials["environment"]["lock"]
         wrong = self._wrong(release)
         parts = (
@@ -178,7 +178,7 @@ class Tracer:
         )
 
     def _wrong(self, release: Release) -> dict[str, str]:
-        """Files of a release that are not as recorded: path -> what is wrong. Empty unless asked to verify."""
+        """Return files of a release that differ from its record: path -> problem. Empty unless asked to verify."""
         if not self._verify:
             return {}
         found = {
@@ -315,7 +315,7 @@ class Tracer:
         return next(iter(exact or (ends if len(ends) == 1 else [])), None)
 
     def _file(self, path: str) -> Fact:
-        """The tree above a file that the pipeline made: its stage, what that read, and so on up."""
+        """Return the tree above a file that the pipeline made: its stage, the stage's inputs, and so on."""
         stages = locked()
         maker = next(
             name for name, stage in stages.items() for out in stage["outs"] if f"{path}/".startswith(f"{out['path']}/")
@@ -353,7 +353,7 @@ class Tracer:
         return Fact("stage", name, stage["cmd"], {"params": params}, below=tuple(below))
 
     def _column(self, column: Column, seen: set[Column] | None = None) -> Fact:
-        """The tree of columns that a column is computed from."""
+        """Return the tree of columns that a column is computed from."""
         seen = set() if seen is None else seen
         node = self._sql.nodes[column.node]
         name = f"{node.name}.{column.name}"
@@ -386,13 +386,13 @@ class _RawFile:
 
 
 def outputs_here(*below: str) -> list[Output]:
-    """The outputs that dvc.lock names; with `below`, those at or below these paths."""
+    """Return the outputs that dvc.lock names. With `below`, only those at or below these paths."""
     outs = [Output(out["path"], out["md5"], out["size"]) for out in outputs()]
     return [out for out in outs if not below or any(f"{out.path}/".startswith(f"{name}/") for name in below)]
 
 
 def _node_fact(sql: Structure, node: Node, raw: list[_RawFile], wrong: Callable[[str], str], seen: set[str]) -> Fact:
-    """The tree above a source, seed or model."""
+    """Return the tree above a source, seed or model."""
     if node.id in seen:
         return Fact(node.kind, node.name, "as above")
     seen.add(node.id)
@@ -426,7 +426,7 @@ def _decision(entry: Entry) -> Fact:
 
 
 def _logged(line: dict[str, Any]) -> Fact:
-    """One line of the log of predictions."""
+    """Return the fact for one line of the prediction log."""
     said = f"failed ({line['error']})" if line["error"] else f"said {line['score']:.6g}"
     key = f", key {line['key']}" if line["key"] else ""
     role = ", as a shadow" if line["shadow"] else ""

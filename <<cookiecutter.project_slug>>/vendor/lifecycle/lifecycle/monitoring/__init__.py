@@ -1,1 +1,1 @@
-"""The release in service: drift, data quality, model quality, freshness, service; verdicts with hysteresis."""
+"""Monitor the release in service: drift, data quality, model quality, freshness, service; verdicts with hysteresis."""

@@ -1,6 +1,6 @@
-"""Alerts: one for each breach that opens, told again after a cooldown while it stays open.
+"""Alerts: one for each breach that opens, repeated after a cooldown while it stays open.
 
-Every alert is a line of a log. Whoever delivers one adds a line of its own, so what did not get through is tried again.
+Every alert is a line in a log. Each delivery adds its own line, so failed deliveries are tried again.
 """
 
 import json
@@ -17,10 +17,10 @@ from .history import Series
 from .monitor import Monitored
 
 FILE = Path(".lifecycle/monitoring/alerts.jsonl")
-# The target that stands for the log itself.
+# The target name for the log itself.
 LOG = "log"
 
-# What to look at first, by check.
+# What to check first, by check.
 COMMANDS = {
     "freshness": "{command} run && {command} refresh",
     "nulls": "{command} status",
@@ -35,7 +35,7 @@ OTHERWISE = "{command} run  # retrain on what is new, then release"
 
 @dataclass(frozen=True)
 class Alert:
-    """What is told. `breach` names the opening: the same one is told once."""
+    """An alert to send. `breach` identifies the opening of a breach, so that each is sent once."""
 
     breach: str
     title: str
@@ -45,12 +45,12 @@ class Alert:
 
 
 def of(found: Monitored, settings: Alerts) -> list[Alert]:
-    """An alert for each open breach."""
+    """Return an alert for each open breach."""
     return [of_series(found.release, each, settings) for each in found.breaches]
 
 
 def of_series(release: str, series: Series, settings: Alerts) -> Alert:
-    """The alert for one open breach."""
+    """Return the alert for one open breach."""
     point = series.now
     title = f"{series.check} of {series.subject} ({series.source})"
     since = "" if series.source == "freshness" else f", since {point.state.since}"
@@ -62,22 +62,22 @@ def of_series(release: str, series: Series, settings: Alerts) -> Alert:
 
 
 def breach_of(release: str, series: Series) -> str:
-    """The name of an open breach. Freshness has no windows: its breach opens at a moment, which is in `since` too."""
+    """Return the name of an open breach. Freshness has no windows: `since` is then the time when the breach opened."""
     return name_of(release, series, series.now.state.since)
 
 
 def name_of(release: str, series: Series, since: str | None) -> str:
-    """The name of a breach that opened with the window `since`."""
+    """Return the name of a breach that opened with the window `since`."""
     return "/".join((release, series.source, series.check, series.subject, str(since)))
 
 
 def body(alert: Alert) -> str:
-    """An alert as a message."""
+    """Format an alert as a message."""
     return f"{alert.text}\n\ntype     {alert.command}\nrunbook  {alert.runbook}\n"
 
 
 def read(file: Path = FILE) -> list[dict[str, Any]]:
-    """The log. A line that a crash has torn is passed over."""
+    """Read the log. Skips a line that a crash cut short."""
     lines = []
     for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []:
         try:
@@ -90,7 +90,7 @@ def read(file: Path = FILE) -> list[dict[str, Any]]:
 def due(
     alerts: Iterable[Alert], told: Iterable[dict[str, Any]], to: str, at: datetime, cooldown: timedelta
 ) -> list[Alert]:
-    """Those that `to` was not told of, or not since the cooldown."""
+    """Return the alerts that `to` has not received, or not since the cooldown."""
     last: dict[str, datetime] = {}
     for line in told:
         if line["to"] == to:
@@ -105,7 +105,7 @@ def tell(
     settings: Alerts,
     file: Path = FILE,
 ) -> tuple[list[Alert], list[str]]:
-    """Write what is due to the log, and hand it to each target; returns what was new in the log, and what failed."""
+    """Log the alerts that are due and send them to each target. Return the new ones in the log, and the failures."""
     cooldown, told, problems = timedelta(hours=settings.cooldown_hours), read(file), []
     new = due(alerts, told, LOG, at, cooldown)
     append(file, *(_line(alert, LOG, at) for alert in new))
@@ -113,7 +113,7 @@ def tell(
         for alert in due(alerts, told, name, at, cooldown):
             try:
                 deliver(alert)
-            except Exception as error:  # one that is down keeps no other from hearing; it is tried again next time
+            except Exception as error:  # a failing target does not block the others; it is tried again next time
                 problems.append(f"{alert.title} could not be sent to {name}: {type(error).__name__}")
                 continue
             append(file, _line(alert, name, at))
@@ -125,5 +125,5 @@ def _line(alert: Alert, to: str, at: datetime) -> dict[str, Any]:
 
 
 def append(file: Path, *lines: dict[str, Any]) -> None:
-    """Add lines of JSON to a log, and see them on the disk."""
+    """Append lines of JSON to a log and flush them to disk."""
     append_lines(file, "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines))

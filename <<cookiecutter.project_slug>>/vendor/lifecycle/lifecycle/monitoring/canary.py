@@ -1,4 +1,4 @@
-"""What a canary does with real requests, beside production, out of the prediction log."""
+"""Measure a canary on real requests, compared with production, from the prediction log."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -14,13 +14,13 @@ from .summary import quoted, text
 from .window import REQUEST
 
 LOG = Path("logs/predictions")
-# Of 100 requests, one may be slower than the bound of the 99th percentile.
+# At the 99th percentile, one request in 100 may be slower than the bound.
 SLOW_SHARE = 0.01
 
 
 @dataclass(frozen=True)
 class Stay:
-    """A time during which the canary got one share of the requests."""
+    """A period during which the canary received one share of the requests."""
 
     generation: int
     share: float
@@ -29,10 +29,10 @@ class Stay:
 
 @dataclass(frozen=True)
 class Watched:
-    """What the canary came to, over all shares; `at_share` and `p99_ms` at the present one.
+    """Measurements of the canary over all shares; `at_share` and `p99_ms` are for the current share.
 
-    A key counts once, by its first request: the same row again and again shows nothing new. Only `failed_share` and
-    `p99_ms` are of all requests.
+    A key counts once, by its first request: repeating the same row adds no evidence. Only `failed_share` and `p99_ms`
+    use all requests.
     `e_excess`: capital against "it errs no more than production". `e_errors`, `e_slow`: against "within its bound".
     `e_within`: against "not within the bound of errors".
     """
@@ -53,7 +53,7 @@ class Watched:
     e_within: float
 
     def as_dict(self) -> dict[str, Any]:
-        """As it stands in the ledger."""
+        """Return the values as the ledger stores them."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -64,14 +64,14 @@ class Watched:
 
 
 def read_log(since: str, folder: Path = LOG) -> Any:
-    """The predictions logged since a time (ISO 8601), in order of time: a pandas frame.
+    """Return the predictions logged since a time (ISO 8601), in order of time, as a pandas frame.
 
-    Without shadows, and without rows whose features are not those of the online table for their key. Such a row may
-    have made its request fail, so a request that failed is left out with all its rows.
+    Leaves out shadows, and rows whose features are not those of the online table for their key. Such a row may have
+    made its request fail, so a failed request is left out with all its rows.
 
-    Columns: at (UTC), release, channel, generation, request (its id), unit (the row's key; its id where it has none),
-    score, latency_ms, failed. A row for each row of a request, which succeed or fail together. Reads JSON lines and
-    Parquet files; a torn line is left out, and what stands in two files is one prediction.
+    Columns: at (UTC), release, channel, generation, request (its id), unit (the row's key, or its id if it has none),
+    score, latency_ms, failed. One row for each row of a request; they succeed or fail together. Reads JSON lines and
+    Parquet files; skips a truncated line, and counts a prediction in two files once.
     """
     import duckdb
 
@@ -89,7 +89,7 @@ def read_log(since: str, folder: Path = LOG) -> Any:
         for pattern, (reader, options) in readers.items():
             if found := sorted(folder.rglob(pattern)):
                 files = ", ".join(text(str(file)) for file in found)
-                # A file of before a column was there has null in it.
+                # Files written before a column was added have null in it.
                 whole = f"{nothing} union all by name select * from {reader}([{files}], {options})"
                 sources.append(f"select {casts} from ({whole})")
         connection.execute("set TimeZone = 'UTC'")
@@ -114,9 +114,9 @@ def watch(
 
     Args:
         release: its id.
-        stays: the shares it has had, the first one first.
-        rules: of params.yaml.
-        expected: edges between scores, and the share of scores between them in the shadow.
+        stays: the periods with its shares, the first one first.
+        rules: from params.yaml.
+        expected: edges between scores, and the share of scores in each part in the shadow.
     """
     import numpy as np
 
@@ -152,9 +152,9 @@ def watch(
 
 
 def _first_errors(ours: Any, theirs: Any, stays: list[Stay]) -> tuple[Array, Array]:
-    """The canary's share at the first error of each unit, and whether that was the canary's.
+    """Return the canary's share at the first error of each unit, and whether the canary made that error.
 
-    A unit goes to the canary by chance, once for all its requests: it is what the test counts, and not its requests.
+    A unit is assigned to the canary at random, once for all its requests, so the test counts units and not requests.
     """
     import numpy as np
     import pandas as pd
@@ -167,22 +167,22 @@ def _first_errors(ours: Any, theirs: Any, stays: list[Stay]) -> tuple[Array, Arr
 
 
 def _capital(logarithm: float) -> float:
-    """A number that JSON can hold."""
+    """Return a number that JSON can hold."""
     return math.exp(min(logarithm, 700.0))
 
 
 def stability(scores: Array, edges: tuple[float, ...], expected: tuple[float, ...]) -> float:
-    """Population stability index of scores against the shares expected between these edges; 0 for as expected."""
+    """Return the population stability index of scores against the expected shares between edges; 0 if equal."""
     import numpy as np
 
-    # Half a row in each part more: an empty one is not infinitely far.
+    # Add half a row to each part, so that an empty one does not give infinity.
     counts = np.array(parts(scores, edges)) * len(scores) + 0.5
     actual, wanted = counts / counts.sum(), np.maximum(expected, 1e-4)
     return float(np.sum((actual - wanted) * np.log(actual / wanted)))
 
 
 def judge(watched: Watched, rules: Rollout, now: datetime) -> tuple[Verdict, str, bool]:
-    """What is to be done, why, and whether a person must decide where the verdict is to hold."""
+    """Return what to do, why, and whether a person must decide if the verdict is hold."""
     bounds, enough = rules.canary, TESTS / rules.alpha
     failed = f"{watched.errors:,} of {watched.requests:,} requests"
     if watched.e_excess >= enough:

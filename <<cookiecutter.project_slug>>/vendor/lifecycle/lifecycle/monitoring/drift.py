@@ -1,15 +1,15 @@
-"""How far recent rows are from the reference: effect sizes, not p-values, which at these sizes are always small."""
+"""Distance of recent rows from the reference: effect sizes, not p-values, which are always small for so many rows."""
 
 import math
 
 from .summary import Summary
 
-# Deviations; farther than that is all the same.
+# In deviations; larger values are clipped to this.
 FARTHEST = 1e6
 
 
 def psi(reference: Summary, recent: Summary) -> float | None:
-    """Population stability index over the bins, what is missing being one of them; None without rows.
+    """Return the population stability index over the bins, with missing values as one bin. None without rows.
 
     The sum of (q - p) ln(q / p): Jeffreys' divergence (Kullback and Leibler, 1951), under the name and with the rule of
     thumb (over 0.25: look at it) of Siddiqi, Credit Risk Scorecards, 2006. Half a row is added to each bin (Krichevsky
@@ -28,10 +28,10 @@ def _shares(summary: Summary) -> list[float]:
 
 
 def distance(reference: Summary, recent: Summary) -> float | None:
-    """Wasserstein distance in standard deviations of the reference; None without numbers to compare.
+    """Return the Wasserstein distance in standard deviations of the reference. None without numbers to compare.
 
     In one dimension it is the area between the two quantile functions (Vallender, 1974), here by the midpoint rule over
-    100 of them: it says how far values have moved, where PSI says how many have changed bins.
+    100 points: it measures how far values have moved, while PSI measures how many have changed bins.
     """
     if not reference.quantiles or not recent.quantiles or reference.std is None:
         return None
@@ -42,18 +42,18 @@ def distance(reference: Summary, recent: Summary) -> float | None:
 
 
 def null_rise(reference: Summary, recent: Summary) -> float | None:
-    """By how much the share of missing values has grown."""
+    """Return the increase in the share of missing values."""
     if not reference.rows or not recent.rows:
         return None
     return max(recent.nulls / recent.rows - reference.nulls / reference.rows, 0.0)
 
 
 def outside(reference: Summary, recent: Summary) -> float | None:
-    """The share of rows beyond the reference's range, or of a category that it never saw."""
+    """Return the share of rows outside the reference's range, or in a category that it does not have."""
     if not reference.rows or not recent.rows or recent.outside is None:
         return None
     return recent.outside / recent.rows
 
 
-# The checks on a column, by the name that params.yaml and the history have for them.
+# The checks on a column, by their names in params.yaml and the history.
 CHECKS = {"psi": psi, "distance": distance, "nulls": null_rise, "outside": outside}

@@ -1,4 +1,4 @@
-"""The newest figures as Prometheus gauges, for node-exporter's textfile collector or the server's /metrics."""
+"""Export the newest figures as Prometheus gauges, for node-exporter's textfile collector or the server's /metrics."""
 
 from datetime import datetime
 from pathlib import Path
@@ -7,16 +7,16 @@ from ..files import write_text
 from .monitor import Monitored
 
 FILE = Path(".lifecycle/monitoring/metrics.prom")
-EPOCH = datetime(1970, 1, 1)  # UTC, as all times here
+EPOCH = datetime(1970, 1, 1)  # UTC, like all times here
 
 
 def write(found: Monitored, file: Path = FILE) -> None:
-    """Replace the file, in one step."""
+    """Write the gauges file atomically."""
     write_text(file, render(found))
 
 
 def read(file: Path = FILE) -> str:
-    """What the last run wrote, for a server to pass on; nothing before the first."""
+    """Return the gauges that the last run wrote, for the server to expose. Empty before the first run."""
     try:
         return file.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -24,7 +24,7 @@ def read(file: Path = FILE) -> str:
 
 
 def render(found: Monitored) -> str:
-    """The text exposition format, version 0.0.4."""
+    """Render the text exposition format, version 0.0.4."""
     values, bounds, breaches = [], [], []
     for each in found.series:
         names = {"release": found.release, "source": each.source, "check": each.check, "subject": each.subject}

@@ -1,7 +1,7 @@
-"""Every figure of every run, in Parquet files that are only ever added to; and the verdicts that follow from them.
+"""The figures of every run, in append-only Parquet files, and the verdicts computed from them.
 
-A verdict is no state of its own: it is the state machine run over the figures, window by window, the newest run of a
-window counting. So a run that is repeated, or that a crash cut short, changes nothing.
+A verdict is not stored: it comes from running the state machine over the figures, window by window, using the newest
+run of each window. So a run that is repeated, or that a crash cut short, changes nothing.
 """
 
 import os
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FOLDER = Path(".lifecycle/monitoring/history")
-# A figure that is of the moment and of no window, like freshness, is judged by itself.
+# The grain of figures for the current moment, like freshness. Each is judged on its own.
 NOW = "now"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A window and what was measured of it. `grain` and `source` as in window.Window; or NOW and freshness."""
+    """A window and its measurements. `grain` and `source` as in window.Window, or NOW and freshness."""
 
     source: str
     grain: str
@@ -33,7 +33,7 @@ class Measured:
     end: datetime
     rows: int
     figures: list[Figure]
-    # Rows whose outcome is known; None where nobody asks.
+    # Rows with a known outcome; None if not applicable.
     outcomes: int | None = None
 
 
@@ -52,7 +52,7 @@ class Point:
 
     @property
     def judged(self) -> bool:
-        """Whether it was held against bounds. A window with too few rows is not."""
+        """Whether it was compared with bounds. A window with too few rows is not."""
         return self.value is not None and self.fire is not None and self.clear is not None
 
 
@@ -68,17 +68,17 @@ class Series:
 
     @property
     def now(self) -> Point:
-        """The newest figure that was judged; where none was, the newest. An open breach always has one."""
+        """The newest judged figure, or the newest if none was judged. An open breach always has one."""
         return next((point for point in reversed(self.points) if point.judged), self.points[-1])
 
     @property
     def unjudged(self) -> list[Point]:
-        """Newer windows than `now`: too thin to change the verdict."""
+        """Windows newer than `now`: they have too few rows to change the verdict."""
         return self.points[self.points.index(self.now) + 1 :]
 
     @property
     def caveat(self) -> str:
-        """That the figure is not of the newest window, in words; empty where it is."""
+        """A note if the figure is not from the newest window; empty if it is."""
         if not (newer := self.unjudged):
             return ""
         last = newer[-1]
@@ -87,7 +87,7 @@ class Series:
 
     @property
     def open(self) -> bool:
-        """Whether it is in breach."""
+        """Whether the series is in breach."""
         return self.now.state.open
 
 
@@ -106,7 +106,7 @@ def _schema() -> "pa.Schema":
 
 
 def append(release: str, at: datetime, measured: list[Measured]) -> Path | None:
-    """Add a file with all figures of a run; returns it, None where there are no figures."""
+    """Write a file with all figures of a run. Return its path, or None if there are no figures."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -133,7 +133,7 @@ def append(release: str, at: datetime, measured: list[Measured]) -> Path | None:
 
 
 def read(release: str, consecutive: dict[str, int], folder: Path = FOLDER) -> list[Series]:
-    """Every series of a release, with its states."""
+    """Read every series of a release, with its states."""
     from .window import connect
 
     files = sorted(folder.glob("*.parquet"))
@@ -157,7 +157,7 @@ def read(release: str, consecutive: dict[str, int], folder: Path = FOLDER) -> li
 
 
 def in_breach(series: list[Series]) -> list[Series]:
-    """Those that are in breach now, the furthest out first."""
+    """Return the series that are in breach now, the most severe first."""
     return sorted((each for each in series if each.open), key=lambda each: -_excess(each.now))
 
 
@@ -166,7 +166,7 @@ def _excess(point: Point) -> float:
 
 
 def last_run(release: str, folder: Path = FOLDER) -> datetime | None:
-    """When the monitor measured a release last, in UTC; None where it never has."""
+    """Return when the monitor last measured a release, in UTC, or None if it never has."""
     from .window import connect
 
     files = sorted(folder.glob("*.parquet"))
@@ -188,14 +188,14 @@ def last_run(release: str, folder: Path = FOLDER) -> datetime | None:
 
 @dataclass(frozen=True)
 class Sighting:
-    """When runs first found a window above its bound, and below the lower one."""
+    """When runs first found a window above its upper bound, and below the lower one."""
 
     above: datetime | None
     below: datetime | None
 
 
 def sightings(folder: Path = FOLDER) -> dict[tuple[str, str, str, str, str], Sighting]:
-    """By release, source, check, subject and window; every run counts, and not the newest of a window alone."""
+    """Return sightings by release, source, check, subject and window. Counts every run, not only a window's newest."""
     from .window import connect
 
     files = sorted(folder.glob("*.parquet"))

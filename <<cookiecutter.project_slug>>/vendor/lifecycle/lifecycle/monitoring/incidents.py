@@ -1,7 +1,7 @@
-"""The incidents there were: when each began, was found, was told and was over. Nothing is written for it.
+"""List incidents: when each began, was detected, was alerted and was resolved. Stores nothing.
 
-It follows from the monitor's history (breaches), the log of alerts, and the ledger (what ended them, and rollbacks that
-no breach led to). Breaches of one release that overlap are one incident.
+Incidents are derived from the monitor's history (breaches), the log of alerts, and the ledger (what ended them, and
+rollbacks without a breach). Overlapping breaches of one release are one incident.
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,17 +16,17 @@ from ..releases.ledger import Entry, Ledger
 from . import alerts, history
 from .history import Series, Sighting
 
-# A rollback has held when for so long nobody went back on it.
+# A rollback has held if it was not reversed for this long.
 HELD = timedelta(hours=24)
 UNSEEN = ", before it was found"
 
 
 @dataclass(frozen=True)
 class Incident:
-    """One, all times in UTC without a zone, and all spans counted from `began`.
+    """One incident. All times are in UTC without a zone, and all spans are counted from `began`.
 
     `began`: the first row of the first window above its bound; for a rollback without a breach, when the channel began
-    to serve the release that it left. `how`: it ended, or not.
+    serving the release that it left. `how`: how it ended, if it has.
     """
 
     release: str
@@ -39,33 +39,33 @@ class Incident:
 
     @property
     def title(self) -> str:
-        """What it was, in a few words."""
+        """A short description of the incident."""
         return self.what[0] + (f" and {len(self.what) - 1} more" if len(self.what) > 1 else "")
 
     @property
     def to_detect(self) -> float:
-        """Seconds from its beginning until the monitor, or a person, found it."""
+        """Seconds from the beginning until the monitor or a person detected it."""
         return (self.detected - self.began).total_seconds()
 
     @property
     def to_alert(self) -> float | None:
-        """Seconds from its beginning until the alert stood in the log."""
+        """Seconds from the beginning until the alert was in the log."""
         return None if self.alerted is None else (self.alerted - self.began).total_seconds()
 
     @property
     def to_restore(self) -> float | None:
-        """Seconds from its beginning until it was over."""
+        """Seconds from the beginning until it was resolved."""
         return None if self.ended is None else (self.ended - self.began).total_seconds()
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Of all incidents; medians in seconds, over those that are over; and rollbacks.
+    """Statistics over all incidents: medians in seconds, over those that are resolved, and rollbacks.
 
-    `tried`: rollbacks in the ledger, and those that ended in an error with the channel as it was (of this machine; a
-    slip of the pen, and somebody else's being first, are no tries). `held`: those in the ledger, each verified before
-    and after its commit, on which nobody went back for 24 hours: the channel did not serve again what it left, and was
-    not rolled back once more. `success`: held / tried.
+    `tried`: rollbacks in the ledger, plus those that failed and left the channel as it was (on this machine; a typo or
+    a move by another operation first does not count). `held`: those in the ledger, each verified before and after its
+    commit, that were not reversed within 24 hours: the channel did not serve again what it left, and was not rolled
+    back once more. `success`: held / tried.
     """
 
     count: int
@@ -79,7 +79,7 @@ class Summary:
 
 
 def find(ledger: Ledger, settings: Monitoring) -> list[Incident]:
-    """Every incident, the newest first."""
+    """Return every incident, newest first."""
     entries = [entry for _, entry in ledger.entries()]
     told: dict[str, datetime] = {}
     for line in alerts.read():
@@ -102,7 +102,7 @@ def find(ledger: Ledger, settings: Monitoring) -> list[Incident]:
 def _breaches(
     release: str, series: Series, seen: dict[tuple[str, str, str, str, str], Sighting], settings: Monitoring
 ) -> Iterator[tuple[str, Incident]]:
-    """Each opening of a series, by the name that alerts and triggers have for it."""
+    """Yield each opening of a series, with the name that alerts and triggers use for it."""
     began: datetime | None = None
     now: tuple[str, Incident] | None = None
     for point in series.points:
@@ -110,7 +110,7 @@ def _breaches(
         if point.judged and point.state.above == 1 and not now:
             began = point.start
         if point.state.open and not now and began and sighting.above:
-            # What happened in a past that is looked at as if it were now has taken nobody any time.
+            # For past data examined as if it were current, the delay until detection means nothing.
             past = settings.clock == "data" and series.source == "features"
             first = sighting.above if past else began
             what = f"{series.check} of {series.subject} ({series.source})"
@@ -126,9 +126,9 @@ def _breaches(
 
 
 def _ended_by_a_move(incident: Incident, entries: Iterable[Entry]) -> Incident:
-    """A breach of a release that production has left is over, whatever its figures would have become.
+    """End a breach of a release that production has left, whatever its later figures.
 
-    A release that came back before the monitor found the breach has not left because of it.
+    If the release came back before the monitor found the breach, it did not leave because of it.
     """
     left: Entry | None = None
     for entry in entries:
@@ -147,7 +147,7 @@ def _ended_by_a_move(incident: Incident, entries: Iterable[Entry]) -> Incident:
 
 
 def _merged(breaches: Iterable[Incident]) -> list[Incident]:
-    """Of one release: those that overlap are one."""
+    """Merge overlapping breaches of one release into one incident."""
     merged: list[Incident] = []
     for each in sorted(breaches, key=lambda each: (each.began, each.detected, each.what)):
         last = merged[-1] if merged else None
@@ -168,7 +168,7 @@ def _merged(breaches: Iterable[Incident]) -> list[Incident]:
 
 
 def _without_a_breach(entries: list[Entry], found: list[Incident]) -> Iterator[Incident]:
-    """Rollbacks by a rollout or a person; and by the monitor, where its history is gone."""
+    """Yield rollbacks by a rollout or a person, and by the monitor if its history is gone."""
     explained = {(each.release, each.how.removesuffix(UNSEEN)) for each in found}
     for number, entry in enumerate(entries):
         if entry.kind != "rollback" or entry.previous is None:
@@ -186,23 +186,23 @@ def _without_a_breach(entries: list[Entry], found: list[Incident]) -> Iterator[I
 
 
 def how(entry: Entry) -> str:
-    """What a move did and who made it, in words."""
+    """Describe what a move did and who made it."""
     who = "by itself" if entry.automation else f"by {entry.by.split(' <')[0]}"
     return f"{entry.kind} to {entry.release or 'nothing'} {who}"
 
 
 def time_of(at: str) -> datetime:
-    """The time of an entry of the ledger: UTC, without a zone."""
+    """Return the time of a ledger entry: UTC, without a zone."""
     return datetime.fromisoformat(at).astimezone(UTC).replace(tzinfo=None)
 
 
 def _second(time: datetime) -> datetime:
-    """The ledger counts in seconds."""
+    """Truncate to seconds, the ledger's resolution."""
     return time.replace(microsecond=0)
 
 
 def summary(incidents: list[Incident], ledger: Ledger) -> Summary:
-    """Medians over the incidents, and how rollbacks went."""
+    """Return medians over the incidents, and the rollback statistics."""
     entries = [entry for _, entry in ledger.entries()]
     rollbacks = [(number, entry) for number, entry in enumerate(entries) if entry.kind == "rollback"]
     held = sum(_has_held(entry, entries[number + 1 :]) for number, entry in rollbacks)

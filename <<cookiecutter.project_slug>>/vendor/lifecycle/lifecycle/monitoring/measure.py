@@ -1,4 +1,4 @@
-"""What is measured of a window, against a release's profile, and from where on it is a breach."""
+"""Measure a window against a release's profile, and set the bounds for a breach."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -20,24 +20,24 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 
-# What the training rows' own windows reach is exceeded by so much before it counts.
+# How far a window must exceed the range of the training rows' own windows before it counts.
 MARGIN = 1.25
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A window, measured; and what its columns look like, for the page."""
+    """A measured window, and its columns' distributions for the page."""
 
     measured: Measured
     summaries: dict[str, Summary]
 
 
 def measure(connection: "DuckDBPyConnection", window: Window, profile: Profile, settings: Monitoring) -> Seen:
-    """Every figure of a window."""
+    """Return every figure of a window."""
     summaries = summarise(connection, window.relation, [*profile.columns, profile.score])["all"]
     found = quality(connection, window.relation).get("all")
     outcomes = found.labelled if found else 0
-    # A key that was asked for several times has one outcome.
+    # A key that was requested several times has one outcome.
     sql = f"select count(distinct _key) + count(*) filter (_key is null) from {window.relation}"
     [(asked,)] = connection.execute(sql).fetchall()
     figures = [
@@ -60,7 +60,7 @@ def _figure(
     natural: float = 0.0,
     judged: bool = True,
 ) -> Figure:
-    """A figure with its bounds. What windows of the training rows do by themselves (`natural`) is no breach."""
+    """Return a figure with its bounds. Variation that training windows show too (`natural`) is not a breach."""
     value = None if value is None else round(value, 6)
     bounds = settings.thresholds.get(check)
     if bounds is None or not judged or rows < settings.min_rows:
@@ -73,7 +73,7 @@ def _of_columns(window: Window, summaries: dict[str, Summary], profile: Profile,
     natural = profile.natural[window.grain]
     figures = []
     checks: dict[Check, tuple[bool, str]] = {"psi": (True, "psi"), "distance": (True, "distance")}
-    # What is missing or was never seen is a fault upstream, however little the model makes of the column.
+    # Missing or unknown values are an upstream fault, even if the model makes little use of the column.
     checks |= {"nulls": (False, "nulls"), "outside": (False, "outside")}
     for check, (by_importance, name) in checks.items():
         for column in profile.columns:
@@ -91,7 +91,7 @@ def _of_columns(window: Window, summaries: dict[str, Summary], profile: Profile,
 
 
 def _without_nulls(scores: Summary) -> Summary:
-    """Requests that failed have no score: they are counted as errors, and not as drift."""
+    """Drop nulls: failed requests have no score. They count as errors, not as drift."""
     return scores.model_copy(update={"rows": scores.rows - scores.nulls, "nulls": 0})
 
 
@@ -138,7 +138,7 @@ def _of_service(connection: "DuckDBPyConnection", window: Window, settings: Moni
 def freshness(
     connection: "DuckDBPyConnection", sources: dict[str, Fresh], clock: datetime, at: datetime
 ) -> tuple[Measured, list[str]]:
-    """Hours by which the newest row of each source lags behind `clock`; and what could not be looked at.
+    """Return how many hours the newest row of each source lags behind `clock`, and which sources were unreadable.
 
     Measured at `at`. Both times are UTC, without a zone.
     """
@@ -148,7 +148,7 @@ def freshness(
     for name, source in sources.items():
         if source.files.endswith(".json"):
             left = Path(source.files) == POINTER and parts.why_off("serving")
-            if left or not Path(source.files).exists():  # nobody asks for it
+            if left or not Path(source.files).exists():  # this source is not in use
                 continue
             sql = f"select max({quoted(source.time)})::timestamp from read_json({text(source.files)})"
         else:
@@ -166,6 +166,6 @@ def freshness(
 
 
 def end_of(month: str) -> datetime:
-    """The first moment after a month, for data of the past: what `clock: data` takes for now."""
+    """Return the first moment after a month. For past data, `clock: data` uses it as the current time."""
     year, number = map(int, month.split("-"))
     return datetime(year + number // 12, number % 12 + 1, 1)

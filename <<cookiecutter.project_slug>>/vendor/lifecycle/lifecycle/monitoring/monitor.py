@@ -1,4 +1,4 @@
-"""One run of the monitor: measure every window there is, keep the figures, and say what is in breach."""
+"""One run of the monitor: measure every window, store the figures, and report what is in breach."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from .measure import Seen
 from .profile import Profile, profile_of
 from .window import LOG_FOLDER, connect, months_of, of_features, of_log
 
-# Checks that need to know what happened.
+# Checks that need outcomes.
 ON_OUTCOMES: set[Check] = {"skill_drop", "ranking_drop", "bias"}
 
 
@@ -25,7 +25,7 @@ ON_OUTCOMES: set[Check] = {"skill_drop", "ranking_drop", "bias"}
 class Thin:
     """Windows of one length with too few rows, or too few known outcomes, to be judged.
 
-    `least`, `most`: how many those windows had; `needed`: `min_rows` of params.yaml.
+    `least`, `most`: the smallest and largest count in those windows; `needed`: `min_rows` of params.yaml.
     """
 
     source: str
@@ -46,9 +46,9 @@ class Thin:
 
 @dataclass(frozen=True)
 class Monitored:
-    """What a run saw. `series` holds everything known of the release, this run's figures included.
+    """The outcome of a run. `series` holds everything known about the release, including this run's figures.
 
-    `left_out`: how many rows of a window of the log are no evidence, since their features are not those of their key.
+    `left_out`: for windows of the log, how many rows do not count because their features do not match their key.
     """
 
     release: str
@@ -62,7 +62,7 @@ class Monitored:
 
     @property
     def verdict(self) -> str:
-        """The result in a line. Nothing that was not judged counts as healthy."""
+        """The result in one line. Anything that was not judged does not count as healthy."""
         figures = [figure for each in self.seen for figure in each.measured.figures]
         if not self.breaches and all(figure.fire is None for figure in figures):
             return "no window could be judged"
@@ -71,30 +71,30 @@ class Monitored:
 
     @property
     def breaches(self) -> list[Series]:
-        """What is in breach now, the furthest out first."""
+        """The series in breach now, the most severe first."""
         return history.in_breach(self.series)
 
 
 def now() -> datetime:
-    """The time, in UTC, without a zone: as DuckDB has it."""
+    """Return the current time in UTC, without a zone, as DuckDB uses it."""
     return datetime.now(UTC).replace(tzinfo=None)
 
 
 def monitor(
     release: Release, store: Store, params: Params, at: datetime, months: Iterable[str] = (), log: Path = LOG_FOLDER
 ) -> Monitored:
-    """Measure a release's recent inputs, and keep the figures.
+    """Measure a release's recent inputs, and store the figures.
 
     Args:
-        release: whose profile and model count.
+        release: the release whose profile and model are used.
         store: has its feature table and its model.
-        params: thresholds, columns.
-        at: now, in UTC, without a zone.
-        months: of the feature table; by default those after the months that the release was trained on.
-        log: folder of the prediction log. It is left out where months are asked for.
+        params: thresholds and columns.
+        at: the current time, in UTC, without a zone.
+        months: months of the feature table; by default those after the release's training months.
+        log: folder of the prediction log. Not read if `months` is given.
 
     Raises:
-        UserError: there is nothing to look at, or no profile can be made.
+        UserError: there is nothing to measure, or no profile can be made.
     """
     settings, months = params.monitoring, list(months)
     profile = profile_of(release, store, settings)

@@ -1,4 +1,4 @@
-"""The monitor from beginning to end, for the command line and for the flow alike."""
+"""Run the monitor from start to finish, for both the command line and the flow."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ from .triggers import Decision
 
 @dataclass(frozen=True)
 class Done:
-    """What a run saw, the alerts that were new, what it did about them, and what else there is to say.
+    """The outcome of a run: measurements, new alerts, actions taken, and notes.
 
-    `due`: what the triggers ask for, done or not; `generation`: production's, when that was decided.
+    `due`: what the triggers ask for, done or not; `generation`: production's generation when that was decided.
     """
 
     found: Monitored
@@ -36,12 +36,12 @@ def run(
     targets: dict[str, Callable[[Alert], object]] | None = None,
     build: Callable[[], object] | None = None,
 ) -> Done:
-    """Measure a release (by id, or the channel that serves it), write page and gauges, and tell of what is in breach.
+    """Measure a release (an id, or the channel that serves it), write page and gauges, and send alerts for breaches.
 
-    With `build`, which runs the pipeline, it does what the triggers of params.yaml say, too.
+    With `build`, which runs the pipeline, also act on the triggers in params.yaml.
 
     Raises:
-        UserError: nothing to measure.
+        UserError: there is nothing to measure.
     """
     params = load_params()
     opened = open_ledger()
@@ -58,7 +58,7 @@ def run(
         more, unheard = alerts.tell(failed, targets or {}, at, settings)
         new, problems = [*new, *more], [*problems, *unheard]
         page.write(found, open_ledger().ledger)
-    gone = retention.expire(opened.ledger, params, now())  # `at` may be another time
+    gone = retention.expire(opened.ledger, params, now())  # `at` may differ from the current time
     notes = [*opened.done, *found.notes, *problems]
     if gone:
         notes.append(f"the prediction log of {gone[0]} to {gone[-1]} is deleted (serving.log.keep_days)")

@@ -1,4 +1,4 @@
-"""Everything the monitor knows as a page: one HTML file that fetches nothing and runs nothing, breaches first."""
+"""Render the monitor's results as one self-contained HTML file without scripts, breaches first."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from .profile import SCORE
 from .summary import Column, Summary
 
 FILE = Path(".lifecycle/monitoring/monitor.html")
-# Further back than that, the history has it.
+# Older figures are only in the history.
 SHOWN_POINTS = 60
 WIDTH, HEIGHT, LEFT, TOP, FOOT = 340, 110, 44, 6, 16
 
@@ -78,14 +78,14 @@ class Feature:
 
 
 def write(found: Monitored, ledger: Ledger, file: Path = FILE) -> None:
-    """Replace the page, in one step."""
+    """Write the page atomically."""
     write_text(file, render(found, ledger))
 
 
 def standing(release: str, ledger: Ledger) -> list[tuple[str, str, bool]]:
-    """Where a release stands: the channels that serve it or have served it, and what production serves.
+    """Return a release's status: the channels that serve it or have served it, and what production serves.
 
-    Each is a title, a text, and whether it is bad news.
+    Each item is a title, a text, and whether it is bad news.
     """
     entries = [entry for _, entry in ledger.entries()]
     names: tuple[ChannelName, ...] = ("production", "canary", "staging")
@@ -130,7 +130,7 @@ def _shown(at: str) -> str:
 
 
 def render(found: Monitored, ledger: Ledger) -> str:
-    """The page as text. Equal figures and an equal ledger give equal bytes."""
+    """Return the page as text. Equal figures and an equal ledger give equal bytes."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     loader = PackageLoader(__package__.rsplit(".", 1)[0], "monitoring")
@@ -159,7 +159,7 @@ def _lines(found: Monitored, *checks: str) -> list[Line]:
 
 
 def line(series: Series) -> Line:
-    """A series as a chart."""
+    """Return the chart of a series."""
     shown = series.points[-SHOWN_POINTS:]
     values = [point.value for point in shown if point.value is not None]
     top = max([*values, series.now.fire or 0.0, 1e-9]) * 1.08

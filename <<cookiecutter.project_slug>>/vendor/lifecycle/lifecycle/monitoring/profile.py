@@ -1,7 +1,7 @@
-"""A release's reference profile: what its training rows look like, and how well it predicted its holdout.
+"""A release's reference profile: the distribution of its training rows, and how well it predicted its holdout.
 
-It also knows how far single months and days of the training rows are from all of them: what the seasons do to the
-inputs is no drift. Computed once for a release, from the feature table that the release was trained on.
+Also records how far single months and days of the training rows are from all of them: seasonal variation is not drift.
+Computed once for a release, from the feature table that it was trained on.
 """
 
 import hashlib
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
 FOLDER = Path(".lifecycle/profiles")
 VERSION = 2
 SCORE = "_score"
-# How the training rows are cut, to see what a window of that length does by itself. Of short ones, a sample.
+# How to split the training rows, to find the normal variation of windows of that length. Samples the short ones.
 GRAINS: dict[Grain, str] = {
     "month": "_part",
     "day": "strftime(_at, '%Y-%m-%d')",
     "hour": "strftime(_at, '%Y-%m-%dT%H')",
 }
 MOST_PARTS = 120
-# Windows that are further out than this share of the training rows' own are not a season's doing.
+# Windows outside this share of the training windows are not explained by the season.
 NATURAL = 0.95
 
 
 class Profile(Record):
-    """What recent rows are compared with. `of` is a digest of all that it was computed from."""
+    """The reference for recent rows. `of` is a digest of everything that it was computed from."""
 
     of: str
     release: str
@@ -50,19 +50,19 @@ class Profile(Record):
     reference: dict[str, Summary]
     # grain -> check -> column -> how far a window of training rows is from all of them.
     natural: dict[str, dict[str, dict[str, float]]]
-    # The score: its bins, its distribution on the holdout.
+    # The score: its bins, and its distribution on the holdout.
     score: Column
     scores: Summary
     importance: dict[str, float]
-    # grain -> "score", or slice=value -> how good predictions are in windows of the holdout of that length.
+    # grain -> "score", or slice=value -> prediction quality in holdout windows of that length.
     usual: dict[str, dict[str, Usual]]
 
 
 def profile_of(release: Release, store: Store, settings: Monitoring) -> Profile:
-    """The release's profile: the one kept here if nothing it depends on has changed, else computed.
+    """Return the release's profile: the stored one if nothing it depends on has changed, else a new one.
 
     Raises:
-        UserError: the release's feature table or model is not to be had.
+        UserError: the release's feature table or model is not available.
     """
     of = _digest(release, settings)
     path = FOLDER / f"{release.id}.json"
@@ -116,7 +116,7 @@ def build(release: Release, store: Store, settings: Monitoring, of: str) -> Prof
 
 
 def feature_table(release: Release, store: Store) -> Path:
-    """The feature table that a release was trained on, out of DVC's cache or the remote.
+    """Return the feature table that a release was trained on, from DVC's cache or the remote.
 
     Raises:
         UserError: neither has it.
@@ -129,7 +129,7 @@ def feature_table(release: Release, store: Store) -> Path:
 
 
 def _split(connection: "DuckDBPyConnection", by: Split) -> tuple[list[str], list[str]]:
-    """The months of the training rows and of the holdout, as the release's own parameters say."""
+    """Return the months of the training rows and of the holdout, from the release's own parameters."""
     found = connection.execute("select distinct _part::varchar from labelled order by 1").fetchall()
     months = [month for (month,) in found]
     holdout_from = len(months) - by.holdout_months
@@ -142,7 +142,7 @@ def _split(connection: "DuckDBPyConnection", by: Split) -> tuple[list[str], list
 def _natural(connection: "DuckDBPyConnection", columns: list[Column], by: str) -> dict[str, dict[str, float]]:
     parts = [part for (part,) in connection.execute(f"select distinct {by} from train order by 1").fetchall()]
     chosen = ", ".join(text(str(part)) for part in parts[:: math.ceil(len(parts) / MOST_PARTS)])
-    # The scores of rows that the model has seen are too good to be compared with, but not with each other.
+    # Scores on training rows are too good as a reference, but can be compared with each other.
     [score] = cut(connection, "train", {SCORE: "number"})
     every = [*columns, score]
     whole = summarise(connection, "train", every)["all"]
@@ -156,14 +156,14 @@ def _natural(connection: "DuckDBPyConnection", columns: list[Column], by: str) -
 
 
 def _usual(connection: "DuckDBPyConnection", by: str, settings: Monitoring) -> dict[str, Usual]:
-    """How good predictions are in windows of the holdout, and how far the seasons take a window from that.
+    """Return the prediction quality in windows of the holdout, and its seasonal variation.
 
-    Where no window has enough rows to be judged, the holdout as a whole counts as one.
+    If no window has enough rows to be judged, the whole holdout counts as one.
     """
     found = {}
     if windows := _windows(connection, "holdout", by, "'score'", settings.min_rows).get("score"):
         seen = _windows(connection, "train", by, "'score'", settings.min_rows)["score"]
-        # The model is better on rows that it has learned from; how far their windows are apart, they still tell.
+        # The model is better on its training rows, but the spread between their windows is still meaningful.
         apart = [usual(each).drops(window, beyond=1) for each in (windows, seen) for window in each]
         natural = {check: _high([each[check] for each in apart]) for check in apart[0]}
         found["score"] = usual(windows).model_copy(update={"natural": natural})
@@ -176,7 +176,7 @@ def _usual(connection: "DuckDBPyConnection", by: str, settings: Monitoring) -> d
 def _windows(
     connection: "DuckDBPyConnection", rows: str, by: str, value: str, min_rows: int
 ) -> dict[str, list[Quality]]:
-    """The windows with enough rows to be judged, by the value of an expression; else all rows with it as one."""
+    """Return the windows with enough rows to be judged, by the value of an expression; else all its rows as one."""
     windows: dict[str, list[Quality]] = {}
     for part, each in quality(connection, rows, f"({by})::varchar || '|' || ({value})").items():
         if each.labelled >= min_rows and "|" in part:
@@ -190,5 +190,5 @@ def _high(values: list[float | None]) -> float:
 
 
 def as_data(profile: Profile) -> dict[str, Any]:
-    """For --json."""
+    """Convert a profile for --json."""
     return profile.model_dump(mode="json")

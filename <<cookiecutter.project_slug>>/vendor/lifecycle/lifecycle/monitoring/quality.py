@@ -1,19 +1,18 @@
-"""How good predictions were where the outcome is known by now, and how well they were served. All in SQL.
+"""Prediction quality where the outcome is known, and service quality. All in SQL.
 
-A relation here has the columns `_score` (the prediction), `_label` (what happened; null: not known yet) and, from the
-log, `_request`, `_latency_ms` and `_error`. An outcome that is true or false makes it a classification, a number a
-regression.
+A relation here has the columns `_score` (the prediction), `_label` (the outcome; null: not known yet) and, from the
+log, `_request`, `_latency_ms` and `_error`. A boolean outcome makes it a classification, a number a regression.
 
-A window is held against windows of the same length out of the holdout, and not against the holdout as a whole. Part of
-what a model takes away over a year is the difference between the months, which no single month has. `Usual` is such a
+A window is compared with windows of the same length from the holdout, and not with the holdout as a whole. Part of a
+model's gain over a year is the difference between months, which is absent within a single month. `Usual` is such a
 reference:
 
     skill_drop  (loss - expected - z * standard error) / usual best
-    expected    classification: best * usual loss / usual best (how hard rows are to tell depends on their base rate)
+    expected    classification: best * usual loss / usual best (how hard rows are to predict depends on their base rate)
                 regression: usual loss (how large errors are does not depend on where the outcomes lie)
 
-where loss is the log loss or the squared error, by row, and best that of the best constant of each window. Only what
-chance does not explain counts as a loss: z is 2.33, so a window as good as the usual one exceeds 0 once in a hundred.
+where loss is the log loss or the squared error, by row, and best is that of the best constant of each window. Only a
+drop beyond chance counts: z is 2.33, so a window as good as the usual one exceeds 0 once in a hundred.
 """
 
 from collections.abc import Sequence
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Quality(Record):
-    """`skill` is the share of the loss of the best constant that the predictions take away; `bias` is the mean
+    """`skill` is the share of the best constant's loss that the predictions remove; `bias` is the mean
     prediction minus the mean outcome, for a regression in standard deviations of the outcome.
     """
 
@@ -39,12 +38,12 @@ class Quality(Record):
     loss: float | None
     skill: float | None
     bias: float | None
-    # Area under the ROC curve; None for a regression, or where only one outcome was seen.
+    # Area under the ROC curve; None for a regression, or if only one outcome occurred.
     ranking: float | None
     # Means over the rows: the loss that is compared (log loss, squared error), and that of the best constant.
     row_loss: float
     row_best: float
-    # Variances over the rows: of the loss, of the best constant's, and what they have in common.
+    # Variances over the rows: of the loss, of the best constant's loss, and their covariance.
     loss_variance: float
     best_variance: float
     covariance: float
@@ -130,7 +129,7 @@ order by 1
 
 
 def quality(connection: "DuckDBPyConnection", relation: str, by: str = "'all'") -> dict[str, Quality]:
-    """The quality of predictions, for each value of the expression `by`; nothing for one without outcomes."""
+    """Return the quality of predictions for each value of the expression `by`. Skips values without outcomes."""
     [(kind,)] = connection.execute(f"select any_value(typeof(_label)) from {relation}").fetchall()
     sql = CLASSIFICATION if kind == "BOOLEAN" else REGRESSION
     found = connection.execute(sql.format(by=by, relation=relation)).fetchall()
@@ -145,14 +144,14 @@ def _rounded(value: float | None) -> float | None:
     return value if isinstance(value, int) else rounded(value)
 
 
-# Standard errors by which a window must be worse before it counts: one in a hundred by chance, on one side.
+# Standard errors by which a window must be worse before it counts: one in a hundred by chance, one-sided.
 BEYOND_CHANCE = 2.33
 
 
 class Usual(Record):
-    """How good predictions are in the windows that a window is held against: means over all their `rows`.
+    """Prediction quality in the reference windows: means over all their `rows`.
 
-    `natural`: how far such windows are from their own mean, by check, one standard error apart.
+    `natural`: by check, one standard error of the windows around their own mean.
     """
 
     rows: int
@@ -164,11 +163,11 @@ class Usual(Record):
 
     @property
     def skill(self) -> float | None:
-        """The share of the best constants' loss that the predictions take away."""
+        """The share of the best constants' loss that the predictions remove."""
         return 1 - self.loss / self.best if self.best > 0 else None
 
     def drops(self, found: Quality, beyond: float = BEYOND_CHANCE) -> dict[str, float | None]:
-        """By how much a window is worse, in so far as it is beyond so many standard errors; None if nobody knows."""
+        """Return by how much a window is worse, beyond this many standard errors. None if unknown."""
         return {
             "skill_drop": self._skill_drop(found, beyond),
             "ranking_drop": self._ranking_drop(found, beyond),
@@ -178,7 +177,7 @@ class Usual(Record):
     def _skill_drop(self, found: Quality, beyond: float) -> float | None:
         if self.best <= 0 or found.skill is None:
             return None
-        # What the best constant loses says how hard the rows of a classification are.
+        # The best constant's loss shows how hard the rows of a classification are.
         share = 0.0 if self.ranking is None else self.loss / self.best
         expected = self.loss if self.ranking is None else share * found.row_best
         variance = found.loss_variance - 2 * share * found.covariance + share**2 * found.best_variance
@@ -205,7 +204,7 @@ def _beyond(difference: float, variance: float, beyond: float) -> float:
 
 
 def usual(windows: Sequence[Quality]) -> Usual:
-    """What these windows have in common; there is at least one."""
+    """Combine these windows into one reference. At least one is required."""
     ranked = [(each.labelled, each.ranking) for each in windows if each.ranking is not None]
     return Usual(
         rows=sum(each.labelled for each in windows),
@@ -220,7 +219,7 @@ def _mean(weighted: list[tuple[int, float]]) -> float:
 
 
 class Service(Record):
-    """How well requests were served."""
+    """Error rate and latency of requests."""
 
     requests: int
     errors: float
@@ -229,7 +228,7 @@ class Service(Record):
 
 
 def service(connection: "DuckDBPyConnection", relation: str) -> Service | None:
-    """Error rate and latency by request, of one row or many; None for rows that nobody asked for."""
+    """Return error rate and latency by request, of one row or many. None for rows without requests."""
     sql = f"""
         with requests as (
             select any_value(_latency_ms) as ms, bool_or(_error is not null) as failed

@@ -1,4 +1,4 @@
-"""How long the log of predictions is kept: `serving.log.keep_days`, and longer where something still needs it."""
+"""Retention of the prediction log: `serving.log.keep_days`, or longer if something still needs it."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -13,9 +13,9 @@ from .window import LOG_FOLDER
 
 
 def expire(ledger: Ledger, params: Params, at: datetime, folder: Path = LOG_FOLDER) -> list[str]:
-    """Delete the days of the log that nothing needs any more; returns which.
+    """Delete the days of the log that nothing needs any more. Return which.
 
-    Whole days that are over and stand in Parquet files alone, so no server still writes to one; and no reader has one
+    Deletes only whole past days that are in Parquet files alone, so no server still writes to them. No reader has one
     open, since each holds the folder's lock.
     """
     keep = params.serving.log.keep_days
@@ -28,14 +28,14 @@ def expire(ledger: Ledger, params: Params, at: datetime, folder: Path = LOG_FOLD
             with locked(folder, alone=True):
                 for file in files:
                     file.unlink(missing_ok=True)
-                with suppress(OSError):  # a file has come meanwhile
+                with suppress(OSError):  # a file was added in the meantime
                     day.rmdir()
             gone.append(day.name)
     return gone
 
 
 def _needed(ledger: Ledger, params: Params) -> Iterator[datetime]:
-    """When open incidents began, and since when the canary has its release: a rollout looks at all of that time."""
+    """Yield when open incidents began, and since when the canary has its release: a rollout reads all of that time."""
     yield from (each.began for each in incidents.find(ledger, params.monitoring) if each.ended is None)
     canary = ledger.channel("canary")
     if canary and canary.release:

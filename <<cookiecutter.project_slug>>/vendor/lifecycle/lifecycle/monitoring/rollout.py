@@ -1,8 +1,7 @@
-"""A release's way to production: staging, shadow, canary at growing shares, production; each step by evidence.
+"""A release's way to production: staging, shadow, canary at growing shares, production; each step needs evidence.
 
-Where a rollout stands is what the ledger says the channels serve, and what was decided on stands there too: a pass may
-be killed anywhere, and the next one goes on. Time never promotes: it only makes a rollout that waits too long a
-person's to decide.
+The ledger holds a rollout's position and the evidence for each decision: a pass may be killed at any point, and the
+next one continues. Time never promotes: if a rollout waits too long, a person has to decide.
 """
 
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ State = Literal["done", "waiting", "held", "rolled back"]
 
 @dataclass(frozen=True)
 class Step:
-    """A move that there is evidence for. `generation`: where the channel was when it was decided."""
+    """A move with evidence for it. `generation`: the channel's generation when it was decided."""
 
     kind: Literal["promote", "roll back"]
     channel: ChannelName
@@ -60,7 +59,7 @@ class Progress:
 
 
 def advance(what: str) -> Progress:
-    """Take every step of a release's rollout for which there is evidence now.
+    """Take every step of a release's rollout that the evidence allows now.
 
     Raises:
         UserError: there is no such release, or the ledger cannot be used.
@@ -71,7 +70,7 @@ def advance(what: str) -> Progress:
         opened = open_ledger(network=True)
         notes += opened.done
         release = opened.ledger.release(what)
-        what = release.id  # a channel may serve another one by the next step
+        what = release.id  # by the next step, a channel may serve another release
         try:
             decision = decide(opened.ledger, release, opened.store, load_params(), datetime.now(UTC))
             if isinstance(decision, Stop):
@@ -97,10 +96,10 @@ def _take(step: Step, release: Release) -> list[str]:
 
 
 def decide(ledger: Ledger, release: Release, store: Store, params: Params, now: datetime) -> Step | Stop:
-    """The next step of a rollout, or why there is none. Changes nothing.
+    """Return the next step of a rollout, or why there is none. Changes nothing.
 
     Raises:
-        UserError: what the evidence needs cannot be used: a person must look.
+        UserError: the evidence cannot be computed: a person must look.
     """
     staging, canary, production = ledger.channel("staging"), ledger.channel("canary"), ledger.channel("production")
     if quarantine := ledger.quarantine(release.id):
@@ -148,7 +147,7 @@ def _serves(channel: Channel | None, release: Release) -> bool:
 
 
 def _said(shadow: dict[str, Any]) -> str:
-    """The shadow in words, for the ledger."""
+    """Describe the shadow's result for the ledger."""
     compared = shadow["compared"]
     word = {"promote": "as good as", "roll back": "worse than", "hold": "not distinguishable from"}[compared["verdict"]]
     mean = f" (loss {compared['difference']:+.4f} a row)" if compared["difference"] is not None else ""
@@ -157,7 +156,7 @@ def _said(shadow: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class _View:
-    """What is looked at to decide."""
+    """The inputs of a decision."""
 
     ledger: Ledger
     entries: list[Entry]
@@ -169,11 +168,11 @@ class _View:
 
     @property
     def shares(self) -> list[float]:
-        """None where nothing is served online: no request would ever come to a canary."""
+        """The canary's shares. Empty if nothing is served online, since a canary would never get a request."""
         return [] if parts.why_off("serving") else self.params.rollout.canary.shares
 
     def shadow(self) -> dict[str, Any]:
-        """The shadow that the ledger has of this release against this champion; else a new one."""
+        """Return the ledger's shadow of this release against this champion, or run a new one."""
         for entry in reversed(self.entries):
             known: dict[str, Any] = entry.evidence.get("rollout", {}).get("shadow", {})
             if entry.release == self.release.id and known.get("champion") == self.champion.id:
@@ -182,7 +181,7 @@ class _View:
         return shadow(self.release, self.champion, self.store, self.params.rollout, columns).as_dict()
 
     def shadow_ends(self, found: dict[str, Any], at: ChannelName, channel: Channel) -> Step | Stop:
-        """The shadow says that it is worse, or cannot tell."""
+        """Decide after a shadow that found the release worse, or could not tell."""
         evidence = {"shadow": found}
         if found["compared"]["verdict"] == "roll back":
             return Step("roll back", at, channel.generation, _said(found), evidence)
@@ -190,7 +189,7 @@ class _View:
         return self._wait(channel, self.params.rollout.shadow.wait_days, why, evidence)
 
     def watch(self, found: dict[str, Any], canary: Channel) -> Step | Stop:
-        """The canary: back, on to the next share, on to production, or neither yet."""
+        """Decide on the canary: roll back, next share, production, or none of these yet."""
         rules = self.params.rollout
         if canary.traffic is None:
             return Stop("held", "the canary has no share of the requests: `promote` it there with --traffic", {})
@@ -208,11 +207,11 @@ class _View:
         return Step("promote", "canary", canary.generation, why, evidence, share)
 
     def to_production(self, evidence: dict[str, Any], why: str) -> Step:
-        """The last step; policy may still want a person for it."""
+        """Return the last step. The policy may still require a person for it."""
         return Step("promote", "production", _generation(self.ledger.channel("production")), why, evidence)
 
     def _stays(self) -> list[Stay]:
-        """The shares that the canary has given this release, since it last served another one."""
+        """Return the shares that the canary has given this release since it last served another one."""
         moves = [entry for entry in self.entries if entry.channel == "canary"]
         since = max((number for number, move in enumerate(moves) if move.release != self.release.id), default=-1)
         return [

@@ -1,4 +1,4 @@
-"""Candidate and champion on the same recent rows, whose outcome is known and which neither has learned from."""
+"""Compare candidate and champion on the same recent rows, with known outcomes, that neither was trained on."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,14 +11,14 @@ from ..releases.record import Release
 from ..releases.store import Store
 from .sequential import Array, Compared, compare_losses
 
-# Each of the tests that can roll a release back gets as much of alpha: this one and three of the canary.
+# alpha is split equally between the tests that can roll back a release: this one and three of the canary.
 TESTS = 4
 BINS = 10
 
 
 @dataclass(frozen=True)
 class Shadowed:
-    """What the shadow came to. `edges`, `parts`: deciles of the candidate's scores, and the share of rows in each."""
+    """The result of the shadow. `edges`: deciles of the candidate's scores; `parts`: the share of rows in each."""
 
     champion: str
     table: str
@@ -31,7 +31,7 @@ class Shadowed:
     parts: tuple[float, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """As it stands in the ledger."""
+        """Return the values as the ledger stores them."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -44,14 +44,14 @@ def shadow(candidate: Release, champion: Release, store: Store, rules: Rollout, 
     """Score the newest labelled rows with both models, and bet on the difference of their losses, in order of time.
 
     Raises:
-        UserError: one of the models does not load, or cannot be used on the present feature table.
+        UserError: one of the models does not load, or cannot be used on the current feature table.
     """
     table = built_for(candidate, store)
     if built_for(champion, store) != table:
         raise UserError(f"{candidate.id} and {champion.id} read different feature tables: they cannot be compared")
     rows = labelled(table, max(unseen_from(candidate), unseen_from(champion)), columns)
     scores = {each.id: _scores(each, store, rows) for each in (candidate, champion)}
-    # Both by one measure, the candidate's: a comparison of two measures says nothing.
+    # Use the candidate's loss for both: losses of different kinds cannot be compared.
     losses = loading.load_module(candidate, loading.materialise(candidate, store)).losses
     ours, theirs = (losses(rows[columns.label], scores[each.id]) for each in (candidate, champion))
     compared = compare_losses(
@@ -72,14 +72,14 @@ def shadow(candidate: Release, champion: Release, store: Store, rules: Rollout, 
 
 
 def unseen_from(release: Release) -> str:
-    """The first month that the model has not learned from: the holdout's."""
+    """Return the first month that the model was not trained on: the holdout's first."""
     params = release.materials["params"]
     window = Data(**{name: params["data"][name] for name in Data.model_fields})
     return window.months()[-int(params["split"]["holdout_months"])]
 
 
 def labelled(table: Built, since: str, columns: MonitoredColumns) -> Any:
-    """The rows of these months on whose outcome is known, in order of time."""
+    """Return the rows from this month on with a known outcome, in order of time."""
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
@@ -98,7 +98,7 @@ def _scores(release: Release, store: Store, rows: Any) -> Array:
 
 
 def deciles(scores: Array) -> tuple[float, ...]:
-    """The edges between tenths of the scores, equal ones once."""
+    """Return the edges between tenths of the scores, without duplicates."""
     import numpy as np
 
     if len(scores) == 0:
@@ -107,7 +107,7 @@ def deciles(scores: Array) -> tuple[float, ...]:
 
 
 def parts(scores: Array, edges: tuple[float, ...]) -> tuple[float, ...]:
-    """The share of scores between these edges."""
+    """Return the share of scores in each part between these edges."""
     import numpy as np
 
     counts = np.bincount(np.searchsorted(edges, scores, side="right"), minlength=len(edges) + 1)

@@ -1,7 +1,7 @@
-"""What a set of rows looks like, column by column, in one pass of SQL: the one measure behind profile and drift.
+"""Summarize a set of rows, column by column, in one pass of SQL. Both profile and drift use these summaries.
 
-A column of numbers is cut into bins at the reference's quantiles, or by its values where those are few; a column of
-text by its most frequent categories. What is missing (or not finite) is counted apart.
+A column of numbers is cut into bins at the reference's quantiles, or by its values if those are few; a column of text
+by its most frequent categories. Missing (or non-finite) values are counted separately.
 """
 
 import math
@@ -15,30 +15,30 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 QUANTILE_BINS = 10
-# A column of numbers with no more values than that has a bin for each: hours, days of the week, 0 and 1.
+# A column of numbers with at most this many values has a bin for each: hours, days of the week, 0 and 1.
 FEW_VALUES = 24
 TOP_CATEGORIES = 20
-# More categories than that are not remembered: "never seen before" is then not asked.
+# With more categories than this, they are not stored, and there is no check for unknown ones.
 MOST_CATEGORIES = 10_000
-# Where the quantile function is looked at: the midpoints of 100 equal shares.
+# Points of the quantile function: the midpoints of 100 equal shares.
 PROBABILITIES = [(step + 0.5) / 100 for step in range(100)]
 
 
 class Column(Record):
-    """How a column is cut into bins. The last bin holds the rest: beyond the last edge, or of another value."""
+    """How a column is cut into bins. The last bin holds the rest: beyond the last edge, or any other value."""
 
     name: str
     kind: Literal["number", "time", "text"]
     edges: tuple[float, ...] = ()
     values: tuple[float, ...] = ()
-    # All that were seen, the most frequent first; None where they are too many.
+    # All values seen, the most frequent first; None if there are too many.
     categories: tuple[str, ...] | None = None
     low: float | None = None
     high: float | None = None
 
     @property
     def labels(self) -> list[str]:
-        """A name for each bin, for people."""
+        """A readable name for each bin."""
         if self.kind == "text":
             return [*(self.categories or ())[:TOP_CATEGORIES], "other"]
         if self.edges:
@@ -52,7 +52,7 @@ class Column(Record):
 
 
 class Summary(Record):
-    """What was counted in a column. `outside`: beyond the reference's range, or of a category it never saw."""
+    """Counts for a column. `outside`: beyond the reference's range, or in a category that it does not have."""
 
     rows: int
     nulls: int
@@ -66,26 +66,26 @@ class Summary(Record):
 
 
 def kind_of(type_name: str) -> Literal["number", "time", "text"]:
-    """The kind of a column, by the name that Arrow gives its type."""
+    """Return the kind of a column, from Arrow's name for its type."""
     if type_name.startswith(("timestamp", "date")):
         return "time"
     return "number" if type_name.startswith(("int", "uint", "float", "double", "half", "decimal")) else "text"
 
 
 def quoted(name: str) -> str:
-    """A column's name as SQL has it."""
+    """Quote a column's name for SQL."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def text(value: str) -> str:
-    """A text as SQL has it."""
+    """Quote a text for SQL."""
     return "'" + value.replace("'", "''") + "'"
 
 
 def _cast(name: str, kind: str) -> str:
     if kind == "text":
         return f"{quoted(name)}::varchar"
-    # What is no number (any more) counts as missing, and so does what is not finite.
+    # Values that are not numbers (any more), or not finite, count as missing.
     number = f"epoch({quoted(name)})" if kind == "time" else f"try_cast({quoted(name)} as double)"
     return f"case when isfinite({number}) then {number} end"
 
@@ -98,7 +98,7 @@ def _prepared(relation: str, columns: Iterable[Column], by: str) -> str:
 def cut(
     connection: "DuckDBPyConnection", relation: str, kinds: dict[str, Literal["number", "time", "text"]]
 ) -> list[Column]:
-    """Choose the bins of these columns by the rows of a relation."""
+    """Choose the bins of these columns from the rows of a relation."""
     bare = [Column(name=name, kind=kind) for name, kind in kinds.items()]
     probabilities = [step / QUANTILE_BINS for step in range(1, QUANTILE_BINS)]
     selected = [
@@ -143,7 +143,7 @@ def _column(bare: Column, found: Any, values: list[float] | None) -> Column:
 def summarise(
     connection: "DuckDBPyConnection", relation: str, columns: list[Column], by: str = "'all'"
 ) -> dict[str, dict[str, Summary]]:
-    """Count rows by the bins of these columns, for each value of the expression `by`: one pass over the relation."""
+    """Count rows by the bins of these columns, for each value of the expression `by`, in one pass over the relation."""
     measures = [part for at, each in enumerate(columns) for part in _measures(at, each)]
     sql = f"select {', '.join(['part::varchar', 'count(*)', *measures])} from {_prepared(relation, columns, by)}"
     found: dict[str, dict[str, Summary]] = {}
@@ -175,7 +175,7 @@ def _measures(at: int, column: Column) -> list[str]:
 
 
 def _number(value: float) -> str:
-    # With an exponent it is read as a double; without, as a decimal, which may be another number in the last bit.
+    # With an exponent it is parsed as a double; without, as a decimal, which may differ in the last bit.
     return repr(value) if "e" in repr(value) else f"{value!r}e0"
 
 
@@ -207,5 +207,5 @@ def _summary(column: Column, rows: int, found: list[Any]) -> Summary:
 
 
 def rounded(value: float | None) -> float | None:
-    """To ten digits: the order in which threads add up changes the last ones."""
+    """Round to ten digits: the order in which threads add up changes the last ones."""
     return float(f"{value:.10g}") if value is not None and math.isfinite(value) else None

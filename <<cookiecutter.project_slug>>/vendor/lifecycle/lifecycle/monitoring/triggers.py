@@ -1,8 +1,8 @@
-"""What a breach leads to, by the table in params.yaml: alert, retrain, hold or rollback.
+"""What a breach triggers, by the table in params.yaml: alert, retrain, hold or rollback.
 
-Deciding is a function of what was measured, of the ledger, and of the retrainings that were begun. Each action that was
-done is an entry of the ledger with the figures that it was decided on, and no breach leads to the same action twice.
-A retraining that fails is tried again by the next run, `retrain_attempts` times in all; then a person decides.
+A decision depends on the measurements, the ledger, and the retrainings already started. Each completed action is a
+ledger entry with the figures that it was based on, and no breach triggers the same action twice. A failed retraining is
+tried again by the next run, `retrain_attempts` times in total; then a person decides.
 """
 
 from collections import Counter
@@ -23,15 +23,15 @@ from .alerts import Alert, breach_of
 from .history import Series
 from .monitor import Monitored
 
-# The strongest first: what is rolled back needs no hold, and no new model at once.
+# The strongest first: after a rollback, neither a hold nor an immediate new model is needed.
 STRENGTH: tuple[Action, ...] = ("rollback", "hold", "retrain")
-# Retrainings that were begun, with their breaches. The ledger holds those that came to an end.
+# Retrainings that were started, with their breaches. The ledger holds the completed ones.
 BEGUN = Path(".lifecycle/monitoring/retrainings.jsonl")
 
 
 @dataclass(frozen=True)
 class Decision:
-    """An action, the breaches of a release that led to it, and why it is not what the table says, if it is not."""
+    """An action, the breaches that led to it, and why it differs from the table, if it does."""
 
     release: str
     action: Action
@@ -40,7 +40,7 @@ class Decision:
 
     @property
     def reason(self) -> str:
-        """For the ledger."""
+        """The reason, for the ledger."""
         first = self.breaches[0]
         value = f"{first.check} of {first.subject} is {first.now.value:.3g}, bound {first.now.fire:.3g}"
         more = f" and {len(self.breaches) - 1} more" if len(self.breaches) > 1 else ""
@@ -48,7 +48,7 @@ class Decision:
 
     @property
     def evidence(self) -> dict[str, Any]:
-        """For the ledger: what was measured, and by which names it is known again."""
+        """The evidence, for the ledger: the measurements, and the names that identify the breaches."""
         names = [breach_of(self.release, each) for each in self.breaches]
         figures = [
             {
@@ -64,10 +64,10 @@ class Decision:
 
 
 def decide(found: Monitored, rules: Triggers, ledger: Ledger) -> Decision | None:
-    """The strongest action that is due now, if any: what is told as an alert needs none."""
+    """Return the strongest action due now, if any. Sending an alert is not an action."""
     production = ledger.channel("production")
     if production is None or production.release != found.release:
-        return None  # what nobody is served can wait
+        return None  # a release that is not served can wait
     entries = [entry for _, entry in ledger.entries()]
     for action in STRENGTH:
         breaches = tuple(each for each in found.breaches if _action(each, rules) == action)
@@ -98,7 +98,7 @@ def _not_acted_on(
 
 
 def _attempts(release: str, breaches: Iterable[Series]) -> int:
-    """How often a retraining was begun for these breaches; the one that it was tried for least counts."""
+    """Return how often a retraining was started for these breaches: the lowest count among them."""
     begun = Counter(name for line in alerts.read(BEGUN) for name in line["breaches"])
     return min(begun[breach_of(release, each)] for each in breaches)
 
@@ -109,7 +109,7 @@ def _trigger(entry: Entry) -> dict[str, Any]:
 
 
 def _automatic(entries: Iterable[Entry], action: Action, now: datetime, hours: float) -> list[Entry]:
-    """The automatic actions of a kind in the last hours."""
+    """Return the automatic actions of a kind in the last `hours` hours."""
     since = now - timedelta(hours=hours)
     own = [entry for entry in entries if entry.kind == action and entry.automation and entry.channel == "production"]
     return [entry for entry in own if datetime.fromisoformat(entry.at).replace(tzinfo=None) > since]
@@ -122,13 +122,13 @@ def _cools_down(action: Action, entries: Iterable[Entry], rules: Triggers, now: 
 def act(
     found: Monitored, rules: Triggers, build: Callable[[], object], runbook: str = ""
 ) -> tuple[list[str], list[Alert]]:
-    """Do what is due; returns what was done, in words, and alerts about what failed.
+    """Do what is due. Return what was done, in words, and alerts about failures.
 
     Args:
-        found: what the monitor saw.
-        rules: of params.yaml.
-        build: runs the pipeline on the newest data; what it has built is then released.
-        runbook: where a person who gets an alert reads on.
+        found: the monitor's results.
+        rules: from params.yaml.
+        build: runs the pipeline on the newest data; the result is then released.
+        runbook: the link for a person who gets an alert.
     """
     opened = open_ledger(network=True, offline=True)
     decision = decide(found, rules, opened.ledger)
@@ -139,11 +139,11 @@ def act(
     if decision.action == "hold":
         return [_hold(opened.ledger, decision)], []
     attempt = _attempts(decision.release, decision.breaches) + 1
-    # Before it begins, so that one that kills this process counts too.
+    # Recorded before it starts, so that an attempt that kills this process counts too.
     alerts.append(BEGUN, {"at": found.at.isoformat(), "breaches": decision.evidence["trigger"]["breaches"]})
     try:
         return [_retrain(decision, build)], []
-    except Exception as error:  # whatever it is, a person hears of it, and the next run tries again
+    except Exception as error:  # whatever the error, alert a person, and try again in the next run
         said = f"retraining failed ({attempt} of {rules.retrain_attempts}): {one_line(error)}"
     again = decide(found, rules, (ledger := open_ledger(network=True, offline=True).ledger))
     follows = _hold(ledger, again) if again and again.action == "hold" else "the next run of the monitor tries again"

@@ -1,4 +1,4 @@
-"""From figures to verdicts: a state machine with hysteresis, and nothing else. No clock, no file."""
+"""Turn figures into verdicts: only a state machine with hysteresis, without a clock or files."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured value of one window. Higher is worse; `fire` is None for what is only recorded."""
+    """One measured value of one window. Higher is worse; `fire` is None for values that are only recorded."""
 
     check: str
     subject: str
@@ -19,7 +19,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class State:
-    """A breach is open or not. `above`: consecutive windows above `fire`; `since`: the window it opened with."""
+    """Whether a breach is open. `above`: consecutive windows above `fire`; `since`: the window it opened with."""
 
     open: bool = False
     above: int = 0
@@ -27,7 +27,7 @@ class State:
 
 
 def step(state: State, window: str, value: float | None, fire: float | None, clear: float | None, needed: int) -> State:
-    """The state after one more window.
+    """Return the state after one more window.
 
     A breach opens with the `needed`th window in a row above `fire`, and closes with the first below `clear`. A window
     that could not be judged changes nothing.
@@ -43,7 +43,7 @@ def step(state: State, window: str, value: float | None, fire: float | None, cle
 
 
 def fold(series: Iterable[tuple[str, float | None, float | None, float | None]], needed: int) -> list[State]:
-    """The state after each window of a series (window, value, fire, clear), oldest first."""
+    """Return the state after each window of a series (window, value, fire, clear), oldest first."""
     states, state = [], State()
     for window, value, fire, clear in series:
         state = step(state, window, value, fire, clear, needed)

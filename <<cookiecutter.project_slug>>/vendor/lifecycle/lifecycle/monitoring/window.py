@@ -1,11 +1,11 @@
-"""Recent inputs, as relations that look alike wherever the rows come from.
+"""Recent inputs as relations of the same form, regardless of where the rows come from.
 
 Each has the model's features, and `_key`, `_at` (UTC), `_score`, `_label` (null: not known yet), `_request` (its id),
-`_latency_ms` and `_error`. Rows come from the feature table, a window a month, scored here by the release's model; or
-from the prediction log, a window a day or an hour, scored when they were asked for.
+`_latency_ms` and `_error`. Rows come from the feature table, one window per month, scored here by the release's model;
+or from the prediction log, one window per day or hour, scored when they were requested.
 
 The log is every `*.jsonl` and `*.parquet` file below `logs/predictions`, with the columns of LOG and the struct
-`features`. A torn last line, and a row that is in two files, do no harm.
+`features`. A truncated last line, or a row that is in two files, does no harm.
 """
 
 from collections.abc import Iterator
@@ -37,14 +37,14 @@ LOG = {
     "error": "VARCHAR",
     "agrees": "BOOLEAN",
 }
-# A request of several rows has their position behind its id (UUID).
+# Rows of a request with several have their position after its id (UUID).
 REQUEST = "regexp_replace(prediction_id, '^(.{36})-[0-9]+$', '\\1')"
 Grain = Literal["month", "day", "hour"]
 
 
 @dataclass(frozen=True)
 class Window:
-    """Some rows, by the name of their relation; `start` and `end` are the first and the last of their times."""
+    """A set of rows, by the name of their relation. `start` and `end`: the earliest and the latest time."""
 
     source: Literal["features", "log"]
     grain: Grain
@@ -56,7 +56,7 @@ class Window:
 
 
 def connect() -> "DuckDBPyConnection":
-    """A database in memory, in which all times are UTC."""
+    """Open a database in memory in which all times are UTC."""
     import duckdb
 
     connection = duckdb.connect()
@@ -67,7 +67,7 @@ def connect() -> "DuckDBPyConnection":
 def score_rows(
     connection: "DuckDBPyConnection", name: str, selected: str, columns: MonitoredColumns, model: Any
 ) -> None:
-    """Make the relation `name`: rows of the feature table, with what the model predicts for them.
+    """Create the relation `name`: rows of the feature table with the model's predictions.
 
     Raises:
         UserError: the table lacks a column.
@@ -94,7 +94,7 @@ def score_rows(
 def of_features(
     connection: "DuckDBPyConnection", table: Path, months: list[str], columns: MonitoredColumns, model: Any
 ) -> Iterator[Window]:
-    """A window for each of these months of the feature table."""
+    """Yield a window for each of these months of the feature table."""
     for number, month in enumerate(months):
         name = f"features_{number}"
         where = f"where {quoted(columns.month)}::varchar = {text(month)}"
@@ -104,7 +104,7 @@ def of_features(
 
 
 def months_of(connection: "DuckDBPyConnection", table: Path, columns: MonitoredColumns) -> list[str]:
-    """The months of a feature table, oldest first.
+    """Return the months of a feature table, oldest first.
 
     Raises:
         UserError: there is no such table, or it has no such column.
@@ -127,20 +127,20 @@ def of_log(
     labels: tuple[Path, MonitoredColumns],
     folder: Path = LOG_FOLDER,
 ) -> tuple[list[Window], dict[str, int]]:
-    """The newest windows with predictions of a release, oldest first; and how many rows of each are no evidence.
+    """Return the newest windows with predictions of a release, oldest first, and how many rows of each do not count.
 
-    Whoever may ask may send any features under any key. So a row whose key is known counts only if its features are
-    those of the online table (as the server has found), or else those of the feature table. The outcome of a key counts
-    once in a window, however often it was asked for.
+    A client can send any features with any key. So a row with a known key counts only if its features match the online
+    table (as the server has checked), or else the feature table. The outcome of a key counts once in a window, however
+    often it was requested.
 
     Args:
-        connection: where the relations are made.
+        connection: where to create the relations.
         release: its id.
-        features: name -> type, as the record has them.
-        grain: how long a window is.
-        newest: how many of them.
-        labels: the feature table that will have the outcome, by key, and the names of its columns.
-        folder: of the log.
+        features: name -> type, as in the record.
+        grain: the length of a window.
+        newest: how many windows.
+        labels: the feature table that gets the outcomes, by key, and the names of its columns.
+        folder: the log's folder.
     """
     with locked(folder):
         if not _make_log(connection, release, features, grain, labels, folder):
@@ -184,7 +184,7 @@ def _make_log(
             "ignore_errors = true)"
         )
     if parts:
-        # A file of before a column was there has null in it.
+        # Files written before a column was added have null in it.
         nothing = ", ".join(f"null::{kind} as {quoted(name)}" for name, kind in LOG.items())
         rows = f"select * from read_parquet({_paths(parts)}, union_by_name = true)"
         casts = ", ".join(f"{quoted(name)}::{kind} as {quoted(name)}" for name, kind in types.items())
@@ -211,7 +211,7 @@ def _make_log(
 def _known(
     connection: "DuckDBPyConnection", kinds: dict[str, str], table: Path, columns: MonitoredColumns
 ) -> tuple[str, str]:
-    """SQL for what the feature table knows of the keys in `logged`, and the condition that they agree.
+    """Return SQL for the feature table's rows of the keys in `logged`, and the condition that they agree.
 
     Columns: _k (the key), _outcome, and the features as _f0, _f1, ...
     """
@@ -232,7 +232,7 @@ def _known(
 def _same(sent: str, known: str, kind: str) -> str:
     if kind != "DOUBLE":
         return f"{sent} is not distinct from {known}"
-    sent, known = (f"nullif({each}, 'nan'::double)" for each in (sent, known))  # JSON has no word for it but null
+    sent, known = (f"nullif({each}, 'nan'::double)" for each in (sent, known))  # JSON can only represent NaN as null
     close = f"abs({sent} - {known}) <= {SAME} * greatest(abs({sent}), abs({known}))"
     return f"coalesce({sent} is not distinct from {known} or {close}, false)"
 
@@ -242,7 +242,7 @@ def _paths(files: list[Path]) -> str:
 
 
 def _sql_type(arrow: str) -> str:
-    """DuckDB's name for a type that the record calls as Arrow does."""
+    """Return DuckDB's name for an Arrow type in the record."""
     if arrow.startswith(("int", "uint")):
         return "BIGINT"
     if arrow.startswith(("double", "float", "half", "decimal")):

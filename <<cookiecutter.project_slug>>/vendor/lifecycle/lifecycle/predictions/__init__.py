@@ -1,1 +1,1 @@
-"""Reading the prediction log, which outlives the server that writes it."""
+"""Read the prediction log, which outlives the server that writes it."""

@@ -1,4 +1,4 @@
-"""Prediction ids: UUIDs of version 7 (RFC 9562), so that they sort by time and name the day they belong to."""
+"""Prediction ids: UUIDs of version 7 (RFC 9562), which sort by time and contain the day they belong to."""
 
 import os
 import re
@@ -14,9 +14,9 @@ _last = 0
 
 
 def new() -> str:
-    """An id later than every other of this process, whatever the clock does.
+    """Return an id later than every other id of this process, whatever the clock does.
 
-    48 bits of milliseconds, 12 bits of what is left of the time (RFC 9562, method 3), 62 random bits.
+    48 bits of milliseconds, 12 bits for the fraction of a millisecond (RFC 9562, method 3), 62 random bits.
     """
     global _last
     with _lock:
@@ -28,16 +28,16 @@ def new() -> str:
 
 
 def of_row(prediction_id: str, position: int, many: bool) -> str:
-    """The id of one row: that of the request, and the row's position where it has several."""
+    """Return the id of one row: the request's id, followed by the row's position if there are several."""
     return f"{prediction_id}-{position}" if many else prediction_id
 
 
 def moment(prediction_id: str) -> datetime:
-    """When it was made, in UTC, to the millisecond."""
+    """Return when the id was made, in UTC, to the millisecond."""
     milliseconds = int(prediction_id[:8] + prediction_id[9:13], 16)
     return datetime.fromtimestamp(milliseconds // 1000, UTC).replace(microsecond=milliseconds % 1000 * 1000)
 
 
 def day(prediction_id: str) -> str:
-    """The day it was made, in UTC, as YYYY-MM-DD."""
+    """Return the day the id was made, in UTC, as YYYY-MM-DD."""
     return moment(prediction_id).date().isoformat()

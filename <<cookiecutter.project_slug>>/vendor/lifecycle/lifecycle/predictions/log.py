@@ -1,4 +1,4 @@
-"""The log of predictions as a table, be it in JSON lines or in Parquet files.
+"""The prediction log as a table, from JSON lines and Parquet files.
 
     with duckdb.connect() as connection:
         relation(connection).filter("not shadow and error is null").aggregate("release, avg(score)", "release")
@@ -19,28 +19,28 @@ if TYPE_CHECKING:
 FOLDER = Path("logs/predictions")
 COLUMNS = {
     "prediction_id": "VARCHAR",  # of the row; sorts by time
-    "at": "TIMESTAMP",  # UTC, when the request came
+    "at": "TIMESTAMP",  # UTC, when the request arrived
     "release": "VARCHAR",
     "channel": "VARCHAR",  # production or canary
     "generation": "BIGINT",  # of the channel
-    "key": "VARCHAR",  # of the request, where it had one; else the row's own
-    "shadow": "BOOLEAN",  # the answer came from elsewhere
-    "score": "DOUBLE",  # null where there is an error
-    "latency_ms": "DOUBLE",  # the model's, for all rows of the request
+    "key": "VARCHAR",  # the request's key, if it had one; else the row's own
+    "shadow": "BOOLEAN",  # the client got another answer
+    "score": "DOUBLE",  # null if there is an error
+    "latency_ms": "DOUBLE",  # the model's time for all rows of the request
     "error": "VARCHAR",
     "request": "VARCHAR",  # SHA-256 of the body
-    "features": "JSON",  # as the model got them: as they were sent, with what was filled in
-    "online": "VARCHAR",  # the online table that it was filled in from
-    "agrees": "BOOLEAN",  # the features are those of that table for this key; null where it does not know the key
+    "features": "JSON",  # the model's inputs: as sent, plus what was filled in
+    "online": "VARCHAR",  # the online table used to fill in features
+    "agrees": "BOOLEAN",  # whether the features match that table's for this key; null if it does not have the key
 }
 
 
 def relation(
     connection: "duckdb.DuckDBPyConnection", since: str = "", until: str = "9999", folder: Path = FOLDER
 ) -> "duckdb.DuckDBPyRelation":
-    """Every logged row of these days (YYYY-MM-DD, both included), in no order; the columns are those of `COLUMNS`.
+    """Return every logged row of these days (YYYY-MM-DD, both included), unordered, with the columns in `COLUMNS`.
 
-    A line that a killed process has not finished is left out.
+    Skips a line that a killed process has not finished.
     """
     parquet, lines = _files(folder, since, until)
     names = ", ".join(f'"{name}"' for name in COLUMNS)
@@ -53,18 +53,18 @@ def relation(
         options = f"format = 'newline_delimited', columns = {{{kinds}}}, ignore_errors = true"
         read = f"select {names} from read_json({_list(lines)}, {options}) where features is not null"  # noqa: S608
         parts.append(read)
-    # A file of before a column was there has null in it.
+    # Files written before a column was added have null in it.
     return connection.sql(f"select {names} from ({' union all by name '.join(parts)})")  # noqa: S608
 
 
 def find(prediction_id: str, folder: Path = FOLDER) -> list[dict[str, Any]]:
-    """The lines of a prediction, the answered one first; of a request with several rows, those of all."""
+    """Return the lines of a prediction, the answered one first; for a request with several rows, those of all rows."""
     import duckdb
 
     day = ids.day(prediction_id)
     with locked(folder), duckdb.connect() as connection:
         found = relation(connection, day, day, folder)
-        # The end of a range, and not a prefix: by that a Parquet file's statistics say where to look.
+        # The end of a range instead of a prefix: Parquet statistics can then be used to skip files.
         chosen = found.filter(f"prediction_id >= '{prediction_id}' and prediction_id < '{prediction_id}-a'")
         chosen = chosen.filter(f"prediction_id = '{prediction_id}' or prediction_id like '{prediction_id}-%'")
         rows = chosen.order("prediction_id, shadow, error is not null").fetchall()
@@ -73,7 +73,7 @@ def find(prediction_id: str, folder: Path = FOLDER) -> list[dict[str, Any]]:
 
 
 def counts(folder: Path = FOLDER) -> dict[str, int]:
-    """How many predictions each release has answered with."""
+    """Return how many predictions each release has answered with."""
     if not folder.exists():
         return {}
     import duckdb
@@ -84,7 +84,7 @@ def counts(folder: Path = FOLDER) -> dict[str, int]:
 
 
 def _files(folder: Path, since: str, until: str) -> tuple[list[Path], list[Path]]:
-    """The Parquet files and the files of JSON lines that are not one yet."""
+    """Return the Parquet files, and the JSON lines files that are not converted yet."""
     days = [day for day in sorted(folder.glob("????-??-??")) if since <= day.name <= until]
     parquet = [path for day in days for path in sorted(day.glob("*.parquet"))]
     done = {path.with_suffix("") for path in parquet}

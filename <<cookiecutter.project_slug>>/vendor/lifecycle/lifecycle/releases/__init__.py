@@ -1,1 +1,1 @@
-"""The life of a pipeline result: run, tracked, released, promoted, rolled back. Does not know the model's subject."""
+"""The life of a pipeline result: run, track, release, promote, roll back. Knows nothing about the model's subject."""

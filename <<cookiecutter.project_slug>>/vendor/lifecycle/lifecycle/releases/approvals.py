@@ -1,7 +1,7 @@
-"""Approvals: who has looked at exactly this release and agrees to it.
+"""Approvals: who has reviewed exactly this release and agrees to it.
 
-An approval names the release's digest. Where the project holds a file `allowed_signers` (as `ssh-keygen` reads it, see
-its manual), an approval counts only with a signature of a key that the file gives to the approver.
+An approval names the release's digest. If the project has an `allowed_signers` file (the format is in the `ssh-keygen`
+manual), an approval counts only if it is signed with a key that the file lists for the approver.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ PERSON = re.compile(r"[^<>\n]*[^<>\s][^<>\n]* <[^<>\s@]+@[^<>\s@]+>")
 
 
 class Approval(Stored):
-    """One person's agreement to one release. `own`: given by the person who released it."""
+    """One person's agreement to one release. `own`: the approver is the person who released it."""
 
     release: str
     digest: str
@@ -34,7 +34,7 @@ class Approval(Stored):
 
 @dataclass(frozen=True)
 class Counted:
-    """An approval and what it is worth: `problem` is empty for one that counts."""
+    """An approval and whether it counts. `problem` is empty if it does."""
 
     approval: Approval
     signed: bool
@@ -42,23 +42,23 @@ class Counted:
 
 
 def mail_of(person: str) -> str:
-    """The address in `Name <mail>`: what signatures are held against."""
+    """Return the address in `Name <mail>`. Signatures are checked against it."""
     return person.rpartition("<")[2].rstrip(">")
 
 
 def is_own(person: str, release: Release) -> bool:
-    """Whether this is who released it. The address says who: a name can be written in many ways."""
+    """Return whether this person made the release. Compares addresses only: a name can be written in many ways."""
     return mail_of(person).lower() == mail_of(release.observed["by"]).lower()
 
 
 def file_name(person: str) -> str:
-    """The name of the file that a person's approval has in the ledger."""
+    """Return the name of the ledger file that holds a person's approval."""
     plain = re.sub(r"[^a-z0-9]+", "-", mail_of(person).lower()).strip("-")
     return f"{plain}-{hashlib.sha256(person.encode()).hexdigest()[:6]}"
 
 
 def default_key() -> str:
-    """The key that git signs with."""
+    """Return the key that git signs with."""
     try:
         return git.git("config", "--get", "user.signingKey").strip()
     except git.GitError:
@@ -69,7 +69,7 @@ def default_key() -> str:
 
 
 def held_against(files: dict[str, bytes], release: Release, signers: bytes | None) -> list[Counted]:
-    """The approvals in these files, each with whether it holds; `signers`: the file of allowed signers, if any."""
+    """Return the approvals in these files, each with whether it counts. `signers`: the allowed signers file, if any."""
     found = []
     for path, content in files.items():
         if not path.endswith(".json"):
@@ -85,12 +85,12 @@ def held_against(files: dict[str, bytes], release: Release, signers: bytes | Non
 
 
 def allowed_signers() -> bytes | None:
-    """The committed file of allowed signers, if the project has one. What is not committed does not count."""
+    """Return the committed file of allowed signers, or None. An uncommitted file does not count."""
     return git.read(f"HEAD:./{SIGNERS_FILE}")[0]
 
 
 def signers_blob() -> str | None:
-    """The git blob of that file."""
+    """Return the git blob of the allowed signers file."""
     try:
         return git.git("rev-parse", "--verify", "--quiet", f"HEAD:./{SIGNERS_FILE}").strip()
     except git.GitError:
@@ -100,7 +100,7 @@ def signers_blob() -> str | None:
 def problem_with(
     approval: Approval, content: bytes, signature: bytes | None, release: Release, signers: bytes | None
 ) -> str:
-    """Why an approval does not count; empty when it does."""
+    """Return why an approval does not count, or an empty string if it does."""
     if approval.digest != release.digest:
         return f"it is for other content ({approval.digest[:12]})"
     if signers is None:
@@ -116,7 +116,7 @@ def problem_with(
 
 
 def sign(content: bytes, key: str) -> bytes:
-    """A signature of this content by an SSH key."""
+    """Sign this content with an SSH key."""
     with tempfile.TemporaryDirectory(prefix="approval-") as folder:
         file = Path(folder, "approval.json")
         file.write_bytes(content)

@@ -1,4 +1,4 @@
-"""Give an approval, and count those that a release has in the ledger."""
+"""Approve a release, and count the approvals that the ledger has for it."""
 
 from collections.abc import Iterable
 
@@ -24,17 +24,17 @@ from .record import Release
 def approve(
     ledger: Ledger, release: Release, comment: str = "", key: str = "", by: str = ""
 ) -> tuple[Approval, Ledger]:
-    """Write an approval of this release. The same again changes nothing.
+    """Write an approval of this release. Approving again without a change does nothing.
 
     Args:
-        ledger: as it is now.
-        release: what is approved.
-        comment: kept with it.
+        ledger: the current ledger.
+        release: the release to approve.
+        comment: stored with the approval.
         key: an SSH key to sign with; by default git's `user.signingKey`.
         by: `Name <mail>`; by default the person at the keyboard.
 
     Raises:
-        UserError: `by` is nobody's name, or a signature is wanted and cannot be made, or does not hold.
+        UserError: `by` is not of the form `Name <mail>`, or a signature is required but cannot be made or is not valid.
     """
     by = by or git.identity()
     if not PERSON.fullmatch(by):
@@ -57,11 +57,11 @@ def approve(
 
 
 def count(ledger: Ledger, release: Release) -> list[Counted]:
-    """Every approval of this release, each with whether it holds."""
+    """Return every approval of this release, each with whether it counts."""
     return count_all(ledger, [release])[release.id]
 
 
 def count_all(ledger: Ledger, releases: Iterable[Release]) -> dict[str, list[Counted]]:
-    """Every approval of these releases, by id."""
+    """Return every approval of these releases, by release id."""
     signers = allowed_signers()
     return {release.id: held_against(ledger.approvals(release.id), release, signers) for release in releases}

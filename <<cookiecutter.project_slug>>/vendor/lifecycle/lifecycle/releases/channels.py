@@ -1,7 +1,7 @@
-"""Promotion and rollback: prepare, one compare-and-swap, then whatever follows from it.
+"""Promotion and rollback: prepare, one compare-and-swap, then the follow-up work.
 
-Until the ledger has moved, nothing is visible to anybody. From then on there is only forward: what a crash left undone
-is done by the next command (reconcile.py).
+Nothing is visible to anyone until the ledger has moved. After that there is no way back: if a crash leaves work undone,
+the next command does it (reconcile.py).
 """
 
 import time
@@ -20,7 +20,7 @@ from .store import Store
 
 @dataclass(frozen=True)
 class Move:
-    """What a promotion or a rollback came to. `seconds`: until the pointer had moved and was read back."""
+    """The outcome of a promotion or a rollback. `seconds`: time until the pointer had moved and was read back."""
 
     channel: ChannelName
     release: str | None
@@ -48,24 +48,24 @@ def promote(
     without_comparison: bool = False,
     evidence: dict[str, Any] | None = None,
 ) -> Move:
-    """Let a channel serve a release, if the policy allows it.
+    """Make a channel serve a release, if the policy allows it.
 
     Args:
-        ledger: as it was when this was decided.
-        release: what to serve.
+        ledger: the ledger that the decision was based on.
+        release: the release to serve.
         to: the channel.
         policy: of params.yaml.
         store: DVC's cache and remote.
         traffic: share of the requests, for a canary.
-        reason: why; needed for a release in quarantine.
+        reason: why; required for a release in quarantine.
         generation: move the channel only if it is at this generation.
-        automation: nobody is at the keyboard; then quarantine is final.
-        without_comparison: go on where it cannot be compared with what production serves; needs a reason.
-        evidence: what it was decided on, beside what the policy asks for.
+        automation: nobody is at the keyboard, so quarantine cannot be overridden.
+        without_comparison: continue if the release cannot be compared with production's; needs a reason.
+        evidence: what the decision was based on, in addition to what the policy asks for.
 
     Raises:
         UserError: the policy does not allow it, or something the release needs is missing; nothing has changed.
-        MovedError: somebody else moved the channel first.
+        MovedError: another operation moved the channel first.
     """
     start = time.monotonic()
     channel = ledger.channel(to)
@@ -88,7 +88,7 @@ def promote(
         | ({"traffic": traffic} if traffic is not None else {}),
     )
     entry = _with_evidence(ledger, entry, release, rules, store, without_comparison)
-    loading.need(release.commit)  # a rollback does not need it: its files are compared with the tree
+    loading.need(release.commit)  # rollback does not need it: it compares the files with the tree
     loading.try_out(release, loading.materialise(release, store))
     lifted: dict[str, bytes | None] = {}
     if ledger.quarantine(release.id):
@@ -96,7 +96,7 @@ def promote(
     after = ledger.append(
         entry,
         lambda numbered: {f"channels/{to}.json": _channel_of(numbered, traffic).to_bytes()} | lifted,
-        # What is compared with is what production serves.
+        # Compare with the release that production serves.
         guards=[f"quarantine/{release.id}.json", *(["channels/production.json"] if rules.against_champion else [])],
     )
     notes = [f"{release.id} is out of quarantine"] if lifted else []
@@ -114,14 +114,14 @@ def rollback(
     automation: bool = False,
     evidence: dict[str, Any] | None = None,
 ) -> Move:
-    """Let a channel serve again what it served before, and put what it leaves in quarantine.
+    """Make a channel serve again what it served before, and quarantine the release it stops serving.
 
-    Without `to`, it goes to the last release the channel has served that is not in quarantine. It needs no approval,
-    since the channel has served it before, and no network, if the release is in DVC's cache.
+    Without `to`, the channel returns to the last release it served that is not in quarantine. This needs no approval,
+    since the channel has served it before, and no network if the release is in DVC's cache.
 
     Raises:
-        UserError: there is nothing to go back to, or it does not hold; nothing has changed.
-        MovedError: somebody else moved the channel first.
+        UserError: there is no release to return to, or it fails verification; nothing has changed.
+        MovedError: another operation moved the channel first.
     """
     start = time.monotonic()
     if not reason.strip():
@@ -171,12 +171,12 @@ def hold(
     automation: bool = False,
     evidence: dict[str, Any] | None = None,
 ) -> Entry:
-    """Keep automation from promoting to a channel, or end that; returns the ledger's entry.
+    """Stop automation from promoting to a channel, or lift that hold. Return the ledger entry.
 
-    A person's promotion or rollback of the channel ends it too.
+    A promotion or rollback of the channel by a person lifts it too.
 
     Raises:
-        UserError: it has no reason, or there is none to end.
+        UserError: no reason was given, or there is no hold to lift.
     """
     if end and ledger.held(name) is None:
         raise UserError(f"{name} is not on hold")
@@ -188,7 +188,7 @@ def hold(
 def note(
     ledger: Ledger, kind: Kind, name: ChannelName, reason: str, automation: bool, evidence: dict[str, Any]
 ) -> Entry:
-    """Write an entry that moves nothing."""
+    """Write an entry that does not move a channel."""
     channel = ledger.channel(name)
     entry = Entry(
         kind=kind,
@@ -239,12 +239,12 @@ def _ask(ledger: Ledger, entry: Entry, rules: Rules | None) -> None:
 def _with_evidence(
     ledger: Ledger, entry: Entry, release: Release, rules: Rules, store: Store, without_comparison: bool
 ) -> Entry:
-    """The promotion with all that the rules ask for.
+    """Return the promotion's entry with all the evidence that the rules ask for.
 
     Raises:
-        UserError: it is not allowed; says why, and what to type.
+        UserError: the promotion is not allowed; the message says why, and what to type.
     """
-    # A comparison takes a while: first ask whether anything else is in the way.
+    # A comparison is slow, so first check everything else.
     _ask(ledger, entry, rules.model_copy(update={"against_champion": {}}))
     if release.id in ledger.served.get(entry.channel or "", []):
         return entry.model_copy(update={"evidence": entry.evidence | {"served_before": True}})
@@ -297,7 +297,7 @@ def _unchanged(name: ChannelName, channel: Channel, start: float) -> Move:
 def _follow(
     ledger: Ledger, entry: Entry, release: Release | None, start: float, notes: list[str], traffic: float | None
 ) -> Move:
-    """After the commit: move the pointer, read it back, and hash once more what it points at."""
+    """After the commit: move the pointer, read it back, and hash again the files it points at."""
     assert entry.channel is not None and entry.generation is not None
     pointers.write(ledger)
     pointer = pointers.read(entry.channel)

@@ -1,4 +1,4 @@
-"""Two releases on the same holdout: the newer one's own evaluation, with the older one's model in place."""
+"""Compare two releases on the same holdout: run the newer one's evaluation with the older one's model."""
 
 import json
 import os
@@ -20,16 +20,16 @@ from .record import METRICS_FILE, Release
 from .store import Store
 
 SCRATCH = Path(".lifecycle/scratch")
-# Where the stage has no timeout_seconds in its meta in dvc.yaml.
+# Used if the stage has no timeout_seconds in its meta in dvc.yaml.
 SECONDS = 900
 
 
 def compare(candidate: Release, champion: Release, store: Store) -> dict[str, Any]:
-    """The champion's metrics on the candidate's holdout, beside the candidate's own.
+    """Return the champion's metrics on the candidate's holdout, next to the candidate's own.
 
-    The stage that writes the metrics runs once more, with the code, parameters and data of the candidate and the model
-    of the champion, in a folder of its own. Where that fails, for example because the champion wants a feature that is
-    no longer made, `problem` says why, and the policy holds the release for a person.
+    The stage that writes the metrics runs again in a separate folder, with the code, parameters and data of the
+    candidate and the model of the champion. If that fails, for example because the champion needs a feature that is no
+    longer made, `problem` says why, and the policy holds the release until a person decides.
 
     Returns: {"champion": id, "metrics": {name: {"champion", "candidate", "change"}}} or {"champion", "problem"}.
     """
@@ -49,7 +49,7 @@ def compare(candidate: Release, champion: Release, store: Store) -> dict[str, An
 
 
 def _measure(candidate: Release, champion: Release, store: Store) -> dict[str, Any]:
-    """The champion's metrics; raises UserError when it cannot be measured."""
+    """Return the champion's metrics. Raises UserError if they cannot be computed."""
     SCRATCH.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="compare-", dir=SCRATCH) as name:
         folder = Path(name).resolve()

@@ -1,4 +1,4 @@
-"""The SQLite files of MLflow and Prefect: found damaged, set aside, and brought along when the project moves."""
+"""The SQLite files of MLflow and Prefect: detect damage, move them aside, and update paths when the project moves."""
 
 import sqlite3
 import time
@@ -8,19 +8,19 @@ from pathlib import Path
 from urllib.parse import unquote
 
 PREFECT = Path(".prefect/prefect.db")
-# Columns of MLflow's tables that say where artifacts are.
+# Columns of MLflow's tables that hold artifact locations.
 PLACES = {"artifact_location", "artifact_uri", "source", "storage_location"}
 
 
 def damage(database: Path) -> str | None:
-    """What SQLite says is wrong with a file; None where it finds nothing wrong, and where there is no file."""
+    """Return SQLite's description of a file's damage. None if SQLite finds none or there is no file."""
     if not database.exists():
         return None
     try:
         with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=rw", uri=True)) as connection:
             (found,) = connection.execute("pragma quick_check(1)").fetchone()
     except sqlite3.OperationalError as error:
-        # A file that is locked, or cannot be opened, may be sound.
+        # A file that is locked or cannot be opened may still be intact.
         return str(error) if error.sqlite_errorcode == sqlite3.SQLITE_ERROR else None
     except sqlite3.DatabaseError as error:
         return str(error)
@@ -28,23 +28,23 @@ def damage(database: Path) -> str | None:
 
 
 def damaged_prefect(wrong: str) -> str:
-    """What to say of Prefect's database when it is damaged."""
+    """Return the message for a damaged Prefect database."""
     return f"Prefect's database {PREFECT} is damaged ({wrong}): `doctor` moves it aside, and Prefect makes a new one"
 
 
 def set_aside(database: Path) -> Path:
-    """Rename a damaged database, so that a new one can be made; returns where it is now."""
+    """Rename a damaged database so that a new one can be created. Return its new path."""
     aside = database.with_name(f"{database.name}.damaged-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
-    for suffix in ("-wal", "-shm", "-journal", ""):  # the file itself last: a new one must not find these
+    for suffix in ("-wal", "-shm", "-journal", ""):  # the database itself last: a new one must not pick up these files
         if (part := database.with_name(database.name + suffix)).exists():
             part.replace(aside.with_name(aside.name + suffix))
     return aside
 
 
 def follow_project(database: Path) -> list[str]:
-    """Make MLflow's artifacts be where the database is now, if the project was moved or copied; returns what was done.
+    """Point MLflow's artifact paths at the database's current folder if the project was moved or copied.
 
-    Only paths below the folder that the database was made in change, all of them in one transaction.
+    Changes only paths below the folder that the database was created in, in one transaction. Returns what was done.
 
     Raises:
         sqlite3.DatabaseError: the file is damaged.
@@ -69,7 +69,7 @@ def follow_project(database: Path) -> list[str]:
 
 
 def _old_folders(connection: sqlite3.Connection, here: Path) -> list[Path]:
-    """The folders that the project was in when experiments were made."""
+    """Return the folders that the project was in when experiments were created."""
     if not connection.execute("select 1 from sqlite_master where name = 'experiments'").fetchone():
         return []
     found = connection.execute("select name, artifact_location from experiments where artifact_location like 'file:%'")

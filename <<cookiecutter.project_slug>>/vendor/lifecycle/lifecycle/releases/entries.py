@@ -1,4 +1,4 @@
-"""The words of the ledger: an entry, what a channel serves, why a release is in quarantine, and the time."""
+"""The ledger's vocabulary: an entry, what a channel serves, why a release is in quarantine, and the time."""
 
 import json
 from datetime import UTC, datetime
@@ -14,17 +14,17 @@ Kind = Literal["release", "approve", "promote", "rollback", "hold", "retrain"]
 
 
 class Stored(BaseModel):
-    """A file in the ledger. A key that a later version of this project has added is not an error."""
+    """A file in the ledger. Keys added by a later version of this project are accepted."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     def to_bytes(self) -> bytes:
-        """Sorted, indented JSON."""
+        """Return sorted, indented JSON."""
         return (json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
 
 class Entry(Stored):
-    """One operation. `after` is the ledger commit before it; `evidence` is what it was decided on."""
+    """One operation. `after` is the ledger commit before it; `evidence` is what the decision was based on."""
 
     number: int = 0
     after: str | None = None
@@ -41,7 +41,7 @@ class Entry(Stored):
 
 
 class Channel(Stored):
-    """What a channel serves since when. `generation` counts its moves; `traffic` is a canary's share of requests."""
+    """What a channel serves, and since when. `generation` counts moves; `traffic` is a canary's share of requests."""
 
     release: str | None
     generation: int
@@ -55,7 +55,7 @@ class Channel(Stored):
 
 
 class Quarantine(Stored):
-    """Why a release is not to be promoted by automation."""
+    """Why automation must not promote a release."""
 
     release: str
     channel: ChannelName
@@ -66,12 +66,12 @@ class Quarantine(Stored):
 
 
 def now() -> str:
-    """The present moment, in UTC, to the second."""
+    """Return the current time in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def moment(at: str) -> datetime:
-    """The time of an entry; raises ValueError when it names no zone or is not a time."""
+    """Parse the time of an entry. Raises ValueError if it has no time zone or is not a time."""
     found = datetime.fromisoformat(at)
     if found.tzinfo is None:
         raise ValueError(f"{at} names no time zone")
@@ -79,5 +79,5 @@ def moment(at: str) -> datetime:
 
 
 def later(one: str, other: str) -> str:
-    """The later of two times; an empty one is before all others."""
+    """Return the later of two times. An empty one is earlier than all others."""
     return one if not other or (one and moment(one) >= moment(other)) else other

@@ -1,4 +1,4 @@
-"""The feature table as the pipeline last built it, out of DVC's cache: whole, whatever lies in the work tree."""
+"""The feature table as the pipeline last built it. Read from DVC's cache, so the work tree does not affect it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from .store import File, Output, Store
 
 @dataclass(frozen=True)
 class Built:
-    """A feature table: its path in the project, its MD5, and the file in the cache that holds it."""
+    """A feature table: its path in the project, its MD5, and the cache file that holds it."""
 
     path: str
     md5: str
@@ -19,10 +19,10 @@ class Built:
 
 
 def built_for(release: Release, store: Store) -> Built:
-    """The newest table of those that a release's model reads, hashed.
+    """Return the newest of the tables that a release's model reads, after hashing it.
 
     Raises:
-        UserError: dvc.lock names none, it is lost, or it lacks a feature of the model or has it in another type.
+        UserError: dvc.lock names no such table, it is lost, or a feature of the model is missing or has another type.
     """
     import pyarrow.parquet as pq
 
@@ -37,10 +37,10 @@ def built_for(release: Release, store: Store) -> Built:
 
 
 def newest(path: str, store: Store) -> Built:
-    """The table of this path that dvc.lock names, hashed.
+    """Return the table at this path as dvc.lock names it, after hashing it.
 
     Raises:
-        UserError: it names none, or it is lost.
+        UserError: dvc.lock does not name it, or it is lost.
     """
     found = next((file for file in built_below(path, store) if file.path == path), None)
     if found is None:
@@ -49,7 +49,7 @@ def newest(path: str, store: Store) -> Built:
 
 
 def built_below(path: str, store: Store) -> list[File]:
-    """The files of the output that holds a path, as dvc.lock names them, all hashed.
+    """Return the files of the output that contains a path, as dvc.lock names them, after hashing all of them.
 
     Raises:
         UserError: one is lost.

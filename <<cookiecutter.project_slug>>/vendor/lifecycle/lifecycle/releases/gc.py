@@ -15,7 +15,7 @@ from .store import Output, Store
 
 @dataclass(frozen=True)
 class Freed:
-    """What was deleted, or would be. `kept` counts the objects that something needs."""
+    """What was deleted, or would be. `kept` is the number of objects still needed."""
 
     objects: int
     bytes: int
@@ -24,13 +24,13 @@ class Freed:
 
 
 def collect(ledger: Ledger, store: Store, dry_run: bool = False) -> Freed:
-    """Delete from the local cache what is not needed by a release, the work tree, a branch or a tag.
+    """Delete from the local cache every object that no release, work tree, branch or tag needs.
 
-    The remote is not touched. A listing that a release needs and that is not here stops it: its files cannot be told
-    from others.
+    Does not touch the remote. Stops if a listing that a release needs is missing here, since it is then unknown which
+    files belong to it.
 
     Raises:
-        UserError: what must be kept cannot be told.
+        UserError: it is not possible to determine what to keep.
     """
     if not store.is_own():
         raise UserError(
@@ -48,7 +48,7 @@ def _collect(ledger: Ledger, store: Store, dry_run: bool) -> Freed:
             needed |= _needed_by(output, store, release.id)
     for outputs in _named_elsewhere():
         for output in outputs:
-            with contextlib.suppress(UserError):  # a branch whose data is not here keeps what is here of it
+            with contextlib.suppress(UserError):  # a branch whose data is only partly here keeps that part
                 needed |= {output.md5}
                 needed |= _needed_by(output, store, "a branch")
     doomed = [(md5, size) for md5, size in store.objects() if md5 not in needed]
@@ -56,7 +56,7 @@ def _collect(ledger: Ledger, store: Store, dry_run: bool) -> Freed:
     serving = {channel.release for channel in ledger.channels().values() if channel.release}
     folders = [path.name for path in loading.RELEASES.glob("*") if path.name not in serving]
     if not dry_run:
-        # Folders first: DVC takes a listing whose files are gone for a damaged cache.
+        # Folders first: DVC treats a listing without its files as a damaged cache.
         for md5, _ in sorted(doomed, key=lambda each: not each[0].endswith(".dir")):
             store.object_path(md5).unlink(missing_ok=True)
         loading.clean_up(keep=serving)
@@ -72,7 +72,7 @@ def _needed_by(output: Output, store: Store, who: str) -> set[str]:
 
 
 def _named_elsewhere() -> list[list[Output]]:
-    """The outputs in every dvc.lock: of the work tree, of each branch and tag."""
+    """Return the outputs in every dvc.lock: of the work tree and of each branch and tag."""
     refs = git.git("for-each-ref", "--format=%(refname)").split()
     names = [f"{ref}:./{LOCK_FILE}" for ref in refs if not ref.endswith(BRANCH)]
     contents = [content for content in git.read("HEAD:./" + str(LOCK_FILE), *names) if content]

@@ -1,4 +1,4 @@
-"""git by its plumbing: facts about the code, and commits written without touching work tree, index or branch."""
+"""git plumbing: query the code, and write commits without touching the work tree, index or branch."""
 
 import getpass
 import os
@@ -13,54 +13,54 @@ from pathlib import Path
 
 from ..errors import UserError
 
-# A server that does not answer should cost seconds, and nobody is there to type a password.
+# Fail within seconds if a server does not answer, and never ask for a password.
 IMPATIENT = {"GIT_TERMINAL_PROMPT": "0", "GIT_SSH_COMMAND": "ssh -o BatchMode=yes -o ConnectTimeout=10"}
-# What git says tells a lost race from a server that is down.
+# git's messages distinguish a lost race from a server that is down.
 ENGLISH = {"LC_ALL": "C.UTF-8", "LANGUAGE": "C"}
 NETWORK_SECONDS = 60
-# Looking takes no lock, so that who is killed while looking leaves none.
+# Read-only commands take no lock, so killing one leaves none behind.
 JUST_LOOKING = {"GIT_OPTIONAL_LOCKS": "0"}
 LOCKED = re.compile(r"Unable to create '(.+?\.lock)': File exists")
 BLANK_OBJECT = re.compile(r"object file (\S+) is empty")
-# Its header and its checksum.
+# The size of the index's header and checksum.
 SMALLEST_INDEX = 32
-# git holds a lock for some thousandths of a second. One that is older was left by a git that was killed.
+# git holds a lock for a few milliseconds. An older one was left by a killed git process.
 LOCK_SECONDS = 5
-# What the ledger says must be on the disk before anything follows from it. Names and messages are UTF-8, as they stand.
+# Ledger commits must be on disk before anything acts on them. Names and messages are UTF-8, unquoted.
 OURS = ("-c", "core.fsync=all", "-c", "core.quotePath=off", "-c", "i18n.commitEncoding=UTF-8")
 NO_COMMIT = "0" * 40
-# Why a ref cannot be moved, however often one tries. The last: a branch has the name of a folder of refs.
+# Errors that retrying cannot fix. The last one: a branch has the same name as a folder of refs.
 NO_RACE = ("Permission denied", "No space left", "Read-only file system", "cannot create")
 
 
 class GitError(UserError):
-    """git refused. The text is what it said."""
+    """git failed. The text is git's own message."""
 
 
 @dataclass(frozen=True)
 class Commit:
-    """The commit that is checked out. `changed` names tracked or new files that differ from it."""
+    """The commit that is checked out. `changed`: tracked or new files that differ from it."""
 
     sha: str
     changed: tuple[str, ...]
 
 
 def head() -> Commit | None:
-    """The current commit, or None where there is no git, no repository or no commit yet."""
+    """Return the current commit, or None if there is no git, no repository or no commit yet."""
     sha = resolve("HEAD")
     return Commit(sha, changed()) if sha else None
 
 
 def changed() -> tuple[str, ...]:
-    """Tracked and new files of the project that differ from the current commit, relative to the project."""
-    # -z: names with spaces or non-ASCII letters stand as they are.
+    """Return tracked and new files that differ from the current commit, relative to the project."""
+    # -z: git does not quote names with spaces or non-ASCII letters.
     entries = git("status", "--porcelain", "-z", "--no-renames", "--untracked-files=all", ".").split("\0")
     prefix = git("rev-parse", "--show-prefix").strip()
     return tuple(entry[3:].removeprefix(prefix) for entry in entries if entry)
 
 
 def resolve(name: str) -> str | None:
-    """The commit that a ref, tag or abbreviation names, if there is one."""
+    """Return the commit that a ref, tag or abbreviation names, or None."""
     try:
         return git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}").strip()
     except GitError:
@@ -68,7 +68,7 @@ def resolve(name: str) -> str | None:
 
 
 def is_ancestor(older: str, newer: str) -> bool:
-    """Whether `newer` has `older` in its history, or is it."""
+    """Return whether `older` is `newer` or one of its ancestors."""
     try:
         git("merge-base", "--is-ancestor", older, newer)
     except GitError:
@@ -77,12 +77,12 @@ def is_ancestor(older: str, newer: str) -> bool:
 
 
 def project_tree(commit: str) -> str:
-    """The git tree of the project's folder, which may be part of a larger repository, in a commit."""
+    """Return the git tree of the project's folder in a commit. The folder may be part of a larger repository."""
     return git("rev-parse", "--verify", f"{commit}:./").strip()
 
 
 def read(*objects: str) -> list[bytes | None]:
-    """The content of blobs, each named like `commit:path` or by its hash; None for one that is not there."""
+    """Return the content of blobs, each named like `commit:path` or by its hash. None for a missing one."""
     if not objects:
         return []
     out = _run(["cat-file", "--batch"], "".join(f"{name}\n" for name in objects).encode())
@@ -102,15 +102,15 @@ def read(*objects: str) -> list[bytes | None]:
 
 
 def tree_files(tree: str) -> dict[str, str]:
-    """Every file of a tree or commit: path from its top -> hash of the blob."""
+    """Return every file of a tree or commit, as path from its top -> hash of the blob."""
     lines = git("ls-tree", "-r", "-z", "--full-tree", tree).split("\0")
     return {path: meta.split()[2] for meta, path in (line.split("\t", 1) for line in lines if line)}
 
 
 def tree_with(base: str | None, changes: Mapping[str, bytes | str | None]) -> str:
-    """A tree like `base`, with these files in it: content, or the hash of a blob; None takes one out.
+    """Write a tree like `base` with these files changed. Each is content or a blob's hash; None removes the file.
 
-    Paths are from the top of the tree.
+    Paths are relative to the top of the tree.
     """
     with tempfile.TemporaryDirectory(prefix="ledger-") as folder:
         index = {"GIT_INDEX_FILE": str(Path(folder, "index"))}
@@ -129,7 +129,7 @@ def tree_with(base: str | None, changes: Mapping[str, bytes | str | None]) -> st
 
 
 def tree_with_folder(base: str, prefix: str, tree: str) -> str:
-    """A tree like `base`, with another tree in place of the folder `prefix` (which ends in a slash)."""
+    """Write a tree like `base` with the folder `prefix` (which ends in a slash) replaced by another tree."""
     with tempfile.TemporaryDirectory(prefix="ledger-") as folder:
         index = {"GIT_INDEX_FILE": str(Path(folder, "index"))}
         git("read-tree", base, env=index)
@@ -139,24 +139,24 @@ def tree_with_folder(base: str, prefix: str, tree: str) -> str:
 
 
 def archive(tree: str, *names: str) -> bytes:
-    """A tar file of a tree, or of what is below some names at its top."""
-    # From the top of the repository: in a folder of it, git would look for that folder in the tree.
+    """Return a tar file of a tree, or of only these names at its top."""
+    # Run at the top of the repository: in a subfolder, git would look for that folder in the tree.
     top = git("rev-parse", "--show-toplevel").strip()
     return _run(["archive", "--format=tar", tree, *names], folder=top)
 
 
 def commit_tree(tree: str, parents: Iterable[str], message: str, env: Mapping[str, str] | None = None) -> str:
-    """Write a commit that no ref names yet."""
+    """Write a commit without moving any ref."""
     parent_options = [option for parent in parents for option in ("-p", parent)]
     return git("commit-tree", tree, *parent_options, stdin=message, env=env).strip()
 
 
 def swap_ref(ref: str, new: str, old: str | None, why: str = "lifecycle") -> bool:
-    """Point `ref` at `new` if it still points at `old` (None: if it is not there), in one step."""
+    """Point `ref` at `new` if it still points at `old` (None: if it does not exist), atomically."""
     try:
         git("update-ref", "-m", why, ref, new, old or NO_COMMIT)
     except GitError as error:
-        # Held by another process, or moved by one; whatever else is wrong is not a lost race.
+        # Another process holds the lock or moved the ref. Any other error is not a lost race.
         said = str(error)
         if "cannot lock ref" in said and not any(sign in said for sign in NO_RACE):
             return False
@@ -165,34 +165,34 @@ def swap_ref(ref: str, new: str, old: str | None, why: str = "lifecycle") -> boo
 
 
 def remote() -> str | None:
-    """The git remote that the ledger is shared through: `origin`, where there is one."""
+    """Return the git remote that shares the ledger: `origin`, if there is one."""
     return "origin" if "origin" in git("remote").split() else None
 
 
 def identity() -> str:
-    """`Name <mail>` of the person at the keyboard, as git knows them; without that, the account."""
+    """Return `Name <mail>` of the current user as git knows it, or the system account."""
     try:
         return git("var", "GIT_COMMITTER_IDENT").rsplit(" ", 2)[0]
     except GitError:
         try:
             account = getpass.getuser()
-        except (KeyError, OSError):  # in a container, whose user has no name
+        except (KeyError, OSError):  # in a container whose user has no name
             account = f"user-{os.getuid()}"
         return f"{account} <{account}@{socket.gethostname()}>"
 
 
 def _author() -> dict[str, str]:
-    """The identity, said to git: it writes no commit for somebody it does not know."""
+    """Return environment variables with the identity: git refuses to commit without an author."""
     name, _, mail = identity().rpartition(" <")
     values = {"NAME": name, "EMAIL": mail.rstrip(">")}
     return {f"GIT_{role}_{what}": value for role in ("AUTHOR", "COMMITTER") for what, value in values.items()}
 
 
 def git(*arguments: str, stdin: str | None = None, env: Mapping[str, str] | None = None) -> str:
-    """Run git in the project's folder and return what it printed.
+    """Run git in the project's folder and return its output.
 
     Raises:
-        GitError: it failed, is not installed, or took longer than a network may take.
+        GitError: git failed, is not installed, or exceeded the network timeout.
     """
     return _run(list(arguments), None if stdin is None else stdin.encode(), env).decode("utf-8", "replace")
 
@@ -214,7 +214,7 @@ def _run(
 
 
 def _is_released(lock: Path) -> bool:
-    """Whether a lock that was in the way is gone: let go of, or deleted because whoever took it was killed."""
+    """Return whether a lock is gone: its owner released it, or its owner was killed and it is now deleted."""
     until = time.monotonic() + LOCK_SECONDS
     seen = None
     while True:
@@ -224,7 +224,7 @@ def _is_released(lock: Path) -> bool:
             return True
         seen = seen or stat
         if (stat.st_ino, stat.st_mtime_ns) != (seen.st_ino, seen.st_mtime_ns):
-            return True  # another one: the first was let go of
+            return True  # a different lock: the first was released
         if time.time() - stat.st_mtime > LOCK_SECONDS or time.monotonic() > until:
             break
         time.sleep(0.05)
@@ -238,7 +238,7 @@ def _is_released(lock: Path) -> bool:
 
 
 def holder(lock: Path) -> str | None:
-    """The process that may hold a lock of git's: one that has the file open, or any git in this repository."""
+    """Return the process that may hold a git lock: one with the file open, or any git in this repository."""
     import psutil
 
     repository = next((each.parent for each in (lock, *lock.parents) if each.name == ".git"), lock.parent)
@@ -247,7 +247,7 @@ def holder(lock: Path) -> str | None:
         if told["status"] == psutil.STATUS_ZOMBIE:
             continue
         words = " ".join(told["cmdline"] or ())
-        # Of another person's git nothing can be seen: it may be here.
+        # Another user's git process shows no details: assume that it is in this repository.
         here = told["cwd"] is None or Path(told["cwd"]).is_relative_to(repository) or str(repository) in words
         opened = (file.path for file in told["open_files"] or ())
         if (told["name"] == "git" and here) or str(lock) in opened:
@@ -256,7 +256,7 @@ def holder(lock: Path) -> str | None:
 
 
 def _is_deleted(name: str) -> bool:
-    """Whether an object that a power cut has left empty was here and is deleted: git writes it again, or fetches it."""
+    """Delete an object that a power cut left empty, so that git writes or fetches it again. Return whether it did."""
     folder = _folder()
     path = folder.parent / name if folder else Path(name)
     if not path.is_file() or path.stat().st_size:
@@ -266,7 +266,7 @@ def _is_deleted(name: str) -> bool:
 
 
 def _folder() -> Path | None:
-    """The repository's `.git`; in a linked work tree, its own."""
+    """Return the repository's `.git`, or a linked work tree's own."""
     top = next((each for each in (Path.cwd(), *Path.cwd().parents) if (each / ".git").exists()), None)
     if top is None or (top / ".git").is_dir():
         return top and top / ".git"
@@ -274,9 +274,9 @@ def _folder() -> Path | None:
 
 
 def heal() -> list[str]:
-    """Put right what a killed git or a power cut has left: locks, and refs and an index without content.
+    """Repair damage from a killed git process or a power cut: locks, empty refs and an empty index.
 
-    Costs no process where nothing is wrong. Returns what was done, and what a person must do.
+    Starts no process if nothing is wrong. Returns what was repaired and what a person must do.
     """
     folder = _folder()
     if folder is None:
@@ -319,7 +319,7 @@ def _heal_lock(lock: Path) -> list[str]:
 
 
 def _heal_ref(folder: Path, path: Path) -> str:
-    """Write the last value of a ref again, out of its reflog; one that has none is deleted: git may have it packed."""
+    """Restore a ref's last value from its reflog. Delete a ref without one: git may have it in packed-refs."""
     ref = path.relative_to(folder).as_posix()
     path.unlink()
     log = folder / "logs" / ref

@@ -1,7 +1,7 @@
-"""What a kill, a full disk or a power cut leaves half written or locked, put right at the start of every command.
+"""Repair half-written or locked files left by a kill, a full disk or a power cut, at the start of every command.
 
-Where nothing is wrong, it costs a look at a few small files. Nothing that a living process holds is taken from it, and
-what is taken away is kept in .lifecycle/saved.
+If nothing is wrong, this only checks a few small files. It never takes anything from a running process, and saves
+what it removes in .lifecycle/saved.
 """
 
 import json
@@ -25,18 +25,18 @@ PREFECT_PROFILES = Path(".prefect/profiles.toml")
 
 
 def heal() -> list[str]:
-    """Put right what is left of processes that are gone; returns what was done, and what a person must do."""
+    """Clean up after processes that no longer run. Return what was repaired and what a person must do."""
     done = []
     for part in (git.heal, _dvc_lock, _rwlock, window.heal, _profiles):
         try:
             done += part()
-        except (OSError, UserError, yaml.YAMLError) as error:  # on a read-only disk, say, much else still works
+        except (OSError, UserError, yaml.YAMLError) as error:  # much else still works, for example on a read-only disk
             done.append(f"what an interrupted command has left cannot be put right: {error}")
     return done
 
 
 def _dvc_lock() -> list[str]:
-    """Put the committed dvc.lock in the place of a torn one; what that does not know comes from DVC's run-cache."""
+    """Replace a truncated dvc.lock by the committed one. `run` takes newer results from DVC's run-cache."""
     if not LOCK_FILE.exists() or not _is_torn(LOCK_FILE.read_bytes()):
         return []
     with _dvc_at_rest() as free:
@@ -53,7 +53,7 @@ def _dvc_lock() -> list[str]:
 
 
 def _is_torn(content: bytes) -> bool:
-    """Whether the file is damaged. A merge conflict is not damage: a person resolves it."""
+    """Return whether the file is damaged. A merge conflict is not damage: a person resolves it."""
     try:
         whole_lock(content)
     except ValueError:
@@ -62,7 +62,7 @@ def _is_torn(content: bytes) -> bool:
 
 
 def _rwlock() -> list[str]:
-    """Take out of DVC's list of files in use what no living process uses; DVC writes that list in place."""
+    """Remove entries of dead processes from DVC's list of files in use, which DVC does not write atomically."""
     if not RWLOCK.exists() or ((entries := _entries(RWLOCK)) is not None and _living(RWLOCK) == entries):
         return []
     with held(DVC / "rwlock.lock", wait=False) as free:
@@ -82,7 +82,7 @@ def _rwlock() -> list[str]:
 
 
 def _entries(path: Path) -> dict[str, Any] | None:
-    """Who reads and writes what, as DVC notes it; None where the file is torn."""
+    """Return DVC's readers and writers by path, or None if the file is truncated."""
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
         for users in (*entries.get("write", {}).values(), *(u for us in entries.get("read", {}).values() for u in us)):
@@ -93,7 +93,7 @@ def _entries(path: Path) -> dict[str, Any] | None:
 
 
 def _living(path: Path) -> dict[str, Any] | None:
-    """The same without processes that are gone."""
+    """Return the same entries without those of dead processes."""
     entries = _entries(path)
     if not entries:
         return entries
@@ -105,14 +105,14 @@ def _living(path: Path) -> dict[str, Any] | None:
 
 
 def _lives(user: dict[str, Any], written: float) -> bool:
-    """Whether the process is the one that was noted, and not a later one that got its number."""
+    """Return whether this is the recorded process and not a later one with the same PID."""
     import psutil
 
     try:
         process = psutil.Process(user["pid"])
         if process.status() == psutil.STATUS_ZOMBIE or process.create_time() > written + 1:
             return False
-        # DVC notes sys.argv: a path, which need not be the one the process was started by, and arguments.
+        # DVC records sys.argv: its path may differ from the one that started the process.
         started = process.cmdline()
         return all(word in started for word in user["cmd"].rpartition("/")[2].split()[1:])
     except psutil.NoSuchProcess:
@@ -123,7 +123,7 @@ def _lives(user: dict[str, Any], written: float) -> bool:
 
 @contextmanager
 def _dvc_at_rest() -> Iterator[bool]:
-    """Hold DVC's lock of the project; yields whether nothing of DVC's, and no stage, is at work here."""
+    """Hold DVC's lock of the project. Yield whether DVC is idle here and no stage is running."""
     with held(DVC / "lock", wait=False) as free:
         yield free and not _stage_runs()
 
@@ -141,7 +141,7 @@ def _stage_runs() -> bool:
 
 
 def _profiles() -> list[str]:
-    """Take away a list of profiles that Prefect was killed over: it cannot start with it."""
+    """Remove a list of profiles that Prefect was writing when killed: Prefect cannot start with it."""
     if not PREFECT_PROFILES.exists():
         return []
     try:

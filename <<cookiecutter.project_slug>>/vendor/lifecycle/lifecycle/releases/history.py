@@ -1,4 +1,4 @@
-"""What was served when, and how two releases differ."""
+"""What each channel served and when, and how two releases differ."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from .record import Release
 
 
 def history(ledger: Ledger, channel: ChannelName | None = None) -> list[Entry]:
-    """The operations, newest first; of one channel, those that moved it."""
+    """Return the operations, newest first. For one channel, only those that moved it."""
     entries = [entry for _, entry in reversed(ledger.entries())]
     return [entry for entry in entries if channel is None or entry.channel == channel]
 
 
 @dataclass(frozen=True)
 class Change:
-    """One thing that two releases have different. `old` or `new` is None where one does not have it."""
+    """One difference between two releases. `old` or `new` is None if that release does not have the item."""
 
     name: str
     old: Any
@@ -27,7 +27,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Difference:
-    """How two releases differ."""
+    """All differences between two releases."""
 
     a: str
     b: str
@@ -41,7 +41,7 @@ class Difference:
 
 
 def diff(a: Release, b: Release) -> Difference:
-    """Compare two records, part by part. Code is compared by git, where both commits are here."""
+    """Compare two records part by part. git compares the code if both commits are here."""
     return Difference(
         a=a.id,
         b=b.id,
@@ -79,7 +79,7 @@ def _code(a: Release, b: Release) -> list[str]:
 
 
 def changes(old: dict[str, Any], new: dict[str, Any]) -> Iterator[Change]:
-    """What differs between two tables of values, by name."""
+    """Yield the differences between two tables of values, by name."""
     for name in sorted(old.keys() | new.keys()):
         if old.get(name) != new.get(name):
             yield Change(name, old.get(name), new.get(name))

@@ -1,11 +1,11 @@
-"""The ledger: a git branch that says what is released and what each channel serves.
+"""The ledger: a git branch that records what is released and what each channel serves.
 
-It is never checked out. An operation is one commit, and it counts from the moment that one compare-and-swap has moved
-the branch: the push, where there is a git remote, else `git update-ref`. Nothing is ever rewritten; going back is an
-entry like any other.
+It is never checked out. An operation is one commit. It takes effect when a single compare-and-swap moves the branch:
+a push if there is a git remote, otherwise `git update-ref`. Nothing is ever rewritten; a rollback is an entry like any
+other.
 
     entry.json               the operation of this commit, numbered, naming the commit before it
-    releases/<id>.json       a release record; a release's commit is also a parent of the ledger's, so git keeps it
+    releases/<id>.json       a release record; the release's commit is also a parent of the ledger's, so git keeps it
     approvals/<id>/*.json    who approved it
     channels/<name>.json     what a channel serves
     quarantine/<id>.json     why automation must not promote a release
@@ -36,61 +36,61 @@ from .replay import Judged
 
 BRANCH = "lifecycle/ledger"
 REF = f"refs/heads/{BRANCH}"
-# The last ledger commit that this clone has seen: one that no longer descends from it was rewritten.
+# The last ledger commit seen by this clone. A ledger that does not descend from it was rewritten.
 SEEN = "refs/lifecycle/seen"
-# What this clone has seen of a remote's ledger. Not under refs/remotes/: there `git pull` follows a rewritten one.
+# The remote's ledger as this clone last saw it. Not under refs/remotes/: there `git pull` follows a rewritten one.
 FAR = "refs/lifecycle/{remote}/ledger"
-# More races than that in a row are not a race.
+# Give up after this many lost races in a row: something else is wrong.
 ATTEMPTS = 20
-# What git says of a remote that it could not even begin to talk to: of ssh and a folder, git://, and http.
+# git's messages if it cannot reach a remote at all: over ssh or a folder, git:// and http.
 NEVER_SENT = ("Could not read from remote repository", "unable to connect", "unable to look up", "unable to access")
 
 T = TypeVar("T", bound=Stored)
 
 
 class MovedError(UserError):
-    """Somebody else was first. Nothing was changed."""
+    """Another operation came first. Nothing has changed."""
 
 
 class UnreachableError(UserError):
-    """The git remote that the ledger is shared through does not answer, or does not take what is sent."""
+    """The git remote that shares the ledger does not answer, or rejects the push."""
 
 
 class ApartError(UserError):
-    """The clone and the remote each have an operation that the other does not."""
+    """The clone and the remote each have an operation that the other lacks."""
 
 
 @dataclass(frozen=True)
 class Ledger(Judged):
-    """The ledger as it was at one commit: what the entries add up to that are allowed. The others are in `refused`."""
+    """The ledger at one commit: the combined effect of its allowed entries. The others are in `refused`."""
 
     @property
     def releases(self) -> list[str]:
-        """The ids of all releases, sorted."""
+        """Return the ids of all releases, sorted."""
         return sorted(_stem(path) for path in self.files if path.startswith("releases/"))
 
     def channel(self, name: ChannelName) -> Channel | None:
-        """What a channel serves, or None if nothing was ever promoted to it."""
+        """Return what a channel serves, or None if nothing was ever promoted to it."""
         return self._parse(Channel, f"channels/{name}.json")
 
     def channels(self) -> dict[ChannelName, Channel]:
-        """Every channel that was ever promoted to."""
+        """Return every channel that was ever promoted to."""
         return {name: channel for name in CHANNELS if (channel := self.channel(name))}
 
     def quarantine(self, release_id: str) -> Quarantine | None:
-        """Why a release is in quarantine, if it is."""
+        """Return why a release is in quarantine, or None if it is not."""
         return self._parse(Quarantine, f"quarantine/{release_id}.json")
 
     def held(self, name: ChannelName) -> Entry | None:
-        """The entry that keeps automation from promoting to a channel: a hold that no person has ended since."""
+        """Return the hold that stops automation from promoting to a channel, unless a person has lifted it since."""
         return _parse(Entry, git.read(self.holds[name])[0], ENTRY) if name in self.holds else None
 
     def now(self) -> str:
-        """The present moment, or the time of the last entry where the clock of this machine is behind that."""
+        """Return the current time, or the time of the last entry if this machine's clock is behind it."""
         return later(now(), self.at)
 
     def warnings(self) -> list[str]:
-        """What a person must know before anything else: entries that are not followed, and a clock that is wrong."""
+        """Return what a person must know first: refused entries, and a wrong clock."""
         found = [self._not_followed(each) for each in self._unsettled()]
         if self.at and (clock := now()) != self.now():
             found.append(
@@ -100,11 +100,11 @@ class Ledger(Judged):
         return found
 
     def warning(self, name: ChannelName) -> str:
-        """Why a channel does not serve what the last commit about it says; empty where it does."""
+        """Return why a channel does not serve what the last commit about it says, or an empty string if it does."""
         return next((self._not_followed(each) for each in self._unsettled() if each.channel == name), "")
 
     def _unsettled(self) -> list[replay.Refused]:
-        """Those with no allowed operation since, of the same channel where they are about one."""
+        """Return the refused entries with no allowed operation since (of the same channel, if they are about one)."""
         found = []
         for each in self.refused:
             last = self.channel(each.channel) if each.channel else self.last_entry()
@@ -122,12 +122,12 @@ class Ledger(Judged):
         return f"{refused.what} is not allowed and not followed: {refused.why[0]}.{stays} See `verify --all`"
 
     def approvals(self, release_id: str) -> dict[str, bytes]:
-        """The files of a release's approvals: path -> content."""
+        """Return the files of a release's approvals: path -> content."""
         return self._approvals.get(release_id, {})
 
     @cached_property
     def _approvals(self) -> dict[str, dict[str, bytes]]:
-        """Of all releases, for one call of git."""
+        """Approvals of all releases, read with one call of git."""
         paths = sorted(path for path in self.files if path.startswith("approvals/"))
         found: dict[str, dict[str, bytes]] = {}
         for path, content in zip(paths, git.read(*(self.files[path] for path in paths)), strict=True):
@@ -136,15 +136,15 @@ class Ledger(Judged):
         return found
 
     def release(self, what: str) -> Release:
-        """The release that an id, the start of one, or the name of a channel means.
+        """Return the release for an id, the start of an id, or the name of a channel.
 
         Raises:
-            UserError: there is none, or there are several; names the nearest.
+            UserError: there is none, or more than one; the message names the closest.
         """
         return self.read_releases([self.resolve(what)])[0]
 
     def resolve(self, what: str) -> str:
-        """The id that is meant; arguments and errors as those of `release`."""
+        """Return the full id. Takes and raises the same as `release`."""
         if what in ("staging", "canary", "production"):
             channel = self.channel(what)  # type: ignore[arg-type]
             if channel is None or channel.release is None:
@@ -161,15 +161,15 @@ class Ledger(Judged):
         raise UserError(f"there is no release {what}; the nearest is {nearest[0]} (`history` lists all)")
 
     def read_releases(self, ids: Iterable[str]) -> list[Release]:
-        """The records of these ids, each held against its name."""
+        """Read the records of these ids. Each is checked against its id."""
         ids = list(ids)
         contents = git.read(*(self.files[f"releases/{release_id}.json"] for release_id in ids))
         return [read_release(content or b"", release_id) for release_id, content in zip(ids, contents, strict=True)]
 
     def entries(self) -> list[tuple[str, Entry]]:
-        """Every allowed operation with its commit, oldest first.
+        """Return every allowed operation with its commit, oldest first.
 
-        The order counts, and not the clocks: one that is dated before another that it follows has the time of that.
+        The order of commits decides, not the clocks: an entry dated before its predecessor gets the predecessor's time.
         """
         if self.tip is None:
             return []
@@ -185,7 +185,7 @@ class Ledger(Judged):
         return found
 
     def last_entry(self) -> Entry | None:
-        """The last allowed operation."""
+        """Return the last allowed operation."""
         return self._parse(Entry, ENTRY)
 
     def _parse(self, kind: type[T], path: str) -> T | None:
@@ -201,20 +201,20 @@ class Ledger(Judged):
         parent: str | None = None,
         offline: bool = False,
     ) -> "Ledger":
-        """Write one operation, if it is allowed and nothing it depends on has changed since this ledger was read.
+        """Write one operation if it is allowed and nothing it depends on has changed since this ledger was read.
 
         Args:
-            entry: the operation; its number and its place are filled in, and its time is not before the last one's.
-            files: what it changes in the ledger, given the numbered entry; None takes a file out.
-            guards: more files that must be as they were.
-            parent: a commit to be kept with it, a release's.
-            offline: with a git remote that cannot be reached, go on without it.
+            entry: the operation; its number, parent and time are filled in. Its time is never before the last entry's.
+            files: returns the changed ledger files for the numbered entry; None removes a file.
+            guards: other files that must be unchanged.
+            parent: a commit to keep with it, such as a release's.
+            offline: continue if there is a git remote that cannot be reached.
 
-        Returns: the ledger after it.
+        Returns: the new ledger.
 
         Raises:
-            UserError: it is not allowed; nothing has changed.
-            MovedError: somebody else was first; nothing has changed.
+            UserError: the operation is not allowed; nothing has changed.
+            MovedError: another operation came first; nothing has changed.
         """
         rules = policy.rules_of(entry)
         now = self
@@ -228,7 +228,7 @@ class Ledger(Judged):
                     raise MovedError(_who_moved(now, path))
             if problem := policy.why_not(replay.before(now, numbered, rules), numbered, rules):
                 raise UserError(problem)
-            # On top of an entry that is not allowed, the files of before it are put back.
+            # If the previous entry is not allowed, restore the files from before it.
             kept, base = (now.files, None) if now.refused else ({}, now.tip)
             tree = git.tree_with(base, {**kept, **changes, ENTRY: numbered.to_bytes()})
             parents = [tip, parent] if parent else [tip]
@@ -240,7 +240,7 @@ class Ledger(Judged):
 
 
 def first_commit() -> str:
-    """The commit that every ledger begins with: empty, and the same wherever it is made."""
+    """Return the commit that every ledger starts with. It is empty and identical everywhere."""
     nobody = {f"GIT_{role}_{what}": "ledger" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     dates = dict.fromkeys(("GIT_AUTHOR_DATE", "GIT_COMMITTER_DATE"), "2000-01-01T00:00:00Z")
     return git.commit_tree(git.tree_with(None, {}), [], "The ledger\n", nobody | dates)
@@ -258,7 +258,7 @@ def _parse(kind: type[T], content: bytes | None, path: str) -> T:
 
 
 def _who_moved(now: Ledger, path: str) -> str:
-    """Say who changed a file of the ledger, and when."""
+    """Describe who changed a ledger file, and when."""
     if path.startswith("channels/"):
         name = _stem(path)
         channel = now.channel(name)  # type: ignore[arg-type]
@@ -267,7 +267,7 @@ def _who_moved(now: Ledger, path: str) -> str:
             f"{name} was moved by {channel.by} at {channel.at}: it serves {channel.release or 'nothing'} now "
             f"(generation {channel.generation}, {channel.operation}). Nothing was changed; look at `history {name}`"
         )
-    # The last entry may be another one, on top of that.
+    # The last entry may be a later one that changed something else.
     commit = git.git("rev-list", "--first-parent", "--max-count=1", now.tip or "", "--", f":/{path}").strip()
     entry = _parse(Entry, git.read(f"{commit}:{ENTRY}")[0], ENTRY)
     what = path.split("/")[1].removesuffix(".json")
@@ -280,7 +280,7 @@ def _message(entry: Entry) -> str:
 
 
 def _publish(commit: str, tip: str | None, offline: bool) -> bool:
-    """The commit point. True when the ledger is now at `commit`, or past it; False when another operation was first."""
+    """The commit point. Return True if the ledger is at or past `commit`, False if another operation came first."""
     remote = git.remote()
     if remote:
         try:
@@ -289,7 +289,7 @@ def _publish(commit: str, tip: str | None, offline: bool) -> bool:
                 _follow(commit, remote)
                 return True
             fetch()
-            # An earlier attempt may have arrived, and another operation may be on top of it.
+            # An earlier attempt may have succeeded, and another operation may have followed it.
             return git.is_ancestor(commit, REF)
         except UnreachableError:
             if not offline:
@@ -298,12 +298,12 @@ def _publish(commit: str, tip: str | None, offline: bool) -> bool:
 
 
 def _send(commit: str, remote: str, attempts: int = 2) -> bool:
-    """Push the ledger. True when the remote is at `commit`; False when it has moved on.
+    """Push the ledger. Return True if the remote is at `commit`, False if it has moved on.
 
-    A push whose answer was lost may have arrived. The same push again then changes nothing, and asks.
+    A push may have arrived although its reply was lost. Pushing again then changes nothing and confirms it.
 
     Raises:
-        UnreachableError: the remote did not take it, or did not say whether it has.
+        UnreachableError: the remote rejected the push, or did not confirm it.
     """
     lost = ""
     for _ in range(attempts):
@@ -329,25 +329,25 @@ def _is_lost_race(said: str) -> bool:
 
 
 def _follow(commit: str, remote: str) -> None:
-    """Move the local branch forward to a commit that the remote has."""
+    """Fast-forward the local branch to a commit that the remote has."""
     for _ in range(ATTEMPTS):
         here = git.resolve(REF)
         if here and git.is_ancestor(commit, here):
             return
         if here and not git.is_ancestor(here, commit):
-            raise ApartError(_apart(remote))  # an operation without a network, this very moment
+            raise ApartError(_apart(remote))  # an offline operation happened at this very moment
         if git.swap_ref(REF, commit, here):
             return
     raise UserError(f"the branch {BRANCH} could not be moved to {commit[:12]}: `doctor` will")
 
 
 def load() -> Ledger:
-    """The ledger as this clone has it; no network.
+    """Load the ledger from this clone, without the network.
 
     Raises:
-        UserError: it is not what this clone has seen before with more behind it: it was rewritten or deleted.
+        UserError: it does not descend from what this clone has seen before: it was rewritten or deleted.
     """
-    # In this order: another process may move both on in between.
+    # Read in this order: another process may move both refs in between.
     seen = git.resolve(SEEN)
     tip = git.resolve(REF) or (_cloned() if seen is None else None)
     if tip != seen:
@@ -358,30 +358,30 @@ def load() -> Ledger:
                 f"Find out who did that; `git update-ref {REF} {seen[:12]}` puts back what was seen"
             )
         if tip:
-            git.swap_ref(SEEN, tip, seen)  # another process may have been here: it has seen as much
+            git.swap_ref(SEEN, tip, seen)  # another process may already have updated it
     return Ledger(**vars(replay.judged(tip))) if tip else Ledger(None)
 
 
 def _cloned() -> str | None:
-    """A new clone has the ledger as its remote's branch alone: make that its own."""
+    """In a new clone, create the local ledger from the remote's branch."""
     far = git.resolve(f"refs/remotes/{git.remote()}/{BRANCH}")
     return far if far and git.swap_ref(REF, far, None) else git.resolve(REF)
 
 
 def fetch() -> bool:
-    """Bring the remote's ledger here, and what this clone alone has there; False where there is no remote.
+    """Fetch the remote's ledger and push operations that only this clone has. Return False if there is no remote.
 
     Raises:
-        UserError: the remote cannot be reached, its ledger was rewritten, or both have gone on apart.
+        UserError: the remote cannot be reached, its ledger was rewritten, or the two have diverged.
     """
     remote = git.remote()
     if remote is None:
         return False
     far_ref = FAR.format(remote=remote)
     try:
-        # A pattern, since that a remote has none yet is no error; no `+`, since a rewritten one is.
+        # A pattern, so that a remote without a ledger is no error; no `+`, so that a rewritten one is.
         refspec = f"{REF.removesuffix('ledger')}*:{far_ref.removesuffix('ledger')}*"
-        git.git("fetch", "--no-tags", remote, refspec)  # not --quiet: then it does not say what it rejects
+        git.git("fetch", "--no-tags", remote, refspec)  # not --quiet: git would not report rejected refs
     except git.GitError as error:
         if "[rejected]" in str(error) or "non-fast-forward" in str(error):
             raise UserError(
@@ -409,9 +409,9 @@ def _apart(remote: str) -> str:
 
 
 def follow_remote() -> list[Entry]:
-    """Make a ledger that has gone on apart follow the remote's; returns the operations that only this clone had.
+    """Make a diverged ledger follow the remote's. Return the operations that only this clone had.
 
-    They are kept under refs/lifecycle/apart/.
+    They stay available under refs/lifecycle/apart/.
     """
     far = git.resolve(FAR.format(remote=git.remote()))
     here = load()

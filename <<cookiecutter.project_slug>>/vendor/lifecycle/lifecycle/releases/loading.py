@@ -1,4 +1,4 @@
-"""A release as files that can be used: its model and its code in a folder of their own, verified and tried out."""
+"""Load a release: extract its model and code to a separate folder, verify and test them."""
 
 import hashlib
 import importlib
@@ -25,10 +25,10 @@ RECORD = "record.json"
 
 
 def materialise(release: Release, store: Store) -> Path:
-    """The release's own folder with its model and its code, made or checked; returns it.
+    """Create or check the folder with the release's model and code. Return the folder.
 
     Raises:
-        UserError: something that it needs is missing or altered, here and in the remote.
+        UserError: something it needs is missing or altered, both here and in the remote.
     """
     folder = RELEASES / release.id
     if folder.exists():
@@ -52,7 +52,7 @@ def materialise(release: Release, store: Store) -> Path:
         try:
             aside.rename(folder)
         except OSError:
-            if wrong_files(release, folder):  # another process made it meanwhile, or tried to
+            if wrong_files(release, folder):  # another process created it in the meantime, or tried to
                 raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -60,7 +60,7 @@ def materialise(release: Release, store: Store) -> Path:
 
 
 def need(commit: str) -> None:
-    """See that a commit is here.
+    """Check that a commit is in this clone.
 
     Raises:
         UserError: it is not.
@@ -70,10 +70,10 @@ def need(commit: str) -> None:
 
 
 def extract(commit: str, folder: Path, *names: str) -> None:
-    """Write the project's files at a commit, or those below some names, to `folder`.
+    """Write the project's files at a commit, or only those below some names, to `folder`.
 
     Raises:
-        UserError: the commit is not there.
+        UserError: the commit is not in this clone.
     """
     need(commit)
     tree = git.project_tree(commit)
@@ -85,7 +85,7 @@ def extract(commit: str, folder: Path, *names: str) -> None:
 
 
 def wrong_files(release: Release, folder: Path) -> list[str]:
-    """Files of the model or the code in a release's folder that are missing, altered or too many."""
+    """Return files of the model or code in a release's folder that are missing, altered or unexpected."""
     wrong = [name for name, digest in release.model["files"].items() if _digest(folder / name) != digest]
     code = _code(release)
     wrong += [name for name, blob in code.items() if _blob(folder / name) != blob]
@@ -103,7 +103,7 @@ def _digest(path: Path) -> str | None:
 
 
 def _blob(path: Path) -> str | None:
-    """Git's hash of a file."""
+    """Return git's hash of a file."""
     if not path.is_file():
         return None
     content = path.read_bytes()
@@ -111,39 +111,39 @@ def _blob(path: Path) -> str | None:
 
 
 def load_module(release: Release, folder: Path) -> "ModelModule":
-    """The module of a release's model, as it was released, whatever the code around it has become.
+    """Import the module of a release's model as it was released, regardless of the project's current code.
 
     Raises:
         UserError: it cannot be imported with the packages installed here.
     """
     code = f"_{release.id.replace('-', '_')}"
-    package = folder.resolve() / "src" / release.model["package"]  # Python remembers where a relative path led to
+    package = folder.resolve() / "src" / release.model["package"]  # Python caches the absolute form of a relative path
     spec = importlib.util.spec_from_file_location(
         code, package / "__init__.py", submodule_search_locations=[str(package)]
     )
     assert spec is not None and spec.loader is not None
-    for name in [name for name in sys.modules if name.split(".")[0] == code]:  # the folder may have been made anew
+    for name in [name for name in sys.modules if name.split(".")[0] == code]:  # the folder may have been recreated
         del sys.modules[name]
     try:
         module = sys.modules[code] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        # Releases of before 0.2 do not name their module: it was `model`.
+        # Releases before 0.2 do not name their module: it was `model`.
         name = release.model.get("module", "package.model").partition(".")[2]
         return cast("ModelModule", importlib.import_module(f"{code}.{name}"))
-    except Exception as error:  # anything can go wrong in code of another day
+    except Exception as error:  # old code can fail in any way
         raise _not_here(release, error) from None
 
 
 def load_model(release: Release, folder: Path) -> Any:
-    """The model of a release, loaded by the release's own code.
+    """Load a release's model with the release's own code.
 
     Raises:
-        UserError: it does not load with the packages installed here.
+        UserError: it does not load with the installed packages.
     """
     module = load_module(release, folder)
     try:
         return module.load(folder / release.model["path"])
-    except Exception as error:  # anything can go wrong in code of another day
+    except Exception as error:  # old code can fail in any way
         raise _not_here(release, error) from None
 
 
@@ -155,9 +155,9 @@ def _not_here(release: Release, error: Exception) -> UserError:
 
 
 def try_out(release: Release, folder: Path) -> Any:
-    """Load the model, and see that it predicts for the rows of the probe what it did when it was released.
+    """Load the model and check that its predictions for the probe rows match those in the release.
 
-    Returns the model. Raises UserError when it does not.
+    Returns the model. Raises UserError if they differ.
     """
     import pyarrow as pa
 
@@ -178,7 +178,7 @@ def try_out(release: Release, folder: Path) -> Any:
 
 
 def clean_up(keep: set[str]) -> list[str]:
-    """Delete the folders of other releases, and what processes that are gone have left; returns their names."""
+    """Delete the folders of other releases and leftovers of dead processes. Return their names."""
     gone = [path for path in RELEASES.glob("*") if path.name not in keep] if RELEASES.exists() else []
     for path in gone:
         shutil.rmtree(path, ignore_errors=True)

@@ -1,11 +1,11 @@
-"""The online table: the feature table's rows by key, for requests that name a row and not its features.
+"""The online table: the feature table's rows by key, for requests that send a key instead of features.
 
-    .lifecycle/online/<features>-<sql>.sqlite   never changed once it is there
-    .lifecycle/online/current.json              which of them hold: the newest first, one for each digest of the SQL
+    .lifecycle/online/<features>-<sql>.sqlite   never changed after it is created
+    .lifecycle/online/current.json              the tables in use, newest first, one for each digest of the SQL
 
-A table is made from nothing but the feature table that dvc.lock names, and its name says from which: the first twelve
-characters of that file's SHA-256, which release records hold too, and of the compiled SQL's digest. A release is served
-with features of its own SQL alone. So the table of the SQL before is kept, for what serves until the next release does.
+A table depends only on the feature table that dvc.lock names. Its name contains the first twelve characters of that
+file's SHA-256, which release records hold too, and of the compiled SQL's digest. A release is served only with features
+from its own SQL, so the previous SQL's table is kept for the current release until the next one is served.
 """
 
 import json
@@ -29,16 +29,16 @@ from .store import Store
 FOLDER = Path(".lifecycle/online")
 POINTER = FOLDER / "current.json"
 TABLE = "features"
-# Numbers are the same within this share of them: 32-bit numbers, and texts of six digits, are.
+# Relative tolerance for equal numbers: covers 32-bit numbers and text with six digits.
 SAME = 1e-6
-# So many tables of different SQL are kept: what serves, and what comes next.
+# How many tables of different SQL to keep: the one being served and the next.
 KEPT = 2
 BATCH = 20_000
 
 
 @dataclass(frozen=True)
 class OnlineTable:
-    """One table, as the pointer names it. `newest`: the time of its newest row, in UTC; `release`: made of the same."""
+    """One table in the pointer. `newest`: time of its newest row, UTC; `release`: one made of the same features."""
 
     name: str
     sha256: str
@@ -56,13 +56,13 @@ class OnlineTable:
 
     @property
     def path(self) -> Path:
-        """Of its file."""
+        """The path of the table's file."""
         return FOLDER / f"{self.name}.sqlite"
 
 
 @dataclass(frozen=True)
 class Refreshed:
-    """What a refresh came to."""
+    """The outcome of a refresh."""
 
     table: OnlineTable
     new: bool
@@ -70,7 +70,7 @@ class Refreshed:
 
 
 def current() -> list[OnlineTable]:
-    """The tables that hold, the newest first; none where none was ever made.
+    """Return the tables in use, newest first. Empty if none was ever made.
 
     Raises:
         UserError: the pointer is damaged.
@@ -84,18 +84,18 @@ def current() -> list[OnlineTable]:
 
 
 def refresh(columns: MonitoredColumns) -> Refreshed:
-    """Bring the online table in step with the feature table that dvc.lock names.
+    """Update the online table to the feature table that dvc.lock names.
 
-    Killed at any time, what held before holds; the next time does it again.
+    If the process is killed, the previous tables stay in use and the next refresh starts over.
 
     Raises:
-        UserError: there is no feature table, or it holds what an online table or a request cannot.
+        UserError: there is no feature table, or it contains values that an online table or a request cannot hold.
     """
     start = time.monotonic()
     store = Store()
     built = _feature_table(columns, store)
     sql = _sql(store)
-    with held(FOLDER / ".lock"):  # nobody else refreshes meanwhile
+    with held(FOLDER / ".lock"):  # one refresh at a time
         before = _known()
         digest = sha256(built.file)
         name = f"{digest[:12]}-{sql[:12]}"
@@ -110,7 +110,7 @@ def refresh(columns: MonitoredColumns) -> Refreshed:
 
 
 def _feature_table(columns: MonitoredColumns, store: Store) -> Built:
-    """The first of dvc.yaml's feature tables that has the key."""
+    """Return the first of dvc.yaml's feature tables that has the key."""
     import pyarrow.parquet as pq
 
     tables = [newest(each["path"], store) for each in artifacts().values() if each["type"] == "dataset"]
@@ -129,7 +129,7 @@ def _sql(store: Store) -> str:
 
 
 def _known() -> list[OnlineTable]:
-    with suppress(UserError):  # a damaged pointer is written anew
+    with suppress(UserError):  # a damaged pointer is rewritten
         return [each for each in current() if each.path.exists()]
     return []
 
@@ -139,7 +139,7 @@ def _is_whole(table: OnlineTable) -> bool:
 
 
 def _release_of(path: str, digest: str) -> str | None:
-    """The newest release that was made of this very feature table."""
+    """Return the newest release made of exactly this feature table."""
     ledger = book.load()
     made = [
         (str(release.observed["at"]), release.id)
@@ -150,10 +150,10 @@ def _release_of(path: str, digest: str) -> str | None:
 
 
 def build(name: str, built: Built, digest: str, sql: str, columns: MonitoredColumns) -> OnlineTable:
-    """Make a table's file out of a feature table; `digest` is the SHA-256 of that, `sql` the digest of its SQL.
+    """Create a table's file from a feature table. `digest` is the table's SHA-256, `sql` its SQL's digest.
 
     Raises:
-        UserError: it holds what an online table or a request cannot.
+        UserError: it contains values that an online table or a request cannot hold.
     """
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
@@ -184,14 +184,14 @@ def _as_utc(time: datetime) -> str:
 
 
 def _types(rows: Any, columns: MonitoredColumns) -> dict[str, str]:
-    """The columns that can be features of a request, and their types."""
+    """Return the columns that can be features of a request, with their types."""
     no_features = set(columns.model_dump().values())
     kinds = {field.name: str(field.type) for field in rows.schema if field.name not in no_features}
     return {name: kind for name, kind in kinds.items() if _stored_as(kind)}
 
 
 def _stored_as(kind: str) -> str | None:
-    """SQLite's name for a type of Arrow's; None for one that a request cannot carry either."""
+    """Return the SQLite type for an Arrow type, or None for one that a request cannot carry either."""
     if kind == "bool" or kind.startswith(("int", "uint")):
         return "INTEGER"
     if kind in ("halffloat", "float", "double"):
@@ -222,7 +222,7 @@ def _check(rows: Any, names: list[str], key: str) -> None:
 
 
 def _write(file: Path, rows: Any, about: dict[str, Any]) -> None:
-    """Write a table from the beginning; whoever calls sees to it that only a whole one is seen."""
+    """Write a table from scratch. The caller must expose only a complete file."""
     file.unlink(missing_ok=True)
     key, *names = rows.column_names
     declared = [f"{quoted(key)} {_stored_as(about['key_type'])} PRIMARY KEY NOT NULL"]
@@ -230,7 +230,7 @@ def _write(file: Path, rows: Any, about: dict[str, Any]) -> None:
     marks = ", ".join("?" * (len(names) + 1))
     with closing(sqlite3.connect(file)) as connection, connection:
         connection.execute("pragma journal_mode = off")
-        connection.execute("pragma synchronous = off")  # it is flushed as a whole afterwards
+        connection.execute("pragma synchronous = off")  # the whole file is flushed afterwards
         connection.execute("create table meta (name TEXT PRIMARY KEY NOT NULL, value TEXT NOT NULL) strict")
         connection.executemany("insert into meta values (?, ?)", [(each, json.dumps(about[each])) for each in about])
         connection.execute(f"create table {TABLE} ({', '.join(declared)}) strict, without rowid")
@@ -244,12 +244,12 @@ def _check_of(name: str, kind: str) -> str:
 
 
 def quoted(name: str) -> str:
-    """A name in SQL."""
+    """Quote a name for SQL."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def _clean_up(keep: set[Path]) -> None:
-    """Delete the other tables, and what killed processes left. A server that has one open goes on reading it."""
+    """Delete other tables and leftovers of killed processes. A server with one open can still read it."""
     for path in (*FOLDER.glob("*.sqlite"), *FOLDER.glob(".*.tmp")):
         if path not in keep:
             path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Release, promote and rollback from beginning to end, for the command line and for flows alike."""
+"""Release, promote and roll back from start to finish, for both the command line and flows."""
 
 import json
 from dataclasses import dataclass
@@ -20,20 +20,20 @@ from .release import Released
 
 T = TypeVar("T")
 
-# Rollbacks that did not come about. The ledger holds what did.
+# Failed rollbacks. The ledger holds the successful ones.
 FAILED = Path(".lifecycle/failed-rollbacks.jsonl")
 
 
 @dataclass(frozen=True)
 class Done(Generic[T]):
-    """What an operation came to, and what else there is to say: repairs before it, and what has to wait."""
+    """The outcome of an operation, with notes on repairs before it and on what has to wait."""
 
     result: T
     notes: list[str]
 
 
 def release(reason: str = "", automation: bool = False) -> Done[Released]:
-    """Release what the pipeline has built; see release.py for what is refused."""
+    """Release the current pipeline result. See release.py for what it refuses."""
     opened = open_ledger(network=True)
     made = releases.release(opened.ledger, opened.store, reason, automation)
     warnings = [made.warning] if made.warning else []
@@ -64,7 +64,7 @@ def promote(
     without_comparison: bool = False,
     evidence: dict[str, Any] | None = None,
 ) -> Done[Move]:
-    """Let a channel serve a release, by the policy of params.yaml; see channels.py."""
+    """Make a channel serve a release, subject to the policy in params.yaml; see channels.py."""
     params = load_params()
     policy = Policy(params.promotion, params.evaluate)
     opened = open_ledger(network=True)
@@ -92,10 +92,10 @@ def rollback(
     automation: bool = False,
     evidence: dict[str, Any] | None = None,
 ) -> Done[Move]:
-    """Let a channel serve what it served before; see channels.py. MLflow follows in the background."""
+    """Make a channel serve what it served before; see channels.py. MLflow is updated in the background."""
     opened = open_ledger(network=True, offline=True)
     if to:
-        opened.ledger.resolve(to)  # a slip of the pen is no attempt
+        opened.ledger.resolve(to)  # a typo does not count as a failed attempt
     try:
         move = channels.rollback(
             opened.ledger,
@@ -108,7 +108,7 @@ def rollback(
             evidence=evidence,
         )
     except MovedError:
-        raise  # somebody else was first: there was nothing left to do
+        raise  # another operation came first: nothing was left to do
     except UserError as error:
         _note_failure(channel, automation, str(error))
         raise
@@ -116,7 +116,7 @@ def rollback(
 
 
 def _followed(result: T, notes: list[str]) -> Done[T]:
-    """Update MLflow's cards, pages and tags in the background, after any change of the ledger."""
+    """Update MLflow's cards, pages and tags in the background after a change of the ledger."""
     registry.project_later()
     return Done(result, notes)
 
@@ -127,11 +127,11 @@ def _note_failure(channel: ChannelName, automation: bool, error: str) -> None:
 
 
 def failed_rollbacks() -> list[dict[str, Any]]:
-    """Rollbacks that were tried on this machine, and after which the channel served what it had before."""
+    """Return rollbacks that failed on this machine and left the channel unchanged."""
     found = []
     for line in FAILED.read_text(encoding="utf-8", errors="replace").splitlines() if FAILED.exists() else []:
         try:
             found.append(json.loads(line))
-        except ValueError:  # half a line, after a crash
+        except ValueError:  # a partial line after a crash
             continue
     return found

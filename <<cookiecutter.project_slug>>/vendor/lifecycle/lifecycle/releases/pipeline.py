@@ -1,4 +1,4 @@
-"""The pipeline as DVC knows it: its stages in order, what is stale and why, one stage run."""
+"""The pipeline as DVC knows it: its stages in order, which are stale and why, and running one stage."""
 
 import contextlib
 import hashlib
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 PIPELINE_FILE = Path("dvc.yaml")
 LOCK_FILE = Path("dvc.lock")
 LOGS = Path("logs")
-# Seven times as fast where PyYAML has libyaml; every command reads dvc.lock.
+# Seven times faster if PyYAML has libyaml; every command reads dvc.lock.
 SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class StageError(Exception):
-    """A stage ended badly. `for_good` says that trying again will not help."""
+    """A stage failed. `for_good`: a retry will not help."""
 
     def __init__(self, stage: str, reason: str, log: Path, for_good: bool) -> None:
         reason = redacted(reason)
@@ -50,20 +50,20 @@ class Stage:
 
 @dataclass(frozen=True)
 class StageStatus:
-    """Whether a stage's outputs are what its dependencies ask for, and if not, why."""
+    """Whether a stage's outputs match its dependencies, and if not, why."""
 
     stage: str
     reasons: tuple[str, ...] = ()
 
     @property
     def fresh(self) -> bool:
-        """Nothing to do."""
+        """Whether the stage is up to date."""
         return not self.reasons
 
 
 @dataclass(frozen=True)
 class StageResult:
-    """What running a stage came to. `cached`: DVC had the outputs already, here or in its cache."""
+    """The outcome of running a stage. `cached`: DVC already had the outputs, here or in its cache."""
 
     stage: str
     outcome: Literal["ran", "cached"]
@@ -72,13 +72,13 @@ class StageResult:
 
 
 class Pipeline:
-    """dvc.yaml in this folder. Hold one for as long as a run takes: opening it is what costs."""
+    """The dvc.yaml in this folder. Reuse one instance for a whole run: opening it is the expensive part."""
 
     def __init__(self) -> None:
         from dvc.exceptions import DvcException, NotDvcRepoError
         from dvc.repo import Repo
 
-        # dvc.yaml says `python`: that must be the one this runs in, activated or not.
+        # dvc.yaml says `python`: make that this interpreter, whether or not its environment is activated.
         bin_folder = str(Path(sys.executable).parent)
         os.environ["PATH"] = os.pathsep.join([bin_folder, os.environ.get("PATH", "")])
         try:
@@ -88,16 +88,16 @@ class Pipeline:
             raise UserError("this is not the project's folder (no .dvc here): change to it and try again") from None
         except DvcException as error:
             if LOCK_FILE.exists():
-                locked()  # where that is what is wrong, it says so
+                locked()  # raises a clearer error if dvc.lock is the cause
             raise UserError(f"dvc.yaml cannot be used: {one_line(error)}") from None
 
-        # An edge of DVC's graph points from a stage to one it needs.
+        # An edge in DVC's graph points from a stage to one that it needs.
         self._needs = {node.name: sorted(each.name for each in graph.successors(node)) for node in graph}
         by_name = {node.name: node for node in graph}
         self._order = [by_name[name] for name in TopologicalSorter(dict(sorted(self._needs.items()))).static_order()]
 
     def stages(self) -> list[Stage]:
-        """Every stage, each after those it depends on."""
+        """Return every stage, each after those it depends on."""
         ours = {each.name for each in fields(Stage)}
         return [
             Stage(
@@ -107,7 +107,7 @@ class Pipeline:
         ]
 
     def status(self) -> list[StageStatus]:
-        """What is stale and why, in the order of stages. A stage behind a stale one is stale too.
+        """Return which stages are stale and why, in stage order. A stage that depends on a stale one is stale too.
 
         Raises:
             UserError: DVC cannot tell, for example because another run holds its lock.
@@ -129,10 +129,10 @@ class Pipeline:
         return found
 
     def run(self, stage: str) -> StageResult:
-        """Bring one stage's outputs up to date; what the stage prints goes to logs/<stage>.log.
+        """Bring one stage's outputs up to date. The stage's output goes to logs/<stage>.log.
 
         Raises:
-            StageError: the stage ended badly. Its previous outputs are back in place.
+            StageError: the stage failed. Its previous outputs are restored.
         """
         from dvc.exceptions import DvcException, ReproductionError
         from dvc.stage.exceptions import StageCmdFailedError
@@ -156,7 +156,7 @@ class Pipeline:
         return StageResult(stage, outcome, time.monotonic() - start, log)
 
     def _put_back(self, stage: str, log: Path) -> None:
-        # DVC empties a stage's outputs before it runs; a failure should leave the last good ones.
+        # DVC deletes a stage's outputs before it runs. After a failure, restore the last good ones.
         from dvc.exceptions import DvcException
 
         with contextlib.suppress(DvcException), _output_to(log, mode="a"):
@@ -164,7 +164,7 @@ class Pipeline:
 
 
 def _reasons(stage: str, changes: list[Any]) -> Iterator[str]:
-    """DVC's status of a stage, flattened: `data/raw modified`, `params.yaml: train.seed 1, was 2`."""
+    """Flatten DVC's status of a stage: `data/raw modified`, `params.yaml: train.seed 1, was 2`."""
     for change in changes:
         if isinstance(change, str):
             yield change
@@ -179,7 +179,7 @@ def _reasons(stage: str, changes: list[Any]) -> Iterator[str]:
 
 
 def _param(stage: str, path: str, key: str, how: str) -> Iterator[str]:
-    """What changed below a parameter that DVC calls modified; DVC names the section that the stage declares."""
+    """Yield changes below a parameter that DVC calls modified. DVC only names the section that the stage declares."""
     before = locked().get(stage, {}).get("params", {}).get(path, {}).get(key) if LOCK_FILE.exists() else None
     now = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     for part in key.split("."):
@@ -194,7 +194,7 @@ def _param(stage: str, path: str, key: str, how: str) -> Iterator[str]:
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of nested mappings, by dotted name."""
+    """Yield the leaves of nested mappings, by dotted name."""
     for key, value in tree.items():
         if isinstance(value, dict):
             yield from flat(value, f"{prefix}{key}.")
@@ -207,7 +207,7 @@ FRAME = re.compile(r'  File "(.+)", line (\d+), in ')
 
 
 def _last_line(log: Path, otherwise: str) -> str:
-    """Why a stage failed, as its log says it: its own error, or the last line of its traceback and where that was."""
+    """Return why a stage failed, from its log: its own error, or the traceback's last line and its location."""
     lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     for number in reversed(range(len(lines))):
         if lines[number].startswith("error: "):
@@ -218,10 +218,10 @@ def _last_line(log: Path, otherwise: str) -> str:
 
 
 def _raised(lines: list[str]) -> str | None:
-    """`KeyError: 'kind' (evaluate.py:88)`, out of the lines of a traceback; the place is the last in this project."""
+    """Extract `KeyError: 'kind' (evaluate.py:88)` from a traceback. The location is the last one in this project."""
     frames = list(itertools.takewhile(lambda line: line.startswith(" "), lines))
     if len(frames) == len(lines):
-        return None  # killed while it was written
+        return None  # the process was killed while writing it
     places = [(Path(found[1]), found[2]) for line in frames if (found := FRAME.match(line))]
     own = [(path, line) for path, line in places if path.is_relative_to(Path.cwd()) and ".venv" not in path.parts]
     where = [f" ({path.name}:{line})" for path, line in own or places][-1:]
@@ -230,7 +230,7 @@ def _raised(lines: list[str]) -> str | None:
 
 @contextlib.contextmanager
 def _output_to(log: Path, mode: str = "w") -> Iterator[None]:
-    """Send what this process and its children print to a file."""
+    """Redirect the output of this process and its children to a file."""
     log.parent.mkdir(exist_ok=True)
     streams = (sys.stdout, sys.stderr)
     for stream in streams:
@@ -240,8 +240,8 @@ def _output_to(log: Path, mode: str = "w") -> Iterator[None]:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
         try:
-            # All three: children write to the descriptors, DVC in this process to sys.stdout, and its log to what that
-            # was when DVC was imported.
+            # Redirect all three: children write to the descriptors, DVC in this process to sys.stdout, and DVC's log to
+            # the sys.stdout from when DVC was imported.
             with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file), _dvc_log_to(file):
                 yield
         finally:
@@ -269,7 +269,7 @@ def _dvc_log_to(file: IO[str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _no_child_left_behind() -> Iterator[None]:
-    """Kill what the block started when it does not end well: a stage that timed out must not go on writing."""
+    """If the block fails, kill the processes it started: a stage that timed out must not keep writing."""
     import psutil
 
     before = {child.pid for child in psutil.Process().children(recursive=True)}
@@ -284,7 +284,7 @@ def _no_child_left_behind() -> Iterator[None]:
 
 
 def locked() -> dict[str, Any]:
-    """dvc.lock's stages: what was built from what.
+    """Return dvc.lock's stages, with their dependencies and outputs.
 
     Raises:
         UserError: nothing has been built yet, or the file is damaged.
@@ -298,10 +298,10 @@ def locked() -> dict[str, Any]:
 
 
 def whole_lock(content: bytes) -> dict[str, Any]:
-    """The stages in a dvc.lock.
+    """Return the stages in a dvc.lock.
 
     Raises:
-        ValueError: it is not one, or DVC was killed while it wrote it: the end is missing.
+        ValueError: it is not a dvc.lock, or it is truncated because DVC was killed while writing it.
     """
     try:
         stages: dict[str, Any] = yaml.load(content, SAFE_LOADER)["stages"]  # noqa: S506
@@ -321,17 +321,17 @@ def _complete(file: dict[str, Any]) -> bool:
 
 
 def outputs() -> list[dict[str, Any]]:
-    """Every output in dvc.lock, of all stages: path, md5, size."""
+    """Return every output in dvc.lock, of all stages: path, md5, size."""
     return [out for stage in locked().values() for out in stage.get("outs", [])]
 
 
 def result_digest() -> str:
-    """One digest for everything the pipeline has built: SHA-256 over path and hash of every output, sorted."""
+    """Return one digest for everything built: SHA-256 over path and hash of every output, sorted."""
     outs = sorted(f"{out['path']} {out['md5']}" for out in outputs())
     return hashlib.sha256("\n".join(outs).encode()).hexdigest()
 
 
 def artifacts() -> dict[str, dict[str, Any]]:
-    """The `artifacts` of dvc.yaml: what the pipeline makes that has a name of its own."""
+    """Return the `artifacts` of dvc.yaml: the pipeline's named products."""
     declared: dict[str, dict[str, Any]] = yaml.safe_load(PIPELINE_FILE.read_text(encoding="utf-8"))["artifacts"]
     return declared

@@ -1,4 +1,4 @@
-"""What serving reads: a file for each channel, in step with the ledger."""
+"""The files that serving reads, one for each channel, kept in step with the ledger."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -12,7 +12,7 @@ FOLDER = Path(".lifecycle/channels")
 
 @dataclass(frozen=True)
 class Pointer:
-    """What a channel serves. `ledger` is the commit that says so; `warning` why it is not what a later one says."""
+    """What a channel serves. `ledger`: the commit that says so; `warning`: why a later commit does not apply."""
 
     release: str | None
     generation: int
@@ -22,7 +22,7 @@ class Pointer:
 
 
 def read(channel: ChannelName) -> Pointer | None:
-    """The pointer as it is on this machine; None for one that is missing or damaged."""
+    """Return the pointer on this machine, or None if it is missing or damaged."""
     try:
         return Pointer(**json.loads((FOLDER / f"{channel}.json").read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError, TypeError):
@@ -35,13 +35,13 @@ def _points_there(pointer: Pointer | None, channel: Channel, warning: str) -> bo
 
 
 def behind(ledger: Ledger) -> dict[ChannelName, Channel]:
-    """The channels whose pointer does not say what the ledger says."""
+    """Return the channels whose pointer differs from the ledger."""
     channels = ledger.channels().items()
     return {name: each for name, each in channels if not _points_there(read(name), each, ledger.warning(name))}
 
 
 def write(ledger: Ledger) -> list[ChannelName]:
-    """Bring every pointer in step with the ledger; returns those that were not. Each is replaced in one step."""
+    """Update every pointer to match the ledger, each atomically. Return those that were out of date."""
     changed = behind(ledger)
     for name, channel in changed.items():
         assert ledger.tip is not None

@@ -1,7 +1,7 @@
-"""What may be written into the ledger: one pure function.
+"""Decide what may be written to the ledger, in one pure function.
 
-A command asks it before it acts, and replay.py asks it again for every entry of the past. An entry carries the rules
-that it was judged by.
+A command calls it before it acts, and replay.py calls it again for every past entry. An entry carries the rules that it
+was judged by.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -18,10 +18,10 @@ from .record import Release
 
 
 class Rules(Stored):
-    """The rules of one channel, as a promotion's entry carries them.
+    """The rules of one channel, as stored in a promotion's entry.
 
-    `signers`: the git blob of the file allowed_signers, where approvals must be signed. Entries of before 0.2 carry the
-    first three alone.
+    `signers`: the git blob of the file allowed_signers, if approvals must be signed. Entries before 0.2 only have the
+    first three fields.
     """
 
     after: Literal["staging", "canary"] | None = None
@@ -34,19 +34,19 @@ class Rules(Stored):
 
     @property
     def are_whole(self) -> bool:
-        """Whether they are all that the promotion was judged by."""
+        """Whether these are all the rules that the promotion was judged by."""
         return self.self_approval is not None
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What params.yaml asks of a promotion."""
+    """The requirements for a promotion in params.yaml."""
 
     promotion: Promotion
     evaluate: Evaluate
 
     def rules(self, name: ChannelName, signers: str | None) -> Rules:
-        """The rules of a channel; raises UserError when the project does not use it."""
+        """Return the rules of a channel. Raises UserError if the project does not use the channel."""
         if name not in self.promotion.channels:
             raise UserError(f"params.yaml has no channel {name} under promotion.channels: add it, or choose another")
         return Rules(
@@ -60,11 +60,11 @@ class Policy:
 
 @dataclass(frozen=True)
 class Before:
-    """What the allowed entries before an entry add up to, as far as that entry depends on it.
+    """The combined effect of the allowed entries before an entry, as far as that entry depends on it.
 
     `serving`: the entry's channel. `champion`: the release that production serves. `served`: all releases that each
-    channel has served. `hold`: the one that its channel is on. `known`, `quarantine`, `release` and `approvals` are the
-    entry's release's; the last two are there for a promotion only. `whole_rules`: an entry before carries whole rules.
+    channel has served. `hold`: the hold on the channel. `known`, `quarantine`, `release` and `approvals`: of the
+    entry's release; the last two are set for a promotion only. `whole_rules`: an earlier entry carries whole rules.
     """
 
     serving: Channel | None
@@ -79,7 +79,7 @@ class Before:
 
 
 def rules_of(entry: Entry) -> Rules | None:
-    """The rules that an entry carries, if it does."""
+    """Return the rules that an entry carries, or None."""
     try:
         return Rules.model_validate(entry.evidence.get("policy"))
     except ValidationError:
@@ -87,7 +87,7 @@ def rules_of(entry: Entry) -> Rules | None:
 
 
 def why_not(before: Before, entry: Entry, rules: Rules | None) -> str:
-    """Why an entry is not allowed, in words for a person; empty where it is."""
+    """Return why an entry is not allowed, in plain words, or an empty string if it is."""
     if entry.kind == "release":
         return ""
     if entry.kind == "approve":
@@ -186,7 +186,7 @@ def _order(before: Before, entry: Entry, rules: Rules) -> str:
 
 
 def counted(approvals: Sequence[Counted], release: Release, rules: Rules) -> tuple[list[dict[str, Any]], list[str]]:
-    """The approvals that count, as an entry keeps them, and why each of the others does not."""
+    """Return the approvals that count, as an entry stores them, and why each of the others does not."""
     found, refused = [], []
     people: set[str] = set()
     for each in approvals:

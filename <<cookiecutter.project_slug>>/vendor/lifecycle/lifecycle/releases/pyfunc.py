@@ -1,10 +1,10 @@
-"""The model as MLflow loads it: this file is logged as code, so that nothing is ever unpickled."""
+"""The model as MLflow loads it. This file is logged as code, so nothing is ever unpickled."""
 
 import importlib
 from pathlib import Path
 from typing import Any
 
-# MLflow looks at the types of predict(), and warns of those it cannot find.
+# MLflow inspects the types of predict() and warns if it cannot find them.
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -13,17 +13,17 @@ from mlflow.pyfunc.model import PythonModel
 
 
 class PyfuncModel(PythonModel):
-    """A saved model folder behind MLflow's interface."""
+    """Expose a saved model folder through MLflow's interface."""
 
     def load_context(self, context: Any) -> None:
-        """Load the model from the logged folder, by the project's module that was logged with it."""
+        """Load the model from the logged folder, with the project's module that was logged with it."""
         module = importlib.import_module(context.model_config["module"])
         self.model = module.load(Path(context.artifacts["model"]))
 
     def predict(
         self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> np.ndarray[Any, Any]:
-        """One score for each row."""
+        """Return one score for each row."""
         return np.asarray(self.model.predict(pa.Table.from_pandas(model_input, preserve_index=False)))
 
 

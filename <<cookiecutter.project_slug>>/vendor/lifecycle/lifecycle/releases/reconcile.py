@@ -1,4 +1,4 @@
-"""Everything that follows from the ledger, put in step with it: what a crash left undone, or a hand has moved."""
+"""Bring everything derived from the ledger in step with it, after a crash or a manual change."""
 
 import shutil
 import time
@@ -14,13 +14,13 @@ from .pipeline import LOCK_FILE
 from .store import Output, Store
 
 SCRATCH = Path(".lifecycle/scratch")
-# Work in progress is not older than that.
+# Anything older than this is not work in progress.
 ABANDONED_SECONDS = 24 * 3600
 
 
 @dataclass(frozen=True)
 class Opened:
-    """The ledger, ready to be worked with, and what had to be done for that. `left`: what a person must do."""
+    """The ledger, ready for use, and the repairs that took. `left`: what a person must do."""
 
     ledger: Ledger
     store: Store
@@ -29,11 +29,11 @@ class Opened:
 
 
 def open_ledger(network: bool = False, offline: bool = False) -> Opened:
-    """What every command starts with. Costs a few calls of git where nothing is wrong.
+    """Open the ledger; every command starts here. Costs a few calls of git if nothing is wrong.
 
     Args:
-        network: fetch the git remote's ledger first, where there is a remote: for whoever decides on it.
-        offline: go on without the network where it does not answer.
+        network: fetch the git remote's ledger first, if there is a remote. Needed for decisions based on the ledger.
+        offline: continue if the network does not answer.
 
     Raises:
         UserError: the ledger was rewritten, or the network is needed and does not answer.
@@ -67,10 +67,10 @@ def _heal_tags(ledger: Ledger) -> list[str]:
 
 
 def doctor() -> Opened:
-    """Look at everything that follows from the ledger, and put it right.
+    """Check everything derived from the ledger, and repair it.
 
     Raises:
-        UserError: something a person must decide.
+        UserError: a person must decide something.
     """
     done = _databases()
     again: list[book.Entry] = []
@@ -110,13 +110,13 @@ def doctor() -> Opened:
 
 
 def _whole_bytes(ledger: Ledger, store: Store) -> tuple[list[str], list[str]]:
-    """Hash the outputs of all releases in the cache: what was put right, and what a person must do.
+    """Hash the outputs of all releases in the cache. Return what was repaired and what a person must do.
 
-    What is altered there is fetched anew. What is not there is left to the command that needs it, if the remote has it.
+    Altered files are fetched again. A missing file is left to the command that needs it, if the remote has it.
     """
     outputs = {out.md5: out for release in ledger.read_releases(ledger.releases) for out in release.outputs()}
     done, left = [], []
-    for _ in range(2):  # an altered listing hides the files that it lists
+    for _ in range(2):  # an altered listing hides its files
         problems = store.check(outputs.values())
         for problem in {each.md5: each for each in problems if each.what == "altered"}.values():
             one = [Output(problem.path, problem.md5, 0)]
@@ -141,7 +141,7 @@ def _whole_bytes(ledger: Ledger, store: Store) -> tuple[list[str], list[str]]:
 
 
 def _hidden_changes(store: Store) -> list[str]:
-    """Outputs in the work tree that were altered and that DVC takes for its own work: equal size and date."""
+    """Return altered outputs in the work tree that DVC believes unchanged: same size and modification time."""
     if not LOCK_FILE.exists():
         return []
     here = worktree.look(store)
@@ -154,7 +154,7 @@ def _hidden_changes(store: Store) -> list[str]:
 
 
 def _databases() -> list[str]:
-    """Set damaged databases aside; what MLflow's had is made again from the ledger."""
+    """Move damaged databases aside. MLflow's content is rebuilt from the ledger."""
     done = []
     own = tracking.own_database()
     for database, lost in (
@@ -167,7 +167,7 @@ def _databases() -> list[str]:
 
 
 def _once_more(entry: book.Entry, store: Store) -> str:
-    """Do a rollback of the time without a network again, if its channel is still where that found it."""
+    """Redo a rollback that was made offline, if its channel has not moved since."""
     from .channels import rollback
 
     what = f"{entry.kind} of {entry.channel or entry.release} by {entry.by} at {entry.at}"
@@ -181,7 +181,7 @@ def _once_more(entry: book.Entry, store: Store) -> str:
 
 
 def _abandoned() -> list[str]:
-    """Delete what processes that are gone have left."""
+    """Delete leftovers of dead processes."""
     left = [*SCRATCH.glob("*"), *loading.RELEASES.glob(".*"), *Path().glob(".*.tmp"), *Path("data").glob(".*.tmp")]
     old = [path for path in left if time.time() - path.stat().st_mtime > ABANDONED_SECONDS]
     for path in old:

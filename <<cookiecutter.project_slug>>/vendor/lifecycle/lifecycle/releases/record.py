@@ -1,7 +1,7 @@
-"""The release record: what a release is made of, and the digest that is its name.
+"""The release record: what a release is made of, and the digest that gives it its id.
 
-An in-toto Statement (https://in-toto.io/Statement/v1). `predicate.observed` holds what differs from one build of the
-same content to the next (time, person, MLflow's ids); all the rest is hashed, and the release's id is cut from that.
+An in-toto Statement (https://in-toto.io/Statement/v1). `predicate.observed` holds what differs between builds of the
+same content (time, person, MLflow's ids). Everything else is hashed, and the release's id is the start of that hash.
 """
 
 import hashlib
@@ -31,21 +31,21 @@ GATES_FILE = "reports/gates.json"
 SQL_FILE = "reports/sql/nodes.json"
 LOCK = "requirements.lock"
 
-# Enough rows that a model that differs predicts something else for one of them; few enough to stand in the record.
+# Enough rows that a different model predicts something else for at least one; few enough to store in the record.
 PROBE_ROWS = 32
-# exp() may differ in its last bits between C libraries.
+# The last bits of exp() may differ between C libraries.
 PROBE_TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True)
 class Release:
-    """A release record. `statement` is the whole of it; the rest are views of that."""
+    """A release record. `statement` is the whole record; the properties are views of it."""
 
     statement: dict[str, Any]
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over the canonical JSON of all but `predicate.observed`."""
+        """SHA-256 over the canonical JSON of everything except `predicate.observed`."""
         predicate = {key: value for key, value in self.statement["predicate"].items() if key != "observed"}
         return hashlib.sha256(canonical(self.statement | {"predicate": predicate})).hexdigest()
 
@@ -56,7 +56,7 @@ class Release:
 
     @property
     def materials(self) -> dict[str, Any]:
-        """What it was made from: git tree, lock file, raw data, pipeline, SQL, parameters, features."""
+        """The inputs: git tree, lock file, raw data, pipeline, SQL, parameters, features."""
         found: dict[str, Any] = self.statement["predicate"]["materials"]
         return found
 
@@ -74,7 +74,7 @@ class Release:
 
     @property
     def observed(self) -> dict[str, Any]:
-        """What is not hashed: the commit, who released it and when, where MLflow has it."""
+        """The part that is not hashed: the commit, who released it and when, where MLflow has it."""
         found: dict[str, Any] = self.statement["predicate"]["observed"]
         return found
 
@@ -85,36 +85,36 @@ class Release:
 
     @property
     def result_digest(self) -> str:
-        """What MLflow's runs and versions of this result are tagged with."""
+        """The digest that MLflow's runs and versions of this result are tagged with."""
         return str(self.materials["dvc"]["result_digest"])
 
     @cached_property
     def sql_digest(self) -> str:
-        """Of the compiled SQL that its features were made with."""
+        """The digest of the compiled SQL that made its features."""
         return sql_digest(self.materials["sql"])
 
     def outputs(self, *below: str) -> list[Output]:
-        """The pipeline's outputs; with `below`, those at or below one of these paths."""
+        """Return the pipeline's outputs. With `below`, only those at or below one of these paths."""
         outs = [Output(**out) for out in self.materials["dvc"]["outs"]]
         return [out for out in outs if not below or any(f"{out.path}/".startswith(f"{name}/") for name in below)]
 
     def to_bytes(self) -> bytes:
-        """As it stands in the ledger."""
+        """Return the record as the ledger stores it."""
         return (
             json.dumps(self.statement, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
         ).encode()
 
 
 def canonical(value: Any) -> bytes:
-    """JSON with sorted keys and no spaces: equal values give equal bytes."""
+    """Serialize to JSON with sorted keys and no spaces: equal values give equal bytes."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 def read_release(content: bytes, release_id: str) -> Release:
-    """Parse a record and hold it against its name.
+    """Parse a record and check it against its id.
 
     Raises:
-        UserError: it is not what its name says.
+        UserError: the content does not match the id.
     """
     try:
         release = Release(json.loads(content))
@@ -129,14 +129,14 @@ def read_release(content: bytes, release_id: str) -> Release:
 def build(
     tree: str, files: dict[str, bytes], outputs: list[Output], result_digest: str, store: Store
 ) -> dict[str, Any]:
-    """The hashed part of the record, out of a commit's files and DVC's cache.
+    """Build the hashed part of the record from a commit's files and DVC's cache.
 
     Args:
         tree: git tree of the project.
         files: params.yaml, dvc.yaml, dvc.lock and requirements.lock, by name.
-        outputs: what dvc.lock names.
-        result_digest: of the same outputs.
-        store: has them all.
+        outputs: the outputs in dvc.lock.
+        result_digest: the digest of these outputs.
+        store: must have all of them.
 
     Raises:
         UserError: a cached file is missing or altered, or the model cannot be loaded.
@@ -190,10 +190,10 @@ def build(
 def _describe_model(
     path: str, model_files: dict[str, str], by_path: Mapping[str, File], tables: list[dict[str, Any]], store: Store
 ) -> dict[str, Any]:
-    """What the record says of a model: its code's package, its features, and rows with what it predicts for them.
+    """Describe a model for the record: its code's package, its features, and probe rows with their predictions.
 
     Raises:
-        UserError: the model does not load, or asks for a feature that no feature table has.
+        UserError: the model does not load, or needs a feature that no feature table has.
     """
     import pyarrow.parquet as pq
 
@@ -258,7 +258,7 @@ def _table(path: Path, name: str, sha256: str) -> dict[str, Any]:
 
 
 def content_digest(table: Any) -> str:
-    """SHA-256 over the values of a table, row by row, whatever the file around them looks like."""
+    """Return SHA-256 over the values of a table, row by row, independent of the file format."""
     import pyarrow as pa
     from pandas.util import hash_pandas_object
 
@@ -266,7 +266,7 @@ def content_digest(table: Any) -> str:
     for name in table.column_names:
         column = table[name]
         if column.null_count:
-            # In pandas a null is NaN, and turns whole numbers into floats, which are not exact.
+            # pandas represents a null as NaN and turns integers into floats, which are not exact.
             hashed.update(column.is_null().to_numpy().tobytes())
             column = column.fill_null(0) if pa.types.is_integer(column.type) else column
         hashed.update(hash_pandas_object(column.to_pandas(), index=False).to_numpy().tobytes())
@@ -274,7 +274,7 @@ def content_digest(table: Any) -> str:
 
 
 def sql_of(nodes: dict[str, Any] | None, digests: dict[str, str]) -> dict[str, Any] | None:
-    """What the record says of the SQL: dbt's version, and each model with the digest of what it compiled to."""
+    """Describe the SQL for the record: dbt's version, and each model with the digest of its compiled SQL."""
     if nodes is None:
         return None
     folder = str(Path(SQL_FILE).parent)
@@ -290,13 +290,13 @@ def sql_of(nodes: dict[str, Any] | None, digests: dict[str, str]) -> dict[str, A
 
 
 def sql_digest(sql: dict[str, Any] | None) -> str:
-    """SHA-256 over what all models compiled to: features of equal digests were made by the same SQL."""
+    """Return SHA-256 over all compiled models. Equal digests mean that the same SQL made the features."""
     nodes = sorted((node["id"], node["sha256"]) for node in sql["nodes"]) if sql else []
     return hashlib.sha256(canonical(nodes)).hexdigest()
 
 
 def same_predictions(expected: Iterable[Any], actual: Iterable[Any]) -> bool:
-    """Whether two lists of predictions, nested alike, are equal within the last bits of a float."""
+    """Return whether two lists of predictions, nested alike, are equal up to the last bits of a float."""
     expected, actual = list(expected), list(actual)
     return len(expected) == len(actual) and all(map(_same, expected, actual))
 

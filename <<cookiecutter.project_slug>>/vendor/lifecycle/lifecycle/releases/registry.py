@@ -1,6 +1,6 @@
-"""MLflow's model registry, in step with the ledger: a version for each release, an alias for each channel.
+"""Keep MLflow's model registry in step with the ledger: a version for each release, an alias for each channel.
 
-MLflow decides nothing: all of this can be made again from the ledger and DVC.
+MLflow decides nothing: all of this can be rebuilt from the ledger and DVC.
 """
 
 import contextlib
@@ -31,16 +31,16 @@ RELEASE_TAG = "release"
 DIGEST_TAG = "release_digest"
 PAGE_TAG = "lineage"
 CHANNELS: tuple[ChannelName, ...] = ("staging", "canary", "production")
-# The ledger that versions, tags and aliases follow, and the one that cards and pages follow (lineage/mlflow_pages.py).
+# The ledger commit that versions, tags and aliases match, and the one for cards and pages (lineage/mlflow_pages.py).
 PROJECTED = Path(".lifecycle/registry.json")
 DESCRIBED = Path(".lifecycle/described.json")
 LOG = Path("logs/attach.log")
-# MLflow gives fewer where nobody says how many.
+# MLflow returns fewer by default.
 MANY = 50_000
 
 
 def noted(state: Path) -> str | None:
-    """The commit of the ledger that MLflow was last brought in step with."""
+    """Return the ledger commit that MLflow was last synchronized with."""
     try:
         found = json.loads(state.read_text(encoding="utf-8"))
         return str(found["ledger"]) if tracking.is_there(found["tracking_uri"]) else None
@@ -49,17 +49,17 @@ def noted(state: Path) -> str | None:
 
 
 def note(state: Path, ledger: Ledger) -> None:
-    """Note that MLflow is in step with this ledger."""
+    """Record that MLflow is in step with this ledger."""
     write_json(state, {"ledger": ledger.tip, "tracking_uri": tracking.noted_uri()})
 
 
 def in_step(ledger: Ledger, state: Path = PROJECTED) -> bool:
-    """Whether MLflow follows this ledger. Costs no import of MLflow; it may have been changed by hand since."""
+    """Return whether MLflow follows this ledger, without importing MLflow. Does not detect later manual changes."""
     return ledger.tip == noted(state)
 
 
 def project(ledger: Ledger, store: Store) -> list[str]:
-    """Bring versions, tags and aliases in step with the ledger; returns what had to be done, in words.
+    """Bring versions, tags and aliases in step with the ledger. Return what was done, in words.
 
     Raises:
         UserError: MLflow cannot be reached.
@@ -71,7 +71,7 @@ def project(ledger: Ledger, store: Store) -> list[str]:
 
 
 def in_words() -> AbstractContextManager[None]:
-    """Say in one line why MLflow does not follow the ledger."""
+    """Turn MLflow's error into one line on why it does not follow the ledger."""
     what = f"MLflow at {tracking.tracking_uri()} could not be updated"
     return tracking.in_words(what, "The ledger stands; `doctor` updates MLflow once it answers")
 
@@ -94,7 +94,7 @@ def _project(ledger: Ledger, store: Store) -> list[str]:
 
 
 class _Registered:
-    """The versions of a model in MLflow, and their runs."""
+    """The versions of a model in MLflow and their runs."""
 
     def __init__(self, client: "MlflowClient", name: str) -> None:
         self.client, self.name = client, name
@@ -103,7 +103,7 @@ class _Registered:
         self.read()
 
     def read(self) -> None:
-        """Read them; a version whose run is gone for good cannot be shown, and stands aside."""
+        """Read the versions. Skip a version whose run is deleted for good: it cannot be shown."""
         from mlflow.entities import ViewType
 
         versions = sorted(
@@ -118,12 +118,12 @@ class _Registered:
         self.versions = versions
 
     def result(self, version: "ModelVersion") -> str | None:
-        """The pipeline result that a version is the model of: its run says so."""
+        """Return the pipeline result whose model this version is, as its run records."""
         run = self.runs.get(version.run_id)
         return run.data.tags.get(tracking.RESULT_TAG) if run else None
 
     def held(self, releases: list[Release]) -> dict[str, "ModelVersion"]:
-        """Release -> its version. Of releases that differ in code alone, each has its own."""
+        """Return release -> version. Releases that differ only in code each have their own."""
         free, found = list(self.versions), {}
         for tagged in (True, False):
             for release in releases:
@@ -136,20 +136,20 @@ class _Registered:
         return found
 
     def register(self, releases: list[Release], store: Store) -> list[str]:
-        """See that each release has a version."""
+        """Make sure that each release has a version."""
         done = []
         for release in releases:
             if release.id in self.held(releases):
                 continue
             again = "" if any(self.result(each) == release.result_digest for each in self.versions) else " again"
-            DESCRIBED.unlink(missing_ok=True)  # what was written to the version before is gone with it
+            DESCRIBED.unlink(missing_ok=True)  # the new version does not have the old one's description
             if tracking.register_again(self.client, self.name, release.result_digest):
                 what = "registered"
             else:
                 what = "logged to MLflow"
                 _log_again(release, store)
             if again:
-                tracking.TRACKED_FILE.unlink(missing_ok=True)  # whatever else MLflow had may be gone too
+                tracking.TRACKED_FILE.unlink(missing_ok=True)  # other MLflow content may be gone too
             self.read()
             if (version := self.held(releases).get(release.id)) is None:
                 raise UserError(f"{release.id} was {what} again, and still has no version of {self.name} there")
@@ -157,7 +157,7 @@ class _Registered:
         return done
 
     def tag(self, releases: list[Release]) -> list[str]:
-        """See that versions and runs have the tags of their releases, and no other has one."""
+        """Make sure that versions and runs have their releases' tags, and that no others do."""
         held, done = self.held(releases), []
         owners = {str(held[release.id].version): release for release in releases}
         of_run: dict[str, list[str]] = {}
@@ -195,7 +195,7 @@ class _Registered:
 
 
 def _different(now: dict[str, str], wanted: Mapping[str, str | None]) -> dict[str, tuple[str, str | None]]:
-    """Tag -> its value and the one it should have, where these differ."""
+    """Return tag -> (current value, wanted value) for the tags where these differ."""
     return {tag: (now.get(tag, ""), value) for tag, value in wanted.items() if now.get(tag) != value}
 
 
@@ -217,7 +217,7 @@ def _aliases(client: "MlflowClient", name: str, wanted: dict[ChannelName, str | 
 
 
 def _log_again(release: Release, store: Store) -> None:
-    """Log the result of a release to MLflow as it was logged at first, out of git and DVC."""
+    """Log the result of a release to MLflow again, exactly as at first, from git and DVC."""
     with tempfile.TemporaryDirectory(prefix="log-again-") as name:
         folder = Path(name)
         loading.extract(release.commit, folder)
@@ -225,7 +225,7 @@ def _log_again(release: Release, store: Store) -> None:
         if wrong := store.fetch(needed):
             raise UserError(f"{release.id} cannot be logged to MLflow again: {wrong[0]}")
         store.copy(needed, folder)
-        # This machinery, whatever that commit had, over the model of that commit.
+        # The current machinery instead of that commit's, with that commit's model.
         code = os.pathsep.join([str(Path(__file__).parents[2]), str(folder / "src")])
         environment = {"MLFLOW_TRACKING_URI": tracking.tracking_uri(), "PYTHONPATH": code}
         command = [sys.executable, "-m", f"{__package__}.tracking", release.commit]
@@ -236,7 +236,7 @@ def _log_again(release: Release, store: Store) -> None:
 
 
 def try_project(store: Store) -> list[str]:
-    """Bring MLflow in step with the ledger as it is now, if it is not; returns why that has to wait, if it has to."""
+    """Bring MLflow in step with the ledger if it is not. Return why that has to wait, if it does."""
     try:
         with alone():
             ledger = book.load()
@@ -244,21 +244,21 @@ def try_project(store: Store) -> list[str]:
                 project(ledger, store)
     except UserError as error:
         return [str(error)]
-    except Exception as error:  # whatever it is: the ledger stands
+    except Exception as error:  # whatever the error, the ledger is unaffected
         return [f"MLflow could not be updated: {one_line(error)}. The ledger stands; `doctor` tries again"]
     return []
 
 
 @contextlib.contextmanager
 def alone(state: Path = PROJECTED) -> Iterator[None]:
-    """Two processes at once might log a lost run twice, or leave MLflow with the older ledger."""
+    """Allow one process at a time: two might log a lost run twice, or leave MLflow with the older ledger."""
     with held(state.with_suffix(".lock")):
         yield
 
 
 def project_later() -> None:
-    """Bring MLflow and OpenLineage in step with the ledger in a process of its own: a rollback does not wait for it."""
-    with contextlib.suppress(OSError):  # a full disk, say: what was decided stands
+    """Bring MLflow and OpenLineage in step with the ledger in a separate process, so that a rollback need not wait."""
+    with contextlib.suppress(OSError):  # for example a full disk: the decision stands
         LOG.parent.mkdir(exist_ok=True)
         with LOG.open("a", encoding="utf-8") as log:
             subprocess.Popen(

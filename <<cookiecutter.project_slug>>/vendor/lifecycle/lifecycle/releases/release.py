@@ -1,4 +1,4 @@
-"""`release`: the present pipeline result as an immutable, named thing."""
+"""`release`: turn the current pipeline result into an immutable, named release."""
 
 import platform
 import sys
@@ -20,7 +20,7 @@ TAG = "refs/tags/release/"
 
 @dataclass(frozen=True)
 class Released:
-    """A release and how it came about. `new` is False when the same content had been released before."""
+    """A release and how it was created. `new` is False if the same content was released before."""
 
     release: Release
     new: bool
@@ -29,11 +29,11 @@ class Released:
 
 
 def release(ledger: Ledger, store: Store, reason: str = "", automation: bool = False) -> Released:
-    """Release what the pipeline has built: commit its outputs' names, push their bytes, write the record.
+    """Release the current pipeline result: commit its outputs' names, push their bytes, write the record.
 
     Raises:
-        UserError: the work tree has other changes, a stage is stale, a gate failed, or the bytes cannot be put into the
-            DVC remote; the ledger has not changed.
+        UserError: the work tree has other changes, a stage is stale, a gate failed, or the bytes cannot be pushed to
+            the DVC remote; the ledger has not changed.
     """
     commit = _clean_commit()
     stale = [status.stage for status in Pipeline().status() if not status.fresh]
@@ -54,7 +54,7 @@ def release(ledger: Ledger, store: Store, reason: str = "", automation: bool = F
     warning = ""
     try:
         tracked: dict[str, Any] | None = vars(tracking.track())
-    except UserError as error:  # MLflow follows the ledger: it can be told later
+    except UserError as error:  # MLflow follows the ledger and can be updated later
         tracked, warning = None, str(error)
     _push(candidate, store)
     candidate = Release(_with(statement, _observed(commit, tracked, automation)))
@@ -88,12 +88,12 @@ def _clean_commit() -> str:
 
 
 def _commit_what_runs_write(commit: str) -> tuple[str, list[str]]:
-    """Commit dvc.lock and the other files that `run` writes, where they changed; nothing else can have."""
+    """Commit dvc.lock and the other files that `run` writes, if they changed. No other file can have changed."""
     changed = list(git.changed())
     if not changed:
         return commit, []
     git.git("add", "--", *changed)
-    # Not the index as a whole: another folder of the repository may have something staged.
+    # Not the whole index: another folder of the repository may have staged files.
     prefix = git.git("rev-parse", "--show-prefix").strip()
     tree = git.tree_with(commit, {prefix + name: Path(name).read_bytes() for name in changed})
     new = git.commit_tree(tree, [commit], f"Pipeline result {result_digest()[:12]}\n")
@@ -103,7 +103,7 @@ def _commit_what_runs_write(commit: str) -> tuple[str, list[str]]:
 
 
 def build(commit: str, store: Store) -> dict[str, Any]:
-    """The hashed part of the record of what is built here, at this commit."""
+    """Return the hashed part of the record for the current result at this commit."""
     names = (str(PARAMS_FILE), str(PIPELINE_FILE), str(LOCK_FILE), record.LOCK)
     files = {
         name: content or b"" for name, content in zip(names, git.read(*(f"{commit}:./{n}" for n in names)), strict=True)
@@ -134,7 +134,7 @@ def _push(release: Release, store: Store) -> None:
 
 
 def tag(release: Release) -> bool:
-    """See that the tag `release/<id>` names the release's commit; returns whether it did not.
+    """Make sure that the tag `release/<id>` names the release's commit. Return whether it had to be set.
 
     Git keeps the commit anyway, as a parent of the ledger's; the tag is for people.
     """

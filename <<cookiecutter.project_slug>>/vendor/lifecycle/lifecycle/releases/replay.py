@@ -1,7 +1,7 @@
-"""The ledger, replayed: what its entries add up to. An entry that is not allowed adds nothing.
+"""Replay the ledger: the combined effect of its entries. An entry that is not allowed has no effect.
 
-An entry is allowed when it is numbered, names the commit before it, changes what its kind changes and nothing else, and
-policy.py has nothing against it. What one commit adds up to is kept in a file, by the commit, for the next command.
+An entry is allowed if it is numbered, names the commit before it, changes only what its kind may change, and policy.py
+does not object. The result for a commit is cached in a file named by the commit, for the next command.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from .entries import CHANNELS, ENTRY, Channel, ChannelName, Entry, Quarantine, S
 from .policy import Before, Rules
 from .record import read_release
 
-# Can be deleted at any time. `verify --all` does not read it, and says when it is not what the ledger says.
+# A cache: safe to delete. `verify --all` ignores it and reports if it disagrees with the ledger.
 CACHE = Path(".lifecycle/ledger.json")
 
 Read = Callable[[str], bytes]
@@ -29,7 +29,7 @@ T = TypeVar("T", bound=Stored)
 
 @dataclass(frozen=True)
 class Refused:
-    """A ledger commit that is not allowed. `number`: of its entry, or of the last one before it."""
+    """A ledger commit that is not allowed. `number`: of its entry, or of the last entry before it."""
 
     commit: str
     number: int
@@ -40,17 +40,17 @@ class Refused:
 
 @dataclass(frozen=True)
 class Judged:
-    """What the allowed entries up to a commit add up to.
+    """The combined effect of the allowed entries up to a commit.
 
     Args:
-        tip: the commit, None for an empty ledger.
+        tip: the commit; None for an empty ledger.
         files: path -> blob.
-        number: of the last entry.
-        at: the latest time of an entry.
+        number: number of the last entry.
+        at: the latest time of any entry.
         whole_rules: whether a promotion carries all the rules that it was judged by.
         served: the releases that each channel has served, in order.
-        holds: the entry.json of the hold that a channel is on.
-        refused: the entries that were not allowed.
+        holds: the entry.json of the hold on each channel.
+        refused: the entries that are not allowed.
     """
 
     tip: str | None
@@ -64,13 +64,13 @@ class Judged:
 
 
 def judged(tip: str) -> Judged:
-    """What the ledger at a commit adds up to; replays only what was not replayed before."""
+    """Return the state of the ledger at a commit. Replays only what was not replayed before."""
     known = _cached()
     if known and known.tip == tip:
         return known
     found, certain = replay(tip, known)
     if certain:
-        with suppress(OSError):  # a disk that is full or read-only: the next command replays it again
+        with suppress(OSError):  # the disk is full or read-only: the next command replays it again
             write_json(CACHE, {"rules": _rules_digest(), "judged": asdict(found)})
     return found
 
@@ -87,16 +87,16 @@ def _cached() -> Judged | None:
 
 
 def _rules_digest() -> str:
-    """Other code may judge otherwise."""
+    """Return a digest of the code that judges: other code may decide differently."""
     return hashlib.sha256(b"".join(Path(file).read_bytes() for file in (__file__, policy.__file__))).hexdigest()
 
 
 class UnknownError(UserError):
-    """Something that this clone does not have is needed to tell whether an entry is allowed."""
+    """Raised if this clone lacks something needed to decide whether an entry is allowed."""
 
 
 def read_blob(blob: str) -> bytes:
-    """The content of a blob."""
+    """Return the content of a blob."""
     content = git.read(blob)[0]
     if content is None:
         raise UnknownError(f"this clone does not have {blob[:12]}, which it names: `git fetch` may bring it")
@@ -104,7 +104,7 @@ def read_blob(blob: str) -> bytes:
 
 
 def before(judged: Judged, entry: Entry, rules: Rules | None, read: Read = read_blob) -> Before:
-    """What an entry on top of these depends on."""
+    """Return the state that a new entry on top of these depends on."""
 
     def stored(kind: type[T], path: str) -> T | None:
         return kind.model_validate_json(read(judged.files[path])) if path in judged.files else None
@@ -134,7 +134,7 @@ def before(judged: Judged, entry: Entry, rules: Rules | None, read: Read = read_
 
 @dataclass(frozen=True)
 class Step:
-    """A ledger commit: what it wrote (path -> blob) and what it took out."""
+    """A ledger commit: the files it wrote (path -> blob) and the files it removed."""
 
     commit: str
     parents: list[str]
@@ -143,11 +143,11 @@ class Step:
 
 
 def replay(tip: str, known: Judged | None = None) -> tuple[Judged, bool]:
-    """What the ledger at a commit adds up to, and whether that is certain: this clone has all that it takes to tell.
+    """Return the state of the ledger at a commit, and whether this clone has everything needed to be certain.
 
     Args:
         tip: the commit.
-        known: where to begin, if it is a commit before this one.
+        known: a state to start from, if it is for an ancestor of this commit.
     """
     steps = _since(known, tip)
     if known is None or not steps:
@@ -162,7 +162,7 @@ def replay(tip: str, known: Judged | None = None) -> tuple[Judged, bool]:
 
 
 def _since(known: Judged | None, tip: str) -> list[Step]:
-    """The commits on top of the known one; none if it is not below the tip."""
+    """Return the commits after the known one, or none if it is not an ancestor of the tip."""
     if known is None:
         return []
     try:
@@ -192,17 +192,17 @@ def _steps(commits: str) -> list[Step]:
 
 
 class _Replay:
-    """A replay that is under way."""
+    """The state of a replay in progress."""
 
     def __init__(self, known: Judged, read: Read) -> None:
         self.certain = True
         self.judged = Judged(**deepcopy(vars(known)))
         self._read = read
-        # The files of the branch, whether they count or not.
+        # The files of the branch, whether or not they count.
         self._there = git.tree_files(str(known.tip)) if known.refused else dict(known.files)
 
     def take(self, step: Step) -> None:
-        """Judge one more commit, and add what it adds."""
+        """Judge one more commit and apply its effect."""
         self._there.update(step.files)
         for path in step.gone:
             del self._there[path]
@@ -226,7 +226,7 @@ class _Replay:
         except UnknownError as error:
             self.certain = False
             problems.append(str(error))
-        except (UserError, ValueError, LookupError, TypeError, AttributeError) as error:  # of no form that is known
+        except (UserError, ValueError, LookupError, TypeError, AttributeError) as error:  # not in any known format
             problems.append(f"its evidence cannot be read ({type(error).__name__})")
         problems += [*_undeclared(entry, touched, now.files), *self._contradicts(entry, step)]
         if problems:
@@ -263,14 +263,14 @@ class _Replay:
         self.judged = replace(self.judged, tip=refused.commit, number=refused.number)
 
     def _touched(self, entry: Entry, step: Step) -> dict[str, str | None]:
-        """The files that differ from what counted before, by this commit or because its entry is about them."""
+        """Return the files that differ from the accepted state, by this commit or because its entry is about them."""
         lifted = [f"quarantine/{entry.release}.json"] if entry.kind == "promote" else []
         own = {*step.files, *step.gone, *_writes(entry), *lifted} - {ENTRY}
         after = {path: self._there.get(path) for path in own}
         return {path: blob for path, blob in after.items() if blob != self.judged.files.get(path)}
 
     def _contradicts(self, entry: Entry, step: Step) -> Iterator[str]:
-        """Where the files that an entry writes do not say what the entry says."""
+        """Yield contradictions between an entry and the files that it writes."""
         if entry.kind == "release":
             yield from self._wrong_release(entry, step)
         elif entry.kind in ("promote", "rollback"):
@@ -313,7 +313,7 @@ class _Replay:
 
 
 def _writes(entry: Entry) -> tuple[str, ...]:
-    """The files that an entry of this kind writes; a name that ends in a slash is a folder."""
+    """Return the files that an entry of this kind writes. A name that ends in a slash is a folder."""
     channel = f"channels/{entry.channel}.json"
     found: dict[str, tuple[str, ...]] = {
         "release": (f"releases/{entry.release}.json",),
@@ -325,8 +325,8 @@ def _writes(entry: Entry) -> tuple[str, ...]:
 
 
 def _undeclared(entry: Entry, touched: dict[str, str | None], files: dict[str, str]) -> Iterator[str]:
-    """Files that an entry of this kind does not change, and records that were written twice."""
-    # A person, with a reason: automation may not.
+    """Yield files that an entry of this kind must not change, and records that were written twice."""
+    # A person may, with a reason; automation may not.
     lifts = entry.kind == "promote" and not entry.automation and entry.reason.strip()
     may_remove = f"quarantine/{entry.release}.json" if lifts else ""
     for path, blob in sorted(touched.items()):
@@ -340,5 +340,5 @@ def _undeclared(entry: Entry, touched: dict[str, str | None], files: dict[str, s
 
 
 def _channel_in(step: Step) -> ChannelName | None:
-    """The channel whose file a commit changes, for one without an entry that says so."""
+    """Return the channel whose file a commit changes, for a commit without an entry that names it."""
     return next((name for name in reversed(CHANNELS) if f"channels/{name}.json" in step.files), None)

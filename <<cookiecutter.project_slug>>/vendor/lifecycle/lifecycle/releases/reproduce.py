@@ -1,6 +1,6 @@
-"""`reproduce`: build a release once more from its source, and say how near the result comes.
+"""`reproduce`: rebuild a release from its source, and report how close the result is.
 
-L0: identical bytes. L1: other bytes that say the same: equal rows, equal predictions. L2: metrics within a tolerance.
+L0: identical bytes. L1: different bytes with equal rows and equal predictions. L2: metrics within a tolerance.
 """
 
 import json
@@ -36,9 +36,9 @@ LEVELS: tuple[Level, ...] = ("L0", "L1", "L2", "differs")
 
 @dataclass(frozen=True)
 class Artifact:
-    """An output of the pipeline, and how near the rebuilt one comes.
+    """An output of the pipeline and how close the rebuilt one is.
 
-    `kept`: its stage could not run (its source is gone), so the released bytes were taken, hashed, and built upon.
+    `kept`: its stage could not run because its source is gone, so the released bytes were hashed and used instead.
     """
 
     path: str
@@ -48,7 +48,7 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Reproduction:
-    """What a rebuild came to. `level` is the worst of its artifacts."""
+    """The outcome of a rebuild. `level` is the worst of its artifacts."""
 
     release: str
     artifacts: list[Artifact]
@@ -62,10 +62,10 @@ class Reproduction:
 
 
 def reproduce(release: Release, store: Store, progress: Callable[..., None] = say) -> Reproduction:
-    """Rebuild in a clean work tree, with the locked packages and nothing cached.
+    """Rebuild in a clean work tree, with the locked packages and without any cache.
 
     Raises:
-        UserError: the source commit or the packages are not to be had, or a stage fails.
+        UserError: the source commit or the packages are not available, or a stage fails.
     """
     start = time.monotonic()
     with _clean_worktree(release) as folder:
@@ -97,7 +97,7 @@ def _clean_worktree(release: Release) -> Iterator[Path]:
 
 
 def _locked_python(release: Release, folder: Path) -> tuple[Path, str]:
-    """The interpreter to build with: this one where it has the very packages of the lock file, else one made for it."""
+    """Return the interpreter to build with: this one if it has exactly the locked packages, otherwise a new one."""
     lock = (folder / LOCK).read_text(encoding="utf-8")
     if not (other := list(_not_as_locked(lock))):
         return Path(sys.executable), "the packages here, which are those of requirements.lock"
@@ -113,7 +113,7 @@ def _locked_python(release: Release, folder: Path) -> tuple[Path, str]:
 
 
 def _not_as_locked(lock: str) -> Iterator[str]:
-    """Packages of a lock file that are installed here in another version. What is not installed was not for here."""
+    """Yield locked packages installed here in another version. Skips packages that are not installed here."""
     wanted: dict[str, set[str]] = {}
     for name, locked in re.findall(r"(?m)^([A-Za-z0-9._-]+)(?:\[[^]]*])?==([^\s;\\]+)", lock):
         wanted.setdefault(name, set()).add(locked)
@@ -128,7 +128,7 @@ def _not_as_locked(lock: str) -> Iterator[str]:
 def _run_stages(
     release: Release, folder: Path, python: Path, store: Store, progress: Callable[..., None]
 ) -> dict[str, str]:
-    """Run every stage, in order; returns the outputs that were taken as released, each with why."""
+    """Run every stage in order. Return the outputs that were reused as released, each with the reason."""
     import time
 
     pipeline = yaml.safe_load((folder / PIPELINE_FILE).read_text(encoding="utf-8"))["stages"]
@@ -148,7 +148,7 @@ def _run_stages(
         said = _error_of(done.stderr)
         if any(dep in made for dep in pipeline[stage].get("deps", [])):
             raise UserError(f"{release.id} cannot be rebuilt: stage {stage} failed: {said}")
-        # The first of the chain: what it read is gone from the source, but what it made is kept.
+        # The first stage in the chain: its input is gone from the source, but its output is kept.
         outputs = [made[path] for path in _paths(pipeline[stage].get("outs", []))]
         if wrong := store.fetch(outputs):
             raise UserError(f"{release.id} cannot be rebuilt: stage {stage} failed ({said}), and {wrong[0]}")
@@ -159,7 +159,7 @@ def _run_stages(
 
 
 def _in_order(stages: dict[str, Any]) -> list[str]:
-    """Stages, each after those whose outputs it reads."""
+    """Sort the stages so that each comes after those whose outputs it reads."""
     from graphlib import TopologicalSorter
 
     makers = {
@@ -183,7 +183,7 @@ def _error_of(stderr: str) -> str:
 
 
 def _bring_source(release: Release, folder: Path) -> None:
-    """A source that is a folder of this project, but not under git, is where the parameters look for it."""
+    """If the source is a folder of this project that is not under git, link it to where the parameters expect it."""
     source = Path(str(release.materials["params"].get("data", {}).get("source", "")))
     if source.parts and not source.is_absolute() and source.is_dir() and not (folder / source).exists():
         (folder / source).parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""`restore`: put a past release back into the work tree, as a new commit.
+"""`restore`: bring a past release back into the work tree, as a new commit.
 
-Everything is fetched and hashed first. Then a note says what is being restored, HEAD moves (that is the commit point),
-and files follow. A restore that was killed before HEAD moved has changed nothing; after that, the next command finishes
+Fetches and hashes everything first. Then writes a note on what is being restored, moves HEAD (the commit point), and
+updates the files. If a restore is killed before HEAD moves, nothing has changed; after that, the next command finishes
 it from the note.
 """
 
@@ -25,15 +25,15 @@ from .store import Output, Store
 NOTE = Path(".lifecycle/restoring.json")
 SAVED = Path(".lifecycle/saved")
 DATA = "data"
-# What `make setup` installs, and from what.
+# The files that `make setup` installs from.
 INSTALLED = ("pyproject.toml", "requirements.lock", "vendor")
 
 
 @dataclass(frozen=True)
 class Restored:
-    """What was put back. `commit` is None when the work tree was like that already.
+    """What was restored. `commit` is None if the work tree was already in this state.
 
-    `setup`: packages or the machinery differ from those that are installed.
+    `setup`: packages or the machinery differ from the installed ones.
     """
 
     release: str
@@ -44,13 +44,13 @@ class Restored:
 
 
 def restore(release: Release, store: Store, data_only: bool = False) -> Restored:
-    """Make the work tree hold the release's code, parameters, data, features and model; or, with `data_only`, its data.
+    """Restore the release's code, parameters, data, features and model; or, with `data_only`, only its data.
 
-    Data alone is: what the pipeline keeps below data/, the data window in params.yaml, and the files under git there.
-    The code, the other parameters and the model stay; `run` then brings those up to date.
+    Data means: what the pipeline keeps below data/, the data window in params.yaml, and the files under git there.
+    Code, other parameters and the model stay; `run` then brings the results up to date.
 
     Raises:
-        UserError: there is uncommitted work, or something of the release is missing or altered; nothing has changed.
+        UserError: there is uncommitted work, or something in the release is missing or altered; nothing has changed.
     """
     if changed := git.changed():
         raise UserError(
@@ -87,14 +87,14 @@ def _files_between(old: str, new: str | None, *paths: str) -> list[str]:
 
 
 def _with_project(release: Release, head: str) -> str:
-    """HEAD's tree with the project's folder as the release had it."""
+    """Return HEAD's tree with the project's folder from the release."""
     prefix = git.git("rev-parse", "--show-prefix").strip()
     tree: str = release.materials["git"]["tree"]
     return git.tree_with_folder(head, prefix, tree) if prefix else tree
 
 
 def _with_data(release: Release, head: str) -> str:
-    """HEAD's tree with the files that say which data there is, as the release had them."""
+    """Return HEAD's tree with the release's versions of the files that describe the data."""
     prefix = git.git("rev-parse", "--show-prefix").strip()
     then = git.tree_files(release.materials["git"]["tree"])
     now = {path.removeprefix(prefix) for path in git.tree_files(head) if path.startswith(f"{prefix}{DATA}/")}
@@ -107,7 +107,7 @@ def _with_data(release: Release, head: str) -> str:
 
 
 def _params(then: dict[str, str], head: str) -> bytes:
-    """params.yaml of now with the data section of then, whose lines stand between two keys at the margin."""
+    """Return the current params.yaml with the release's data section: the lines between two top-level keys."""
     old, new = (_text(content) for content in git.read(then[str(PARAMS_FILE)], f"{head}:./{PARAMS_FILE}"))
     text = "".join(_section(old, "data")).join(_around(new, "data"))
     if yaml.safe_load(text) != yaml.safe_load(new) | {"data": yaml.safe_load(old)["data"]}:
@@ -138,7 +138,7 @@ def _around(text: str, key: str) -> tuple[str, str]:
 
 
 def _lock(then: dict[str, str], head: str) -> bytes:
-    """dvc.lock of now, with the stages of then that make data: what they left is what is put back."""
+    """Return the current dvc.lock with the release's data stages, whose outputs are being restored."""
     old, new = (yaml.safe_load(_text(content)) for content in git.read(then[str(LOCK_FILE)], f"{head}:./{LOCK_FILE}"))
     stages: dict[str, Any] = dict(new["stages"]) if new else {}
     for name, stage in old["stages"].items():
@@ -148,15 +148,15 @@ def _lock(then: dict[str, str], head: str) -> bytes:
 
 
 def unfinished() -> bool:
-    """Whether a restore was interrupted after it had begun to take effect, or just before."""
+    """Return whether a restore was interrupted after it took effect, or just before."""
     return NOTE.exists()
 
 
 def finish(store: Store) -> str | None:
-    """Finish a restore that has moved HEAD, forget one that has not; returns the release that was finished.
+    """Finish a restore that has moved HEAD, or discard one that has not. Return the release that was finished.
 
     Raises:
-        UserError: what it needs is gone meanwhile, or its note is damaged.
+        UserError: something it needs has since disappeared, or its note is damaged.
     """
     try:
         note = json.loads(NOTE.read_text(encoding="utf-8"))
@@ -178,10 +178,10 @@ def finish(store: Store) -> str | None:
 
 
 def _sync_work_tree(old: str, new: str) -> None:
-    """Make index and files what `new` says. A file that is neither as before nor as after is kept aside."""
+    """Make the index and files match `new`. A file that matches neither tree is saved first."""
     odd = set(_differing(old)) & set(_differing(new))
     _keep_aside(odd)
-    # Of this folder alone: the repository may hold more than this project.
+    # Only in this folder: the repository may hold other projects.
     git.git("restore", f"--source={new}", "--staged", "--worktree", "--", ".")
 
 

@@ -1,12 +1,12 @@
-"""Batch scoring: what a channel's release predicts for whole months of the feature table, a file a month.
+"""Batch scoring: predict whole months of the feature table with a channel's release, one file per month.
 
-    data/scores/<model>/<month>.parquet                      what holds now
-    data/scores/<model>/<month>.json                         every version there was: release, input, digest, when
-    data/scores/<model>/replaced/<month>.<version>.parquet   what held before
+    data/scores/<model>/<month>.parquet                      the current version
+    data/scores/<model>/<month>.json                         every version so far: release, input, digest, time
+    data/scores/<model>/replaced/<month>.<version>.parquet   earlier versions
 
-A version is named by what it was made from, and a prediction by its version and its row: to score the same once more
-changes nothing, and a corrected month is a new version. None of it is tracked: it can be made again from a release and
-the feature table.
+A version's name comes from its inputs, and a prediction's id from its version and row. Scoring the same again changes
+nothing; a corrected month is a new version. None of it is tracked: it can be made again from a release and the feature
+table.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ _loading = threading.Lock()
 
 @dataclass(frozen=True)
 class Job:
-    """One month to be scored. Plain values: it may be sent to another process or machine."""
+    """One month to score. Holds plain values, so it can be sent to another process or machine."""
 
     month: str
     release: str
@@ -50,7 +50,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Version:
-    """What one version of a month was made from. `input`: digest of its keys and features; `table`: MD5 it stood in."""
+    """The inputs of one version of a month. `input`: digest of its keys and features; `table`: MD5 of its table."""
 
     version: str
     release: str
@@ -64,7 +64,7 @@ class Version:
 
 @dataclass(frozen=True)
 class Scored:
-    """What scoring a month came to. `replaced`: the version that held before."""
+    """The outcome of scoring a month. `replaced`: the previous version."""
 
     month: str
     outcome: Literal["scored", "unchanged"]
@@ -76,7 +76,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class Found:
-    """A prediction of a batch: its row as it stands in `file`, the version that is, and all that there were."""
+    """A batch prediction: its row as stored in `file`, the current version, and all versions."""
 
     row: dict[str, Any]
     month: str
@@ -86,10 +86,10 @@ class Found:
 
 
 def plan(channel: ChannelName, months: list[str], columns: MonitoredColumns) -> tuple[list[Job], list[str]]:
-    """A job for each of these months, or for all that the feature table has; and what had to be repaired before.
+    """Return a job for each of these months, or for all in the feature table; and what had to be repaired first.
 
     Raises:
-        UserError: the channel serves nothing, its release does not hold, or there is no such month.
+        UserError: the channel serves nothing, its release fails verification, or there is no such month.
     """
     import pyarrow.parquet as pq
 
@@ -107,18 +107,18 @@ def plan(channel: ChannelName, months: list[str], columns: MonitoredColumns) -> 
 
 
 def score(jobs: list[Job], workers: int) -> list[Scored]:
-    """Do these jobs, so many at a time."""
+    """Run these jobs, `workers` at a time."""
     with ThreadPoolExecutor(workers) as pool:
         return list(pool.map(score_month, jobs))
 
 
 def score_month(job: Job) -> Scored:
-    """Score a month, unless what holds was made from the same.
+    """Score a month, unless the current version has the same inputs.
 
-    The file is replaced in one step, and then the manifest; killed in between, the next time does both again.
+    Replaces the file atomically, then the manifest. If killed in between, the next run does both again.
 
     Raises:
-        UserError: a key stands there twice.
+        UserError: a key occurs twice.
     """
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
@@ -133,7 +133,7 @@ def score_month(job: Job) -> Scored:
     content = content_digest(rows)
     version = hashlib.sha256(canonical([release.id, content])).hexdigest()[:12]
     file = FOLDER / release.model["name"] / f"{job.month}.parquet"
-    with held(file.with_name(f".{file.stem}.lock")):  # nobody else scores this month meanwhile
+    with held(file.with_name(f".{file.stem}.lock")):  # one process scores this month at a time
         versions = versions_of(file)
         holds = versions[-1] if versions else None
         digest = sha256(file) if file.exists() else None
@@ -175,7 +175,7 @@ def _loaded(release_id: str, folder: Path) -> Any:
 
 
 def _model(release_id: str) -> Any:
-    """A release's model, tried out, once a process."""
+    """Load and test a release's model, once per process."""
     with _loading:
         return _loaded(release_id, Path.cwd())
 
@@ -196,7 +196,7 @@ def _manifest(file: Path) -> Path:
 
 
 def versions_of(file: Path) -> list[Version]:
-    """Every version of a month that there was, the one that holds last.
+    """Return every version of a month, the current one last.
 
     Raises:
         UserError: its manifest is not readable.
@@ -211,10 +211,10 @@ def versions_of(file: Path) -> list[Version]:
 
 
 def find_scored(prediction_id: str) -> Found | None:
-    """A prediction of a batch, by its id, of what holds or was replaced; None where no version has it.
+    """Find a batch prediction by its id, in current or replaced versions. None if no version has it.
 
     Raises:
-        UserError: a version had it, and its file is gone or altered.
+        UserError: a version has it, but its file is gone or altered.
     """
     import pyarrow.parquet as pq
 

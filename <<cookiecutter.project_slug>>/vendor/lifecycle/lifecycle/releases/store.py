@@ -1,4 +1,4 @@
-"""DVC's cache and remote, by content: what a release needs, whether it is there and whole, and copies of it."""
+"""DVC's cache and remote, by content: check that a release's files are present and intact, and copy them."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ CHUNK = 2**20
 
 @dataclass(frozen=True)
 class Output:
-    """An output of the pipeline as dvc.lock names it. The MD5 of a folder ends in `.dir`."""
+    """An output of the pipeline, as dvc.lock names it. The MD5 of a folder ends in `.dir`."""
 
     path: str
     md5: str
@@ -31,7 +31,7 @@ class Output:
 
 @dataclass(frozen=True)
 class File:
-    """One file of an output: its path in the project, and the MD5 that DVC keeps it under."""
+    """One file of an output: its path in the project, and its MD5 in DVC."""
 
     path: str
     md5: str
@@ -39,7 +39,7 @@ class File:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something a release needs that is not as it should be. `where`: cache or remote."""
+    """A file that a release needs and that is missing or altered. `where`: cache or remote."""
 
     path: str
     md5: str
@@ -61,16 +61,16 @@ class Store:
 
     @cached_property
     def cache(self) -> Path:
-        """The folder of the local cache, which several projects may share."""
+        """The folder of the local cache. Several projects may share it."""
         return Path(self._repo.cache.local.path)
 
     def is_own(self) -> bool:
-        """Whether the cache lies in this project, so that nobody else uses it."""
+        """Return whether the cache is inside this project, so that no other project uses it."""
         return self.cache.resolve().is_relative_to(Path.cwd().resolve())
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold DVC's lock: no stage writes to the cache meanwhile.
+        """Hold DVC's lock, so that no stage writes to the cache.
 
         Raises:
             UserError: another process holds it.
@@ -87,11 +87,11 @@ class Store:
             self._repo.lock.unlock()
 
     def object_path(self, md5: str) -> Path:
-        """Where the cache keeps an object."""
+        """Return where the cache keeps an object."""
         return self.cache / md5[:2] / md5[2:]
 
     def files(self, outputs: Iterable[Output]) -> list[File]:
-        """Every file of these outputs, by the listings in the cache.
+        """Return every file of these outputs, from the listings in the cache.
 
         Raises:
             UserError: a listing is missing or altered.
@@ -113,26 +113,26 @@ class Store:
             yield File(f"{output.path}/{entry['relpath']}", entry["md5"])
 
     def fetch(self, outputs: Iterable[Output]) -> list[Problem]:
-        """Bring what the cache lacks, or has altered, from the remote; returns what is still wrong.
+        """Fetch missing or altered cache files from the remote. Return what is still wrong.
 
-        A file that is there is hashed, whatever its date says.
+        Hashes every file that is present, regardless of its modification time.
         """
         outputs = list(outputs)
         if not (wrong := self.check(outputs)):
             return []
         for problem in wrong:
             if problem.what == "altered":
-                # DVC trusts what is there: only what is gone is fetched anew.
+                # DVC trusts existing files and only fetches missing ones.
                 self.object_path(problem.md5).unlink(missing_ok=True)
         self._pull([output.md5 for output in outputs if output.md5.endswith(".dir")])
-        with suppress(UserError):  # a listing that nobody has: the check that follows names it
+        with suppress(UserError):  # no remote or cache has the listing: the check below reports it
             self._pull([file.md5 for file in self.files(outputs)])
         return self.check(outputs)
 
     def push(self, outputs: Iterable[Output]) -> list[Problem]:
-        """Send to the remote what it lacks; returns what is not there afterwards."""
+        """Push to the remote what it lacks. Return what is missing there afterwards."""
         outputs = list(outputs)
-        # Files before listings: DVC takes a listing in the remote for a promise that its files are there.
+        # Files before listings: DVC takes a listing in the remote as proof that its files are there.
         self._transfer(self._local(), self._remote(), [file.md5 for file in self.files(outputs)])
         self._transfer(self._local(), self._remote(), [output.md5 for output in outputs])
         return self.check(outputs, where="remote", rehash=False)
@@ -141,7 +141,7 @@ class Store:
         self._transfer(self._remote(), self._local(), [md5 for md5 in md5s if not self.object_path(md5).exists()])
 
     def _transfer(self, source: Any, target: Any, md5s: list[str]) -> None:
-        """Copy objects that the target lacks. DVC's own push and pull look into an index that may be out of date."""
+        """Copy objects that the target lacks. DVC's own push and pull use an index that may be out of date."""
         from dvc.exceptions import DvcException
         from dvc_data.hashfile.hash_info import HashInfo
         from dvc_data.hashfile.transfer import transfer
@@ -151,7 +151,7 @@ class Store:
         try:
             transfer(source, target, {HashInfo("md5", md5) for md5 in md5s}, shallow=True)
         except FileNotFoundError:
-            return  # the check that follows says which
+            return  # the check below reports which
         except (DvcException, OSError) as error:
             raise UserError(f"the DVC remote cannot be used: {one_line(error)}") from None
 
@@ -159,7 +159,7 @@ class Store:
         return self._repo.cache.local
 
     def check(self, outputs: Iterable[Output], where: str = "cache", rehash: bool = True) -> list[Problem]:
-        """What of these outputs is missing or altered. Without `rehash`, a file of the right name and size is right."""
+        """Return missing or altered files of these outputs. Without `rehash`, only compares name and size."""
         found: list[Problem] = []
         digest = self._digest_in(where, rehash)
         for output in outputs:
@@ -170,7 +170,7 @@ class Store:
             if not output.md5.endswith(".dir"):
                 continue
             if where != "cache" and not self.object_path(output.md5).exists():
-                continue  # its files cannot be named without the listing
+                continue  # without the listing its files are unknown
             for file in self._files(output):
                 actual = digest(file.md5)
                 if actual != file.md5:
@@ -178,14 +178,14 @@ class Store:
         return found
 
     def check_one(self, md5: str) -> Literal["missing", "altered"] | None:
-        """What is wrong with one object of the remote; None when it is there and whole."""
+        """Return what is wrong with one object in the remote, or None if it is present and intact."""
         actual = self._digest_in("remote", rehash=True)(md5)
         if actual is None:
             return "missing"
         return None if actual == md5.removesuffix(".dir") else "altered"
 
     def fetch_listing(self, output: Output) -> str:
-        """Bring the listing of a folder from the remote; returns what is wrong with it, or nothing."""
+        """Fetch the listing of a folder from the remote. Return what is wrong with it, or an empty string."""
         if wrong := self.check_one(output.md5):
             return f"it is {wrong} in the remote"
         self._pull([output.md5])
@@ -194,7 +194,7 @@ class Store:
     def _digest_in(self, where: str, rehash: bool) -> Callable[[str], str | None]:
         if where == "cache":
 
-            @cache  # files of several outputs are the same
+            @cache  # files of several outputs may be the same
             def local(md5: str) -> str | None:
                 path = self.object_path(md5)
                 try:
@@ -213,13 +213,13 @@ class Store:
                     right = not here.exists() or here.stat().st_size == size
                     return md5.removesuffix(".dir") if right else "of another size"
                 digest = _md5()
-                with remote.fs.open(path, "rb") as file:  # not every remote's is one that hashlib takes
+                with remote.fs.open(path, "rb") as file:  # hashlib does not accept every remote's file objects
                     while chunk := file.read(CHUNK):
                         digest.update(chunk)
                 return digest.hexdigest()
             except FileNotFoundError:
                 return None
-            except Exception as error:  # every remote has its own
+            except Exception as error:  # every remote raises its own errors
                 raise UserError(f"the DVC remote cannot be read: {one_line(error)}") from None
 
         return far
@@ -233,10 +233,10 @@ class Store:
             raise UserError(f"there is no DVC remote to use: {one_line(error)}") from None
 
     def copy(self, outputs: Iterable[Output], folder: Path) -> None:
-        """Write these outputs below `folder`, each file hashed on its way.
+        """Write these outputs below `folder`, hashing each file while copying.
 
         Raises:
-            UserError: a file is missing or altered; names it.
+            UserError: a file is missing or altered; the message names it.
         """
         for file in self.files(outputs):
             target = folder / file.path
@@ -251,36 +251,36 @@ class Store:
                 os.fsync(written.fileno())
 
     def checkout(self, outputs: Iterable[Output]) -> None:
-        """Put these outputs into the work tree, where dvc.lock names them.
+        """Check out these outputs to the paths that dvc.lock names.
 
         Raises:
-            UserError: DVC cannot.
+            UserError: DVC cannot check them out.
         """
         from dvc.exceptions import DvcException
         from dvc.repo import Repo
         from dvc_data.index import DataIndex
 
         try:
-            # A repository of its own: dvc.yaml and dvc.lock may have changed since the other one was opened.
+            # A new repository object: dvc.yaml and dvc.lock may have changed since the other one was opened.
             repo = Repo(".")
-            # An index in memory. A DVC that is killed while it writes the one on the disk leaves it without some
-            # outputs, and a checkout by that deletes them.
+            # An index in memory. If DVC is killed while it writes the index on disk, outputs are missing from it, and a
+            # checkout with that index deletes them.
             repo._data_index = DataIndex()
             paths = sorted(output.path for output in outputs)
-            # For each target, DVC reads its files anew: name none where all are meant.
+            # DVC reads its files again for each target: pass none to mean all.
             everything = paths == sorted(out["path"] for out in pipeline.outputs())
             repo.checkout(targets=None if everything else paths, force=True)
         except DvcException as error:
             raise UserError(f"`dvc checkout` failed: {one_line(error)}") from None
 
     def objects(self) -> Iterator[tuple[str, int]]:
-        """Every object in the cache: its MD5, and its size in bytes."""
+        """Yield every object in the cache: its MD5 and its size in bytes."""
         for path in sorted(self.cache.glob("??/*")):
             yield path.parent.name + path.name, path.stat().st_size
 
 
 def file_md5(path: Path) -> str:
-    """MD5 of a file, as DVC takes it."""
+    """Return the MD5 of a file, as DVC computes it."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, _md5).hexdigest()
 
@@ -290,7 +290,7 @@ def _md5() -> "hashlib._Hash":
 
 
 def both_digests(path: Path) -> tuple[str, str]:
-    """MD5 and SHA-256 of a file, read once."""
+    """Return the MD5 and SHA-256 of a file, reading it once."""
     md5, sha256 = _md5(), hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):

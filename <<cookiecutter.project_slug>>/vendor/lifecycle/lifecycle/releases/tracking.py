@@ -1,7 +1,7 @@
-"""MLflow: one run for each distinct pipeline result, and a registered version of its model.
+"""MLflow tracking: one run for each distinct pipeline result, and a registered version of its model.
 
-Nothing here decides anything. A run can be logged again from dvc.lock and the files it names; a result that
-MLflow knows already is not logged twice.
+Nothing here decides anything. A run can be logged again from dvc.lock and the files it names. A result that MLflow
+already has is not logged twice.
 """
 
 import contextlib
@@ -38,20 +38,20 @@ METRICS_FILE = Path("reports/metrics.json")
 GATES_FILE = Path("reports/gates.json")
 REPORTS = Path("reports")
 
-# Files under git that a run writes itself: they are not somebody's unsaved work.
+# Files under git that a run writes itself: they do not count as unsaved work.
 WRITTEN_BY_RUNS = (str(LOCK_FILE), "data/source.json")
 
 CHALLENGER = "challenger"
 RESULT_TAG = "result_digest"
-# Set last of all: a run without it was interrupted.
+# Set last: a run without it was interrupted.
 DONE_TAG = "model_uri"
-# A plot over one of these is a curve that grew while the model was trained.
+# A plot over one of these is a curve that grew during training.
 STEPS = ("round", "step", "epoch", "iteration")
 
 
 @dataclass(frozen=True)
 class Tracked:
-    """Where MLflow keeps a pipeline result. `version` is None when a gate failed: such a model has no version."""
+    """Where MLflow keeps a pipeline result. `version` is None if a gate failed: such a model gets no version."""
 
     result_digest: str
     tracking_uri: str
@@ -62,30 +62,30 @@ class Tracked:
 
 
 def tracking_uri() -> str:
-    """MLFLOW_TRACKING_URI, or a SQLite file in the project."""
+    """Return MLFLOW_TRACKING_URI, or the URI of a SQLite file in the project."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{DATABASE.resolve()}"
 
 
 def own_database() -> Path | None:
-    """The project's own SQLite file, if that is the one used."""
+    """Return the project's own SQLite file, if it is the one in use."""
     own = DATABASE.resolve()
     return own if tracking_uri() == f"sqlite:///{own}" else None
 
 
 def noted_uri() -> str:
-    """The tracking URI as the project's files note it: without its password, and without the folder, which may move."""
+    """Return the tracking URI for project files: without its password, and without the folder, which may move."""
     return f"sqlite:///{DATABASE}" if own_database() else redacted(tracking_uri())
 
 
 def is_there(noted: object) -> bool:
-    """Whether what was noted is the MLflow that is used now. One whose file is gone has to be made again."""
+    """Return whether a stored URI is the MLflow in use now. If its file is gone, it has to be created again."""
     uri = tracking_uri()
     there = not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).exists()
     return there and noted == noted_uri()
 
 
 def follow_project() -> list[str]:
-    """See that MLflow's artifacts are in this folder, if it is the project's own MLflow; returns what was done.
+    """Make sure that MLflow's artifacts are in this folder, if MLflow is the project's own. Return what was done.
 
     Raises:
         UserError: the database is damaged.
@@ -102,7 +102,7 @@ def follow_project() -> list[str]:
 
 
 def damaged(database: Path) -> str:
-    """What to say of the project's own database when it is damaged."""
+    """Return the message for a damaged project database."""
     return (
         f"MLflow's database {database} is damaged: `doctor` moves it aside, and makes a new one from the ledger and DVC"
     )
@@ -110,7 +110,7 @@ def damaged(database: Path) -> str:
 
 @contextlib.contextmanager
 def in_words(what: str, way_on: str) -> Iterator[None]:
-    """Say in one line what MLflow raises: `WHAT: its reason. WAY ON`."""
+    """Turn MLflow's errors into one line: `WHAT: its reason. WAY ON`."""
     try:
         yield
     except UserError:
@@ -126,7 +126,7 @@ def in_words(what: str, way_on: str) -> Iterator[None]:
 
 
 def last_tracked() -> Tracked | None:
-    """What the last run of this project came to, as noted on this machine."""
+    """Return the outcome of this project's last run, as recorded on this machine."""
     try:
         return Tracked(**json.loads(TRACKED_FILE.read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError, TypeError):
@@ -134,7 +134,7 @@ def last_tracked() -> Tracked | None:
 
 
 def is_tracked() -> bool:
-    """Whether the present pipeline result is known to be in MLflow. Costs no import of MLflow."""
+    """Return whether the current pipeline result is known to be in MLflow, without importing MLflow."""
     last = last_tracked()
     if last is None or not LOCK_FILE.exists():
         return False
@@ -142,23 +142,23 @@ def is_tracked() -> bool:
 
 
 def gates() -> list[dict[str, Any]]:
-    """The gates of the present result: name, threshold, value, pass."""
+    """Return the gates of the current result: name, threshold, value, pass."""
     found: list[dict[str, Any]] = json.loads(GATES_FILE.read_text(encoding="utf-8"))
     return found
 
 
 def failed_gates() -> list[str]:
-    """The gates that the present result fails, each with its bound and value."""
+    """Return the gates that the current result fails, each with its bound and value."""
     return [f"{gate['name']} is {gate['value']}, gate {gate['threshold']}" for gate in gates() if not gate["pass"]]
 
 
 def warm_up() -> None:
-    """Import MLflow and open its database, while a stage is running elsewhere."""
+    """Import MLflow and open its database while a stage runs in another process."""
     open_client().search_experiments(max_results=1)
 
 
-# What MLflow reads when it is imported: no chatter in the terminal, and, since a server that is down stays down for
-# longer than a command should take, seconds of trying again in place of minutes.
+# Settings that MLflow reads when imported: no terminal noise, and only seconds of retries instead of minutes, since a
+# server that is down stays down longer than a command should take.
 SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -169,7 +169,7 @@ SETTINGS = {
 
 
 def open_client() -> "MlflowClient":
-    """MLflow's client for this project's server or file."""
+    """Return MLflow's client for this project's server or file."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     for note in follow_project():
@@ -181,11 +181,11 @@ def open_client() -> "MlflowClient":
 
 
 def track(flow_run_id: str | None = None, commit: str | None = None) -> Tracked:
-    """See that MLflow has the present pipeline result, and that its model is the challenger.
+    """Make sure that MLflow has the current pipeline result, with its model as the challenger.
 
     Args:
-        flow_run_id: of the Prefect flow run that built it.
-        commit: the result is that of this commit, and this folder no repository.
+        flow_run_id: the Prefect flow run that built it.
+        commit: the commit that the result belongs to; for a folder that is not a repository.
 
     Raises:
         UserError: MLflow cannot be reached.
@@ -220,7 +220,7 @@ def _experiment(client: "MlflowClient", name: str) -> str:
 
 
 def _finished_run(client: "MlflowClient", experiment: str, digest: str) -> str | None:
-    """The run that logged this result to its end; runs that were interrupted on the way are deleted."""
+    """Return the completed run of this result. Deletes interrupted runs of it."""
     finished = None
     for run in client.search_runs([experiment], f"tags.{RESULT_TAG} = '{digest}'"):
         if DONE_TAG in run.data.tags:
@@ -251,7 +251,7 @@ def _challenge(client: "MlflowClient", name: str, digest: str) -> int | None:
 
 
 def challenge_again(client: "MlflowClient") -> list[str]:
-    """See that the present result is the challenger still, in the project's own MLflow; returns what was done."""
+    """Make sure the current result is still the challenger in the project's own MLflow. Return what was done."""
     last = last_tracked()
     if last is None or not own_database() or not is_tracked():
         return []
@@ -269,7 +269,7 @@ def _log_run(client: "MlflowClient", experiment: str, name: str, digest: str, ta
     tags |= {"gates": f"failed: {'; '.join(failed)}" if failed else "passed"}
     run_id = str(client.create_run(experiment, tags=tags, run_name=f"{name}-{digest[:8]}").info.run_id)
     params = [Param(key, str(value)) for key, value in flat(yaml.safe_load(PARAMS_FILE.read_text(encoding="utf-8")))]
-    # MLflow takes at most 1,000 metrics and 100 parameters in one call.
+    # MLflow accepts at most 1,000 metrics and 100 parameters in one call.
     metrics = list(_metrics())
     for start in range(0, max(len(metrics), len(params)), 100):
         client.log_batch(run_id, metrics[start : start + 100], params[start : start + 100])
@@ -312,7 +312,7 @@ def _metrics() -> Iterator["Metric"]:
 
 
 def _datasets() -> Iterator["DatasetInput"]:
-    """Everything under data/ that the pipeline built, by the digest of its content (MLflow's own covers few rows)."""
+    """Yield everything the pipeline built under data/, by digest of its content (MLflow's digest covers few rows)."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     for out in sorted(outputs(), key=lambda out: str(out["path"])):
@@ -332,13 +332,13 @@ def _datasets() -> Iterator["DatasetInput"]:
 
 
 def _log_model(run_id: str) -> tuple[str, str]:
-    """Returns: MLflow's id of the model, and its URI."""
+    """Log the model. Return MLflow's id of the model, and its URI."""
     import mlflow
 
     own = project.here()
     folder = next(Path(artifact["path"]) for artifact in artifacts().values() if artifact["type"] == "model")
     with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
-        # The signature is ours, so that it allows missing values: no example is wanted to guess it from.
+        # Our own signature allows missing values. Do not pass an example: MLflow would infer one from it.
         warnings.filterwarnings("ignore", message=".*input example", category=UserWarning)
         logged = mlflow.pyfunc.log_model(
             name="model",
@@ -346,7 +346,7 @@ def _log_model(run_id: str) -> tuple[str, str]:
             model_config={"module": own.model},
             artifacts={"model": str(folder)},
             code_paths=[str(Path("src", own.package))],
-            # From the locked environment; left to itself, MLflow takes 10 s to find out.
+            # From the locked environment: MLflow's own detection takes 10 s.
             pip_requirements=[
                 f"{name}=={installed_version(name)}" for name in ("mlflow", *project.model().REQUIREMENTS)
             ],
@@ -359,8 +359,8 @@ def _signature(folder: Path) -> "ModelSignature":
     from mlflow.models import ModelSignature
     from mlflow.types.schema import AnyType, ColSpec, Schema, TensorSpec
 
-    # A number may come whole, with a fraction or not at all, and pandas has a type for each: held to "double", MLflow
-    # refuses a column of plain integers; held to "long", one with a value missing.
+    # A number may be an integer, a float or missing, and pandas has a type for each. With "double", MLflow refuses a
+    # column of plain integers; with "long", one with a missing value.
     inputs: list[ColSpec | TensorSpec] = [
         ColSpec("string" if each.type == "string" else AnyType(), each.name, required=False)
         for each in project.model().load(folder).features
@@ -369,7 +369,7 @@ def _signature(folder: Path) -> "ModelSignature":
 
 
 def register_again(client: "MlflowClient", name: str, digest: str) -> bool:
-    """Give a result whose run MLflow has, and whose version somebody has deleted, a version; False without a run."""
+    """Create a version again for a result that has a run but whose version was deleted. False without a run."""
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         return False
@@ -387,7 +387,7 @@ def _register(client: "MlflowClient", name: str, uri: str, run_id: str, model_id
         client.get_registered_model(name)
     except MlflowException:
         client.create_registered_model(name)
-    # A server refuses a source that is not of the model named by its id.
+    # A server rejects a source that does not belong to the model named by its id.
     client.create_model_version(name, uri, run_id, tags={RESULT_TAG: digest}, model_id=model_id, await_creation_for=0)
 
 

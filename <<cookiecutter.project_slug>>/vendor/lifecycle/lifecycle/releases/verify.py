@@ -1,4 +1,4 @@
-"""`verify`: hash again what a release needs, and replay the ledger."""
+"""`verify`: hash a release's files again, and replay the ledger."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -14,7 +14,7 @@ from .store import Store
 
 @dataclass(frozen=True)
 class Verified:
-    """What was looked at: `problems` in words, `fetchable` of them where the remote has what the cache lacks."""
+    """The outcome of a verification. `problems` and `notes` are in words."""
 
     what: str
     bytes: int
@@ -23,10 +23,10 @@ class Verified:
 
 
 def verify_release(release: Release, ledger: Ledger, store: Store, remote: bool = False) -> Verified:
-    """Hash every output of a release in DVC's cache, or, with `remote`, in the remote.
+    """Hash every output of a release in DVC's cache or, with `remote`, in the remote.
 
-    What the cache does not have is looked for in the remote, and hashed there. The record was held against its digest
-    when it was read. Also looked at: the source commit, its tag, the release's folder on this machine, approvals.
+    Files missing from the cache are looked up and hashed in the remote. The record was checked against its digest when
+    it was read. Also checks the source commit, its tag, the release's folder on this machine, and approvals.
     """
     problems: list[str] = []
     notes: list[str] = []
@@ -34,7 +34,7 @@ def verify_release(release: Release, ledger: Ledger, store: Store, remote: bool 
     if remote:
         problems += [str(problem) for problem in store.check(outputs, where="remote")]
     for output in outputs:
-        # Without its listing, nobody can say which files a folder holds.
+        # Without its listing, a folder's files are unknown.
         listed = output.md5.endswith(".dir") and not store.object_path(output.md5).exists()
         if listed and not store.fetch_listing(output):
             notes.append(f"the listing of {output.path} was not in the cache; it is again, from the remote")
@@ -53,11 +53,11 @@ def verify_release(release: Release, ledger: Ledger, store: Store, remote: bool 
 
 
 def verify_work_tree(store: Store) -> Verified:
-    """Hash what dvc.lock names of the work tree. What is not here is no problem: DVC or the pipeline brings it."""
+    """Hash work tree files that dvc.lock names. A missing file is not a problem: DVC or the pipeline restores it."""
     here = worktree.look(store)
     problems = [str(each) for each in here.differences if each.what != "missing"]
     missing = [str(each) for each in here.differences if each.what == "missing"]
-    if not missing:  # else everything is stale that should come of it
+    if not missing:  # otherwise everything that depends on them is stale
         problems += [
             f"stage {each.stage} is stale: {', '.join(each.reasons)}" for each in here.stages if not each.fresh
         ]

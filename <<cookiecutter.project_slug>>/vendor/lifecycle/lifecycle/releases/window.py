@@ -1,6 +1,6 @@
-"""`run --through`: params.yaml moves on for good once something is built for the new window; else it is put back.
+"""`run --through`: keep the new params.yaml once something is built for the new window; otherwise restore the old one.
 
-A note holds what was there, and is written first. What a killed run has left, the next command puts right.
+A note with the old content is written first. After a killed run, the next command cleans up.
 """
 
 import json
@@ -19,10 +19,10 @@ LOCK = NOTE.with_suffix(".lock")
 
 @contextmanager
 def moved(month: str) -> Iterator[None]:
-    """Move the watermark for a run. However the run ends, it stays where the results are.
+    """Move the watermark for a run. At the end it stays only if there are results for it.
 
     Raises:
-        UserError: `month` cannot be the watermark, or another run moves it.
+        UserError: `month` cannot be the watermark, or another run is moving it.
     """
     with held(LOCK, wait=False) as free:
         if not free:
@@ -39,7 +39,7 @@ def moved(month: str) -> Iterator[None]:
 
 
 def heal() -> list[str]:
-    """Put params.yaml back where a run was killed before anything was built for its new window."""
+    """Restore params.yaml if a run was killed before it built anything for its new window."""
     if not NOTE.exists():
         return []
     with held(LOCK, wait=False) as free:
@@ -57,7 +57,7 @@ def _settle() -> list[str]:
 
 
 def _is_ours(note: dict[str, str]) -> bool:
-    """Whether params.yaml is what the run wrote: nobody has edited it since."""
+    """Return whether params.yaml is as the run wrote it, without later edits."""
     try:
         return only_window_moved(note["params"]) and load_params().data.through == note["through"]
     except UserError:

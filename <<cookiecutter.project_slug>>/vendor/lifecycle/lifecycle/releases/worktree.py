@@ -1,4 +1,4 @@
-"""The work tree against dvc.lock: files that are not what the pipeline last read or made here."""
+"""Compare the work tree with dvc.lock: find files that differ from what the pipeline last read or made here."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from .store import Output, Store, file_md5
 
 @dataclass(frozen=True, order=True)
 class Difference:
-    """A file or folder that is not as dvc.lock says."""
+    """A file or folder that differs from dvc.lock."""
 
     path: str
     what: Literal["altered", "missing", "new"]
@@ -30,14 +30,14 @@ WORDS = {"altered": "is not what the pipeline last saw here", "missing": "is gon
 
 @dataclass(frozen=True)
 class WorkTree:
-    """What differs here, by content, and which stages are stale, as DVC sees it."""
+    """Differences by content, and stages that DVC considers stale."""
 
     differences: list[Difference]
     stages: list[StageStatus]
     outs: dict[str, str]
 
     def wrong(self, path: str) -> str:
-        """What is wrong with a file or folder: its content, or that the stage that made it is stale."""
+        """Return what is wrong with a file or folder: its content, or that its stage is stale."""
         above = {path, *map(str, Path(path).parents)}
         for each in self.differences:
             if each.path == path or (each.path in above and each.what == "missing"):
@@ -49,7 +49,7 @@ class WorkTree:
         return f"it is stale: {', '.join(reasons)}" if reasons else ""
 
     def _reasons(self, status: StageStatus) -> list[str]:
-        """Why a stage would make something else now. That its outputs were altered is not one."""
+        """Return why a stage would now make something else. Altered outputs do not count."""
         own = {path for path, stage in self.outs.items() if stage == status.stage}
         return [reason for reason in status.reasons if reason.split(" ")[0] not in own]
 
@@ -65,13 +65,13 @@ def look(store: Store) -> WorkTree:
 
 
 def differences(store: Store) -> list[Difference]:
-    """Files that stages read or made, and that are not the same any more.
+    """Return files that stages read or made and that have changed since.
 
     Raises:
         UserError: nothing has been built yet.
     """
     stages = locked().values()
-    # What one stage made and another read counts as it was made.
+    # If one stage made a file and another read it, use the version that was made.
     md5s = {each["path"]: each["md5"] for key in ("deps", "outs") for stage in stages for each in stage.get(key, [])}
     return sorted(found for path, md5 in md5s.items() for found in _compared(Path(path), md5, store))
 
@@ -86,7 +86,7 @@ def _compared(path: Path, md5: str, store: Store) -> Iterable[Difference]:
         return []
     try:
         listed = {Path(file.path): file.md5 for file in store.files([Output(str(path), md5, 0)])}
-    except UserError:  # the cache has listings of what stages make; of what they read, only dbt tells
+    except UserError:  # the cache has listings only for stage outputs; for the SQL that a stage reads, ask dbt
         return list(_sql(path)) or [Difference(str(path), "altered")]
     now = {path / name: digest for name, digest in here.items()}
     return [
@@ -97,13 +97,13 @@ def _compared(path: Path, md5: str, store: Store) -> Iterable[Difference]:
 
 
 def _folder_md5(files: dict[str, str]) -> str:
-    """The digest of a folder, as DVC takes it (its `.dir` objects hold this list)."""
+    """Return the digest of a folder as DVC computes it (its `.dir` objects hold this list)."""
     entries = [{"md5": files[name], "relpath": name} for name in sorted(files)]
     return f"{hashlib.md5(json.dumps(entries, sort_keys=True).encode(), usedforsecurity=False).hexdigest()}.dir"
 
 
 def _sql(folder: Path) -> Iterator[Difference]:
-    """SQL files and seeds below a folder that are not those of the last build."""
+    """Yield SQL files and seeds below a folder that differ from the last build."""
     try:
         nodes = json.loads(Path(SQL_FILE).read_text(encoding="utf-8"))["nodes"].values()
     except (OSError, ValueError, KeyError):

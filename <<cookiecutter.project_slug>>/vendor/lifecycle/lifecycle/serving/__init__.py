@@ -1,1 +1,1 @@
-"""The HTTP server, its prediction log, and features by key."""
+"""The HTTP server, its prediction log, and feature lookup by key."""

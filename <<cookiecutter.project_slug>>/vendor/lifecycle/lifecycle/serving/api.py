@@ -1,4 +1,4 @@
-"""The description of the HTTP interface, with the features of the release that production serves."""
+"""The OpenAPI description of the HTTP interface, with the features of the release that production serves."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ _HEAD = {
 def openapi_of(
     app: "FastAPI", production: "Channel | None", settings: params.Serving, key_column: str, with_token: bool
 ) -> dict[str, Any]:
-    """The OpenAPI document as of now. `key_column`: what a row may name itself by."""
+    """Return the current OpenAPI document. `key_column`: the column that identifies a row."""
     release = production.release_id if production else "nothing"
     found = get_openapi(title=app.title, version=release, routes=app.routes)
     row = production.loaded.schema.as_json_schema(key_column) if production else {"type": "object"}

@@ -1,4 +1,4 @@
-"""The HTTP server's app: one row or many in, predictions out, each with the id that it can be traced by."""
+"""The HTTP server's app: takes one row or many, and returns predictions, each with an id for tracing it."""
 
 import asyncio
 import hashlib
@@ -37,18 +37,18 @@ logger = logging.getLogger(__name__)
 
 
 class Json(Response):
-    """A body that is JSON."""
+    """A response with a JSON body."""
 
     media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
-        """As bytes."""
+        """Serialize the content to bytes."""
         return orjson.dumps(content)
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What a request asks. `key` decides which channel answers; `keys` are what the rows are known by later."""
+    """A parsed request. `key` decides which channel answers; `keys` identify the rows when their outcomes arrive."""
 
     id: str
     rows: list[Any]
@@ -60,9 +60,9 @@ class Asked:
 
 @dataclass(frozen=True)
 class Filled:
-    """The rows as one channel's model gets them. `online`: the table that features were filled in from.
+    """The rows as one channel's model gets them. `online`: the table that supplied missing features.
 
-    `agrees`: whether a row has the features that this table has for its key; None where it does not know the key.
+    `agrees`: whether a row's features match this table's for its key; None if the table does not have the key.
     """
 
     rows: list[Any]
@@ -72,7 +72,7 @@ class Filled:
 
 
 class Service:
-    """Answers requests by what the loader has loaded."""
+    """Answer requests with the releases that the loader has loaded."""
 
     def __init__(self, settings: params.Serving, loader: Loader, log: Log) -> None:
         self.settings = settings
@@ -84,7 +84,7 @@ class Service:
     async def answer(self, request: Request) -> Response:
         """POST /predict."""
         prediction_id = ids.new()
-        if not _is_json(request.headers.get("content-type", "")):  # a web page may send other types without being asked
+        if not _is_json(request.headers.get("content-type", "")):  # a web page may send others without CORS preflight
             wanted = Problem(None, None, "the Content-Type is application/json, and nothing else")
             return self._refuse(415, "invalid", prediction_id, None, wanted)
         try:
@@ -93,7 +93,7 @@ class Service:
             logger.info("the client of %s left within its body", prediction_id)
             return self._refuse(400, "gone", prediction_id, None, Problem(None, None, "the body has no end"))
         start = time.perf_counter()
-        table = self.loader.table  # once: all of this request is about these releases
+        table = self.loader.table  # read once: the whole request uses these releases
         production = table.production
         if production is None:
             reason = self.loader.problems().get("production", "nothing is served")
@@ -120,7 +120,7 @@ class Service:
         return Json(_head(asked.id, channel, online) | {"predictions": predictions})
 
     def turn_away(self, refusal: Refusal) -> Response:
-        """The answer to a request that the guard refuses."""
+        """Return the response for a request that the guard refuses."""
         problem = Problem(None, None, refusal.reason)
         answer = self._refuse(refusal.status, refusal.outcome, ids.new(), None, problem)
         if refusal.status == 401:
@@ -130,7 +130,7 @@ class Service:
     async def _predict(
         self, asked: Asked, filled: Filled, table: Table, production: Channel
     ) -> tuple[Channel, str | None, list[float] | None]:
-        """The channel that answers, the online table it used, and what it says; None when production fails."""
+        """Return the answering channel, its online table, and the scores, which are None if production fails."""
         canary = table.canary
         if canary and table.is_for_canary(asked.key or asked.id):
             tried = await self._try_canary(asked, table, canary, filled.agrees)
@@ -140,7 +140,7 @@ class Service:
             self._shadow(asked, table, canary, filled.agrees)
         start = time.perf_counter()
         try:
-            if len(filled.values) <= FEW_ROWS:  # done sooner than a thread wakes up
+            if len(filled.values) <= FEW_ROWS:  # faster than waking up a thread
                 scores, milliseconds = _timed(production, filled.values)
             else:
                 scores, milliseconds = await production.lane.run(partial(_timed, production, filled.values))
@@ -154,9 +154,9 @@ class Service:
     async def _try_canary(
         self, asked: Asked, table: Table, canary: Channel, agrees: list[bool | None], shadow: bool = False
     ) -> tuple[str | None, list[float]] | None:
-        """The online table and what the canary says; None when it is left alone, fails or takes too long.
+        """Return the online table and the canary's scores. None if it is skipped, fails or takes too long.
 
-        `agrees`: by production's online table; it stands for rows that the canary refuses.
+        `agrees`: according to production's online table; used for rows that the canary refuses.
         """
         if not canary.breaker.allows():
             if not shadow:
@@ -175,7 +175,7 @@ class Service:
             reason, said = "slow", str(error) or f"it takes longer than {bound:g} ms"
         except InvalidError as error:
             reason, said = "error", f"what production takes is refused: {error.problems[0]}"
-        except Exception as error:  # it is a canary: anything can happen
+        except Exception as error:  # a canary can fail in any way
             reason, said = "error", f"{type(error).__name__}: {one_line(error)}"
         else:
             canary.breaker.ended(well=True)
@@ -192,7 +192,7 @@ class Service:
         return None
 
     def _shadow(self, asked: Asked, table: Table, canary: Channel, agrees: list[bool | None]) -> None:
-        """Ask the canary as well, later; nobody waits for what it says."""
+        """Also ask the canary, in the background; the response does not wait for it."""
         if len(self._shadows) >= MOST_SHADOWS:
             self.metrics.shadow_dropped.inc()
             return
@@ -204,7 +204,7 @@ class Service:
         await self._try_canary(asked, table, canary, agrees, shadow=True)
 
     async def finish(self) -> None:
-        """Wait for the shadows that are on their way."""
+        """Wait for the shadow requests that are still running."""
         if self._shadows:
             await asyncio.wait(self._shadows, timeout=self.settings.breaker.slow_ms / 1000)
 
@@ -274,10 +274,10 @@ class Service:
 
 
 def fill(asked: Asked, channel: Channel, table: Table) -> Filled:
-    """The rows as the channel's model gets them.
+    """Return the rows as the channel's model gets them.
 
     Raises:
-        InvalidError: its schema refuses them, or what they leave out cannot be filled in.
+        InvalidError: its schema refuses them, or missing features cannot be filled in.
     """
     rows, online = table.online.complete(asked.rows, channel.loaded)
     values = channel.loaded.schema.read(rows, table.known, asked.rows)
@@ -285,7 +285,7 @@ def fill(asked: Asked, channel: Channel, table: Table) -> Filled:
 
 
 def _online(table: Table) -> dict[str, Any]:
-    """What /info says of the online tables."""
+    """Return the online tables for /info."""
     names = ("table", "features_md5", "features_sha256", "sql", "release", "rows", "newest", "built")
     tables = [
         {"online": each.digest} | {name: getattr(each.about, name) for name in names} | {"age_hours": each.age_hours()}
@@ -295,7 +295,7 @@ def _online(table: Table) -> dict[str, Any]:
 
 
 def _timed(channel: Channel, values: list[list[Any]]) -> tuple[list[float], float]:
-    """The scores, and the milliseconds that they took."""
+    """Return the scores, and the time they took in milliseconds."""
     start = time.perf_counter()
     return channel.loaded.score(values), _since(start)
 
@@ -305,7 +305,7 @@ def _since(start: float) -> float:
 
 
 def _head(prediction_id: str, channel: Channel | None, online: str | None = None) -> dict[str, Any]:
-    """What every answer begins with."""
+    """Return the fields that every answer starts with."""
     return {
         "prediction_id": prediction_id,
         "release": channel and channel.release_id,
@@ -316,7 +316,7 @@ def _head(prediction_id: str, channel: Channel | None, online: str | None = None
 
 
 def _refusal(status: int, prediction_id: str, channel: Channel | None, *problems: Problem) -> Response:
-    """What every answer that is not a prediction looks like."""
+    """Return an error response. All answers without a prediction have this form."""
     return Json(_head(prediction_id, channel) | {"errors": [asdict(each) for each in problems]}, status)
 
 
@@ -325,7 +325,7 @@ def _is_json(content_type: str) -> bool:
 
 
 async def _body(request: Request, most: int) -> bytes | None:
-    """The body; None when it is larger than that."""
+    """Return the body, or None if it is larger than `most` bytes."""
     body = b""
     async for chunk in request.stream():
         body += chunk
@@ -335,12 +335,12 @@ async def _body(request: Request, most: int) -> bytes | None:
 
 
 def read(body: bytes, prediction_id: str, most_rows: int, key_column: str = "") -> Asked:
-    """What a body asks: {"row": {...}} or {"rows": [{...}, ...]}, and perhaps a "key".
+    """Parse a body: {"row": {...}} or {"rows": [{...}, ...]}, and optionally a "key".
 
-    Without a "key", each row's own is taken, and the first row's decides which channel answers.
+    Without a "key", each row's own key is used, and the first row's decides which channel answers.
 
     Raises:
-        InvalidError: it is something else.
+        InvalidError: the body has another form.
     """
     asked = _parse(body)
     if (name := _said_twice(body, asked)) is not None:
@@ -376,15 +376,15 @@ def _parse(body: bytes) -> Any:
 
 
 def _said_twice(body: bytes, asked: Any) -> str | None:
-    """A name that one object of the body has twice: readers of JSON differ in which of the two they take.
+    """Return a name that occurs twice in one object of the body: JSON parsers differ in which value they keep.
 
     Raises:
-        InvalidError: nobody can tell.
+        InvalidError: this cannot be determined.
     """
     rows = asked.get("rows") if isinstance(asked, dict) else None
     objects = [asked, *(rows if isinstance(rows, list) else [asked.get("row")] if isinstance(asked, dict) else [])]
     if body.count(b":") == sum(len(each) for each in objects if isinstance(each, dict)):
-        return None  # a colon for each name that is left, and none more: nothing was said twice
+        return None  # one colon for each remaining name and no more: there are no duplicates
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -406,11 +406,11 @@ def _said_twice(body: bytes, asked: Any) -> str | None:
 
 
 class _TwiceError(Exception):
-    """A name stands twice in one object."""
+    """Raised if a name occurs twice in one object."""
 
 
 def _not_finite(body: bytes) -> list[tuple[int, str, float]]:
-    """Where NaN or Infinity stands, which many a library writes and JSON does not have."""
+    """Find NaN and Infinity, which many libraries write although JSON does not have them."""
     try:
         asked = json.loads(body)
         rows = asked["rows"] if "rows" in asked else [asked["row"]]
@@ -425,7 +425,7 @@ def _not_finite(body: bytes) -> list[tuple[int, str, float]]:
 
 
 def make_app(service: Service, guard: Guard) -> FastAPI:
-    """The app; while it runs, the pointers are followed and the log is written."""
+    """Create the app. While it runs, it follows the pointers and writes the log."""
     loader = service.loader
 
     @asynccontextmanager
@@ -437,12 +437,12 @@ def make_app(service: Service, guard: Guard) -> FastAPI:
         loader.stop()
         service.log.stop()
 
-    # The pages that FastAPI has for people load scripts from elsewhere.
+    # FastAPI's documentation pages load scripts from other sites.
     no_pages: dict[str, Any] = {"openapi_url": None, "docs_url": None, "redoc_url": None}
     app = FastAPI(title="Predictions", lifespan=lifespan, redirect_slashes=False, **no_pages)
     app.add_middleware(Guarded, guard=guard, refuse=service.turn_away, answer=service.answer)
 
-    # Not through FastAPI's own reading of a body: the schema is the release's, and changes while the app runs.
+    # Bypass FastAPI's body parsing: the schema is the release's, and changes while the app runs.
     app.add_route(PREDICT, service.answer, methods=["POST"], include_in_schema=False)
 
     @app.get("/health/live", summary="Whether the process answers")

@@ -1,4 +1,4 @@
-"""Who may ask: a client that knows the server by its own name, from no other web page, with the token."""
+"""Access control: the client must use the server's own name, not come from another web page, and have the token."""
 
 import hmac
 import os
@@ -13,15 +13,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ..errors import UserError
 
 TOKEN = "SERVING_TOKEN"  # noqa: S105  the name of a variable
-EVERYWHERE = ("", "0.0.0.0", "::")  # noqa: S104  what is compared with, not what is listened on
+EVERYWHERE = ("", "0.0.0.0", "::")  # noqa: S104  for comparison, not to listen on
 PREDICT = "/predict"
-# What a supervisor or load balancer may ask without a name or a token. It tells nothing of the data.
+# Paths that a supervisor or load balancer may request without a name or a token. They reveal no data.
 OPEN = frozenset({"/health", "/health/live", "/health/ready"})
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a request is not answered. `outcome`: in the metrics."""
+    """Why a request is refused. `outcome`: its label in the metrics."""
 
     status: int
     outcome: str
@@ -35,10 +35,10 @@ UNAUTHORISED = Refusal(401, "unauthorised", "a bearer token is needed")
 
 @dataclass(frozen=True)
 class Guard:
-    """What every request but those to /health must have.
+    """The requirements for every request except those to /health.
 
-    The Host check stops DNS rebinding: a web page that lets its own name point to this machine. `hosts` are names with
-    their ports, as a Host header has them; with `any_address`, an IP address will do too, since it is not a name.
+    The Host check stops DNS rebinding: a web page that makes its own name resolve to this machine. `hosts` are names
+    with ports, as in a Host header. With `any_address`, IP addresses are allowed too, since they are not names.
     """
 
     hosts: frozenset[bytes]
@@ -46,7 +46,7 @@ class Guard:
     token: str | None = None
 
     def refuses(self, headers: Iterable[tuple[bytes, bytes]]) -> Refusal | None:
-        """Why the request with these headers is not answered; None where it is. Names are in lower case."""
+        """Return why a request with these headers is refused, or None if it is allowed. Names are in lower case."""
         host = origin = authorization = None
         for name, value in headers:
             if name == b"host":
@@ -80,7 +80,7 @@ def _is_address(host: bytes) -> bool:
 
 
 def guard(host: str, port: int, more: Iterable[str] = (), token: str | None = None) -> Guard:
-    """The guard of a server that listens there; `more` are other names by which clients know it."""
+    """Return the guard of a server that listens there. `more`: other names that clients use for it."""
     bound = [f"[{host}]" if ":" in host else host] if host not in EVERYWHERE else []
     names = ["localhost", "127.0.0.1", "[::1]", *bound, *more]
     hosts = {f"{name}:{port}" for name in names} | {*more} | ({*names} if port == 80 else set())
@@ -88,10 +88,10 @@ def guard(host: str, port: int, more: Iterable[str] = (), token: str | None = No
 
 
 def token_of_environment() -> str | None:
-    """The token that the environment sets; None where it sets none.
+    """Return the token from the environment, or None if it is not set.
 
     Raises:
-        UserError: it is empty, or cannot stand in a header.
+        UserError: it is empty, or not valid in a header.
     """
     token = os.environ.get(TOKEN)
     if token == "":
@@ -105,7 +105,7 @@ def token_of_environment() -> str | None:
 
 @dataclass(frozen=True)
 class Guarded:
-    """The app behind its guard. `answer` gets POST /predict at once: the way through the app takes as long again."""
+    """The app behind its guard. Calls `answer` directly for POST /predict: going through the app doubles the time."""
 
     app: ASGIApp
     guard: Guard
@@ -113,7 +113,7 @@ class Guarded:
     answer: Callable[[Request], Awaitable[Response]]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, or refuse to."""
+        """Handle the request or refuse it."""
         if scope["type"] != "http" or scope["path"] in OPEN:
             await self.app(scope, receive, send)
         elif found := self.guard.refuses(scope["headers"]):

@@ -1,7 +1,7 @@
-"""What the server serves: the releases that the channels' pointers name, loaded, verified and tried out.
+"""Load the releases that the channels' pointers name, after verifying and testing them.
 
-The table of channels is replaced as a whole, by one assignment, and a request takes it once: no answer is ever a
-mixture. What cannot be loaded changes nothing: the last good release goes on.
+The table of channels is replaced as a whole, in one assignment, and each request reads it once, so no answer mixes two
+states. If a release cannot be loaded, the last good one stays in service.
 """
 
 import logging
@@ -29,9 +29,9 @@ from .schema import Schema
 Name = Literal["production", "canary"]
 NAMES: tuple[Name, ...] = ("production", "canary")
 POLL_SECONDS = 0.2
-# What was refused is tried again, in case it was the disk; longer and longer after the last time.
+# Try a refused release again, in case the disk was the cause, with growing delays.
 FIRST_RETRY, LAST_RETRY = 1.0, 60.0
-# Up to so many rows a model is asked row by row, if it can be.
+# Up to this many rows, ask the model row by row if it supports that.
 FEW_ROWS = 32
 
 log = logging.getLogger(__name__)
@@ -39,17 +39,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Loaded:
-    """A release that can predict."""
+    """A loaded release that can predict."""
 
     release: Release
     model: Any
     schema: Schema
 
     def score(self, rows: list[list[Any]]) -> list[float]:
-        """What the model predicts for rows that the schema has read.
+        """Return the model's predictions for rows that the schema has read.
 
         Raises:
-            Exception: whatever the model raises; ValueError when what it returns is not a number a row.
+            Exception: any error of the model; ValueError if it does not return one number for each row.
         """
         by_rows = self._by_rows
         found = by_rows(rows) if by_rows and len(rows) <= FEW_ROWS else self.by_table(rows)
@@ -59,7 +59,7 @@ class Loaded:
         return scores
 
     def by_table(self, rows: list[list[Any]]) -> Any:
-        """The way of every model."""
+        """Predict with a table, which every model supports."""
         import pyarrow as pa
 
         columns = zip(*rows, strict=True)
@@ -77,10 +77,10 @@ class Loaded:
         return pa.schema([(each.name, pa.type_for_alias(each.type)) for each in self.schema.fields])
 
     def warm_up(self) -> None:
-        """Predict once on each way that requests go, and see that they agree.
+        """Predict once in each way that requests use, and check that the results agree.
 
         Raises:
-            UserError: they do not.
+            UserError: they do not agree.
         """
         probe = self.release.model["probe"]
         rows = [[row[each.name] for each in self.schema.fields] for row in probe["rows"]]
@@ -91,7 +91,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Channel:
-    """What one channel serves. `since`: when this server began to."""
+    """The state of one channel. `since`: when this server began to serve it."""
 
     name: Name
     generation: int
@@ -103,13 +103,13 @@ class Channel:
 
     @property
     def release_id(self) -> str:
-        """Of what it serves."""
+        """The id of the release that the channel serves."""
         return self.loaded.release.id
 
 
 @dataclass(frozen=True)
 class Table:
-    """All that a request needs to know; never changed, only replaced."""
+    """Everything that a request needs. Never changed, only replaced."""
 
     production: Channel | None = None
     canary: Channel | None = None
@@ -117,24 +117,24 @@ class Table:
 
     @cached_property
     def known(self) -> frozenset[str]:
-        """What a row may hold: the key, and the features of every release here, even if only one of them takes them."""
+        """The names allowed in a row: the key, and the features of every release here, even if only one uses them."""
         key = {self.online.key} - {""}
         return frozenset(key).union(*(each.loaded.schema.names for each in self.channels))
 
     @property
     def channels(self) -> list[Channel]:
-        """Those that serve something."""
+        """The channels that serve something."""
         return [each for each in (self.production, self.canary) if each]
 
     def is_for_canary(self, key: str) -> bool:
-        """Whether a request with this key falls into the canary's share."""
+        """Return whether a request with this key belongs to the canary's share."""
         canary = self.canary
         return bool(canary and canary.traffic and position(key, canary.release_id) < canary.traffic)
 
 
 @dataclass
 class _Watch:
-    """What is known of one channel's pointer."""
+    """The loader's state for one channel's pointer."""
 
     seen: Any = ()
     problem: str = ""
@@ -146,9 +146,9 @@ class _Watch:
 
 @dataclass
 class Loader:
-    """Keeps the table in step with the pointers, in a thread of its own.
+    """Keep the table in step with the pointers, in a separate thread.
 
-    `key`: the column that a row may name itself by; without one, no features are filled in.
+    `key`: the column that identifies a row; without one, no features are filled in.
     """
 
     settings: params.Serving
@@ -163,12 +163,12 @@ class Loader:
         self._online = Follower(self.key)
 
     def start(self) -> None:
-        """Watch the pointers from now on."""
+        """Start watching the pointers."""
         self._thread = threading.Thread(target=self._watch, name="loader", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Watch no longer."""
+        """Stop watching the pointers."""
         self._stop.set()
         if self._thread:
             self._thread.join(timeout=5)
@@ -177,19 +177,19 @@ class Loader:
         while not self._stop.wait(POLL_SECONDS):
             try:
                 self.look()
-            except Exception:  # whatever it is, the next look may go better
+            except Exception:  # whatever the error, the next attempt may succeed
                 log.exception("the pointers could not be looked at")
 
     def problems(self) -> dict[Name, str]:
-        """Why a channel does not serve what it should, for those that do not."""
+        """Return why a channel does not serve what it should, for each such channel."""
         return {name: watch.problem for name, watch in self._watched.items() if watch.problem}
 
     def warnings(self) -> dict[Name, str]:
-        """Entries of the ledger that a channel does not follow, because they are not allowed."""
+        """Return ledger entries that a channel does not follow because they are not allowed."""
         return {name: watch.warning for name, watch in self._watched.items() if watch.warning}
 
     def refused(self, name: Name) -> str | None:
-        """The release that a channel should serve, and that was refused."""
+        """Return the release that a channel should serve but that was refused."""
         return self._watched[name].refused
 
     def look(self) -> None:
@@ -209,7 +209,7 @@ class Loader:
                 self._follow(name)
             except UserError as error:
                 self._refuse(name, one_line(error))
-            except Exception as error:  # a release of another day, a disk, git: all the same to who is being served
+            except Exception as error:  # an old release, a disk, git: clients must not notice
                 self._refuse(name, f"{type(error).__name__}: {one_line(error)}")
             else:
                 if watch.problem:
@@ -293,10 +293,10 @@ def _fingerprint(name: Name) -> Any:
 
 
 def _read_pointer(name: Name) -> pointers.Pointer | None:
-    """The pointer; None for a canary that never was.
+    """Return the pointer, or None for a canary that never existed.
 
     Raises:
-        UserError: it is missing, though something should be served, or it is damaged.
+        UserError: it is missing although something should be served, or it is damaged.
     """
     pointer = pointers.read(name)
     if pointer and _is_whole(pointer):
@@ -320,12 +320,12 @@ def _is_whole(pointer: pointers.Pointer) -> bool:
 def _was_promoted(name: Name) -> bool:
     try:
         return book.load().channel(name) is not None
-    except UserError:  # what cannot be read says nothing
+    except UserError:  # an unreadable ledger proves nothing
         return False
 
 
 def _record(release_id: str) -> Release:
-    """The record of a release: from its own folder, which its id vouches for; else from the ledger."""
+    """Return a release's record: from its own folder, which its id verifies, or else from the ledger."""
     try:
         return read_release((loading.RELEASES / release_id / loading.RECORD).read_bytes(), release_id)
     except (OSError, UserError):

@@ -1,12 +1,11 @@
-"""The log of predictions: who asked what is not known, what was answered is.
+"""The prediction log: records the answers, but not who asked.
 
-JSON lines, one a row, in `logs/predictions/DAY/`: a file for each process and day (UTC), locked for as long as the
-process lives. A prediction is put into a queue of bounded length, and a thread writes what is there at every interval
-and has it on the disk (fsync) before it goes on: a killed process loses what came since then, and no more. Files of
-days that are over become Parquet files.
+JSON lines, one for each row, in `logs/predictions/DAY/`: a file for each process and day (UTC), locked while the
+process lives. Predictions go into a queue of bounded length. At every interval a thread writes them and flushes them
+to disk (fsync), so a killed process loses only what came since then. Files of past days are converted to Parquet.
 
-The columns: see predictions/log.py. A prediction that a canary failed at has two lines with its id: the canary's with
-`error`, and production's. So does one that a shadow was asked for too; its line says `shadow`.
+The columns: see predictions/log.py. A prediction that failed on a canary has two lines with its id: the canary's with
+`error`, and production's. A prediction that a shadow computed too has a second line with `shadow`.
 """
 
 import fcntl
@@ -32,7 +31,7 @@ from ..params import PredictionLog
 from ..predictions import ids
 from ..predictions.log import FOLDER
 
-# How many rows are written at once, and how long the end of the process waits for the disk.
+# How many rows to write at once, and how long the process waits for the disk when it ends.
 MANY = 5000
 STOP_SECONDS = 30
 ROTATE_SECONDS = 600
@@ -42,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What became of one request on one channel: a line for each of its rows."""
+    """The result of one request on one channel: a line for each of its rows."""
 
     prediction_id: str
     many: bool
@@ -60,7 +59,7 @@ class Scored:
     agrees: list[bool | None] | None = None
 
     def lines(self) -> Iterator[bytes]:
-        """As they stand in the file."""
+        """Yield the lines as they are stored in the file."""
         at = ids.moment(self.prediction_id).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
         for position, row in enumerate(self.rows):
             line = {
@@ -85,7 +84,7 @@ class Scored:
 
 @dataclass
 class _File:
-    """The file of one day. `rest` is what the disk has not taken yet, of so many rows."""
+    """The file of one day. `rest`: the bytes not yet on disk, and how many rows they are."""
 
     path: Path
     open: BinaryIO | None = None
@@ -93,10 +92,10 @@ class _File:
     rows: int = 0
 
     def write(self) -> int:
-        """Write the rest and wait until the disk has it; returns how many rows that were.
+        """Write the rest and flush it to disk. Return how many rows that were.
 
         Raises:
-            OSError: the disk has not taken all of it; `rest` is what is left.
+            OSError: the disk did not accept all of it; `rest` keeps what is left.
         """
         if self.open is None or not _is_at(self.open, self.path):
             self.close()
@@ -116,7 +115,7 @@ class _File:
 
 
 def _is_at(file: BinaryIO, path: Path) -> bool:
-    """Whether the file is still there under its name."""
+    """Return whether the path still names this file."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except OSError:
@@ -125,7 +124,7 @@ def _is_at(file: BinaryIO, path: Path) -> bool:
 
 @dataclass
 class Log:
-    """The log of this process. `dropped` counts rows that found the queue full."""
+    """The log of this process. `dropped`: number of rows lost because the queue was full."""
 
     settings: PredictionLog
     folder: Path = FOLDER
@@ -142,19 +141,19 @@ class Log:
     _rotation: "subprocess.Popen[bytes] | None" = None
 
     def start(self) -> None:
-        """Write from now on."""
+        """Start the writing thread."""
         self._thread = threading.Thread(target=self._run, name="prediction-log", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Write what is there, and end."""
+        """Write the queued rows and stop."""
         self._stopping = True
         self._wake.set()
         if self._thread:
             self._thread.join(timeout=STOP_SECONDS)
 
     def put(self, scored: Scored) -> None:
-        """Take note of it; never waits. To be called from one thread."""
+        """Queue a result without waiting. Call it from one thread only."""
         rows = len(scored.rows)
         if self.waiting + rows > self.settings.queue:
             self.dropped += rows
@@ -166,12 +165,12 @@ class Log:
 
     @property
     def waiting(self) -> int:
-        """Rows that the disk does not have yet."""
+        """The number of rows not yet on disk."""
         return self._rows_in - self._rows_out
 
     @property
     def promise(self) -> str:
-        """What a crash can lose."""
+        """A description of what a crash can lose."""
         return (
             f"the rows of the last {self.settings.flush_seconds:g} s and of the time that one write to the disk "
             f"takes, {self.settings.queue:,} at most"
@@ -191,7 +190,7 @@ class Log:
             file.close()
 
     def flush(self) -> None:
-        """Write what has come. What the disk does not take waits for the next time."""
+        """Write the queued rows. Whatever the disk does not accept is tried again next time."""
         try:
             while self._queue or any(file.rows for file in self._files.values()):
                 if not any(file.rows for file in self._files.values()):
@@ -209,7 +208,7 @@ class Log:
             self.problem = ""
 
     def _rotate(self) -> None:
-        """Let go of days that are over; complete ones become Parquet files, in a process that is in nobody's way."""
+        """Close files of past days. Complete ones are converted to Parquet in a low-priority process."""
         from . import rotation
 
         today = datetime.now(UTC).date().isoformat()
@@ -220,7 +219,7 @@ class Log:
             self._rotation = subprocess.Popen(command, stdin=subprocess.DEVNULL)
 
     def _take(self) -> None:
-        """Move the first of the queue to the files that they belong to."""
+        """Move the first rows of the queue to the files that they belong to."""
         taken: dict[str, list[bytes]] = {}
         rows = 0
         while self._queue and rows < MANY:

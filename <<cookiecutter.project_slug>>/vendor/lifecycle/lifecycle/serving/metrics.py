@@ -1,4 +1,4 @@
-"""What Prometheus is told."""
+"""Metrics for Prometheus."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5
 
 
 class Metrics:
-    """The counters of one server, with a registry of their own."""
+    """The counters of one server, in a separate registry."""
 
     def __init__(self, loader: "Loader", log: "Log") -> None:
         self.registry = CollectorRegistry()
@@ -52,14 +52,14 @@ class Metrics:
 
 
 class _State(Collector):
-    """What is read off when somebody asks."""
+    """State that is read when Prometheus scrapes."""
 
     def __init__(self, loader: "Loader", log: "Log") -> None:
         self._loader = loader
         self._log = log
 
     def collect(self) -> Iterable[GaugeMetricFamily | CounterMetricFamily]:
-        """One family of samples for each fact."""
+        """Yield one metric family for each value."""
         table, problems = self._loader.table, self._loader.problems()
         channels = GaugeMetricFamily(
             "serving_channel", "The generation of what a channel serves here.", labels=["channel", "release"]

@@ -1,7 +1,7 @@
-"""Features that the caller leaves out: filled in from the online table, by the key that the row names.
+"""Fill in features that a request leaves out, from the online table, by the row's key.
 
-What the caller sends wins, null included. A release gets features of its own SQL or none: a table made by other SQL
-would mix two meanings of a feature.
+Values in the request take precedence, including null. A release only gets features from its own SQL: a table made by
+other SQL would mix two meanings of a feature.
 """
 
 import logging
@@ -21,7 +21,7 @@ from ..releases.online import OnlineTable, quoted
 from ..releases.record import Release
 from .schema import MOST_PROBLEMS, InvalidError, Problem, Schema, shown
 
-# What could not be opened is tried again, in case it was the disk.
+# Try to open a table again after this time, in case the disk was the cause.
 RETRY_SECONDS = 2.0
 
 log = logging.getLogger(__name__)
@@ -35,13 +35,13 @@ class UnfilledError(InvalidError):
 
 
 class Opened:
-    """An online table that is open. Its file never changes, so nothing is locked or looked at twice."""
+    """An open online table. Its file never changes, so no locking or rereading is needed."""
 
     def __init__(self, about: OnlineTable) -> None:
-        """Args: about: as the pointer names it.
+        """Args: about: the table's entry in the pointer.
 
         Raises:
-            UserError: its file is gone or altered.
+            UserError: its file is missing or altered.
         """
         self.about = about
         try:
@@ -57,14 +57,14 @@ class Opened:
 
     @property
     def digest(self) -> str:
-        """What answers and log lines call it."""
+        """The table's name in answers and log lines."""
         return self.about.name
 
     def of_key(self, key: str | int, names: tuple[str, ...]) -> dict[str, Any] | None:
-        """The values of a row; None where there is no such row.
+        """Return the values of a row, or None if there is no such row.
 
         Raises:
-            sqlite3.Error: the file cannot be read any more.
+            sqlite3.Error: the file can no longer be read.
         """
         found = self._connection.execute(_select(names, self.about.key), (key,)).fetchone()
         if found is None:
@@ -76,7 +76,7 @@ class Opened:
         return values
 
     def of_claim(self, key: str, names: tuple[str, ...]) -> dict[str, Any] | None:
-        """The same, of a key as a text; None where it cannot be had."""
+        """Return the values for a key given as text, or None if they cannot be read."""
         try:
             return self.of_key(key if self.takes_text else int(key), names)
         except (ValueError, OverflowError, sqlite3.Error):
@@ -87,7 +87,7 @@ class Opened:
         return tuple(name for name, kind in self.about.columns.items() if kind == "bool")
 
     def mismatch(self, release: Release) -> str:
-        """What of a release's features the table lacks, or has in another type; empty where all fit."""
+        """Return which of a release's features the table lacks or has in another type. Empty if all match."""
         if (known := self._mismatches.get(release.id)) is None:
             known = self._mismatches[release.id] = self._compare(release)
         return known
@@ -103,11 +103,11 @@ class Opened:
 
     @cached_property
     def takes_text(self) -> bool:
-        """Whether its key is a text, and not a whole number."""
+        """Whether its key is text, and not an integer."""
         return "string" in self.about.key_type
 
     def age_hours(self) -> float | None:
-        """How long ago its newest row was; None where its time is none."""
+        """Return the age of its newest row in hours, or None if its time is not valid."""
         try:
             newest = datetime.fromisoformat(self.about.newest).replace(tzinfo=UTC)
         except ValueError:
@@ -122,7 +122,7 @@ def _select(names: tuple[str, ...], key: str) -> str:
 
 
 def _same(known: Any, sent: Any) -> bool:
-    """Whether a value is the known one, give or take what a 32-bit number or six digits of text lose."""
+    """Return whether two values are equal, up to the precision of a 32-bit number or six digits of text."""
     if known == sent:
         return True
     numbers = isinstance(known, int | float) and isinstance(sent, int | float)
@@ -130,7 +130,7 @@ def _same(known: Any, sent: Any) -> bool:
 
 
 class Loaded(Protocol):
-    """A release whose rows are asked for, and how they are read."""
+    """The release of a request, and how to read its rows."""
 
     @property
     def release(self) -> Release:
@@ -138,22 +138,22 @@ class Loaded(Protocol):
 
     @property
     def schema(self) -> Schema:
-        """Of its rows."""
+        """The schema of its rows."""
 
 
 @dataclass(frozen=True)
 class Tables:
-    """The tables that are open, the newest first, and what is wrong with those that are not. Only ever replaced."""
+    """The open tables, newest first, and what is wrong with the others. Never changed, only replaced."""
 
     key: str = ""
     tables: tuple[Opened, ...] = ()
     problem: str = ""
 
     def complete(self, rows: list[Any], loaded: Loaded) -> tuple[list[Any], str | None]:
-        """The rows with what they leave out, and the table that was used; None where none was.
+        """Return the rows with missing features filled in, and the table used, or None if none was.
 
         Raises:
-            InvalidError: there is no row of that key.
+            InvalidError: there is no row with that key.
             UnfilledError: there is no table of the release's SQL, or it cannot be read.
         """
         names = loaded.schema.names
@@ -201,13 +201,13 @@ class Tables:
     def agreement(
         self, keys: list[str | None], sent: list[Any], rows: list[dict[str, Any]], loaded: Loaded
     ) -> list[bool | None]:
-        """Whether each row has the features that the table has for its key; None where the table does not know it.
+        """Return whether each row's features match the table's for its key; None if the table does not have the key.
 
         Args:
-            keys: by which the rows' outcomes are found later.
-            sent: the rows as they came.
-            rows: the same with what was filled in, which the schema has read.
-            loaded: the release that they are for.
+            keys: the keys that will identify the rows' outcomes.
+            sent: the rows of the request.
+            rows: the same rows after filling in, as read by the schema.
+            loaded: the release that answers.
         """
         unknown: list[bool | None] = [None] * len(rows)
         if not self.tables or not any(keys):
@@ -230,10 +230,10 @@ class Tables:
         return agrees
 
     def for_release(self, release: Release) -> Opened:
-        """The table that a release's rows are filled in from.
+        """Return the table to fill in a release's rows from.
 
         Raises:
-            UnfilledError: there is none.
+            UnfilledError: there is no such table.
         """
         table = next((each for each in self.tables if each.about.sql == release.sql_digest), None)
         if table is not None:
@@ -252,7 +252,7 @@ class Tables:
         raise UnfilledError(Problem(None, self.key, f"features are left out, and cannot be filled in: {reason}"))
 
     def why_not(self, release: Release) -> str:
-        """Why a release's rows cannot be filled in; empty where they can."""
+        """Return why a release's rows cannot be filled in, or an empty string if they can."""
         try:
             self.for_release(release)
         except UnfilledError as error:
@@ -262,7 +262,7 @@ class Tables:
 
 @dataclass
 class Follower:
-    """Keeps the open tables in step with the pointer. What cannot be opened leaves what is open."""
+    """Keep the open tables in step with the pointer. If a new table cannot be opened, the current ones stay open."""
 
     key: str
     tables: Tables = field(init=False)
@@ -273,7 +273,7 @@ class Follower:
         self.tables = Tables(self.key)
 
     def look(self) -> Tables:
-        """The tables as of now."""
+        """Return the current tables."""
         seen = _fingerprint() if self.key else ()
         if seen == self._seen and not (self.tables.problem and time.monotonic() > self._retry):
             return self.tables

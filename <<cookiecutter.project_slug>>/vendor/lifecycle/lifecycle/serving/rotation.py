@@ -1,4 +1,4 @@
-"""The log of predictions, of days that are over: JSON lines become Parquet files. A process of its own does it."""
+"""Convert the prediction log of past days from JSON lines to Parquet, in a separate process."""
 
 import fcntl
 import os
@@ -16,13 +16,13 @@ import orjson
 from ..files import locked, replacing
 from ..predictions.log import COLUMNS, FOLDER
 
-# A file of a day that is over, to which nobody has written for so long, is complete.
+# A past day's file that was not written to for this long is complete.
 SETTLED_SECONDS = 600
 ROWS_A_GROUP = 20_000
 
 
 def complete(folder: Path = FOLDER, now: float | None = None) -> list[Path]:
-    """The files of days that are over, to which nothing more will come."""
+    """Return the files of past days that no process will write to any more."""
     now = time.time() if now is None else now
     today = datetime.fromtimestamp(now, UTC).date().isoformat()
     files = [
@@ -32,7 +32,7 @@ def complete(folder: Path = FOLDER, now: float | None = None) -> list[Path]:
 
 
 def rotate(folder: Path = FOLDER, now: float | None = None) -> int:
-    """Turn complete files into Parquet files, each in one step; returns how many lines could not be read."""
+    """Convert complete files to Parquet, each atomically. Return how many lines could not be read."""
     return sum(_rotate(path) for path in complete(folder, now))
 
 
@@ -40,7 +40,7 @@ def _rotate(path: Path) -> int:
     with suppress(FileNotFoundError), path.open("rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:  # another process is at it, or its own is not done with it
+        except BlockingIOError:  # another process is converting it, or its own process has not finished with it
             return 0
         target = path.with_suffix(".parquet")
         unread = 0 if target.exists() else _write(file, target)
@@ -67,7 +67,7 @@ def _write(lines: Iterable[bytes], target: Path) -> int:
 
 
 def _read(line: bytes) -> dict[str, Any] | None:
-    """A line of the log; None for one that was not finished."""
+    """Parse a line of the log. Return None for an incomplete one."""
     try:
         row: dict[str, Any] = orjson.loads(line)
         at = datetime.fromisoformat(row["at"]).replace(tzinfo=None)

@@ -1,4 +1,4 @@
-"""Which channel answers a request, and what happens when a canary does not."""
+"""Decide which channel answers a request, and handle a canary that fails."""
 
 import asyncio
 import hashlib
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from ..params import Breaker as Bounds
 
-# How many predictions may wait for a thread, and how long a thread without work stays.
+# How many predictions may wait for a thread, and how long an idle thread stays.
 WAITING = 64
 IDLE_SECONDS = 30
 
@@ -20,20 +20,20 @@ Work = tuple[Callable[[], Any], asyncio.AbstractEventLoop, "asyncio.Future[Any]"
 
 
 def position(key: str, rollout: str) -> float:
-    """Where a key lies in [0, 1), by a hash keyed with the rollout.
+    """Return the position of a key in [0, 1), by a hash keyed with the rollout.
 
-    A canary with a share of 10% gets the keys below 0.1. A key stays where it is for as long as a rollout lasts, so
-    that a growing share keeps whom it has; the next rollout mixes anew, so that nobody is always among the first.
+    A canary with a share of 10% gets the keys below 0.1. A key keeps its position during a rollout, so a growing share
+    only adds keys. The next rollout shuffles the keys, so that the same clients are not always first.
     """
     keyed = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), key=rollout.encode()[:64], digest_size=8)
     return int.from_bytes(keyed.digest(), "big") // 2**11 / 2**53
 
 
 class Breaker:
-    """Counts the failures of a channel, and says when it is to be left alone.
+    """Count the failures of a channel, and stop requests to it after too many.
 
-    Closed: requests go through. Open: none do, until it has rested; then one goes through now and then, and when that
-    ends well, it is closed again.
+    Closed: requests go through. Open: none do until the rest period is over; then an occasional trial request does,
+    and if it succeeds, the breaker closes again.
     """
 
     def __init__(self, bounds: Bounds, clock: Callable[[], float] = time.monotonic) -> None:
@@ -44,21 +44,21 @@ class Breaker:
 
     @property
     def is_open(self) -> bool:
-        """Whether it is left alone."""
+        """Whether the breaker stops requests."""
         return self._next_trial is not None
 
     def allows(self) -> bool:
-        """Whether a request may go through now."""
+        """Return whether a request may go through now."""
         if self._next_trial is None:
             return True
         now = self._clock()
         if now < self._next_trial:
             return False
-        self._next_trial = now + self._bounds.rest_seconds  # one trial, and should nobody hear of it, another one
+        self._next_trial = now + self._bounds.rest_seconds  # one trial, and another if this one never reports
         return True
 
     def ended(self, well: bool) -> None:
-        """Take note of how a request that went through has ended."""
+        """Record the result of a request that went through."""
         if well:
             if self._next_trial is not None:
                 self._next_trial = None
@@ -73,11 +73,11 @@ class Breaker:
 
 
 class BusyError(Exception):
-    """All threads are taken, and enough is waiting."""
+    """All threads are busy, and the queue is full."""
 
 
 class Lane:
-    """A few threads for work that may hang: who waits may give up, and the process may end."""
+    """A few threads for work that may hang. Callers can give up waiting, and the process can exit."""
 
     def __init__(self, name: str, threads: int = 2) -> None:
         self._name = name
@@ -88,11 +88,11 @@ class Lane:
         self._work: queue.Queue[Work] = queue.Queue(maxsize=WAITING)
 
     async def run(self, work: Callable[[], T], seconds: float | None = None) -> T:
-        """What `work` returns or raises.
+        """Run `work`; return its result or raise its exception.
 
         Raises:
-            BusyError: too much is waiting already.
-            TimeoutError: it took longer; its thread goes on with it.
+            BusyError: too many calls are waiting already.
+            TimeoutError: it took too long; its thread continues.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
@@ -129,16 +129,16 @@ class Lane:
                 self._idle -= 1
             try:
                 result, error = work(), None
-            except Exception as raised:  # it is for who waits
+            except Exception as raised:  # pass it to the caller
                 result, error = None, raised
             try:
                 loop.call_soon_threadsafe(_settle, future, result, error)
-            except RuntimeError:  # the loop has ended meanwhile
+            except RuntimeError:  # the event loop has been closed
                 return
 
 
 def _settle(future: "asyncio.Future[Any]", result: Any, error: Exception | None) -> None:
-    if future.done():  # who waited has given up
+    if future.done():  # the caller has given up
         return
     if error is None:
         future.set_result(result)

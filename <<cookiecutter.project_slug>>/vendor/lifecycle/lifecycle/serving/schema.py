@@ -1,4 +1,4 @@
-"""What a request may hold: the features of a release, and what is wrong with rows that do not fit."""
+"""The schema of a request: the features of a release, and error messages for rows that do not match."""
 
 import json
 import math
@@ -14,14 +14,14 @@ Kind = Literal["integer", "number", "string", "boolean"]
 INTEGERS = {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 NUMBERS = {"halffloat", "float", "double"}
 STRINGS = {"string", "large_string"}
-# More would not help anybody to mend a request.
+# More would not help anyone to fix a request.
 MOST_PROBLEMS = 20
 SHOWN = 8
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with a request. `row` counts from 0; None where it is not about a row."""
+    """An error in a request. `row` counts from 0; None if it is not about a row."""
 
     row: int | None
     field: str | None
@@ -29,7 +29,7 @@ class Problem:
 
 
 class InvalidError(Exception):
-    """A request that the schema refuses. `status`, `outcome`: of the answer, by HTTP and in the metrics."""
+    """A request that the schema refuses. `status`, `outcome`: the HTTP status and the label in the metrics."""
 
     status = 422
     outcome = "invalid"
@@ -41,7 +41,7 @@ class InvalidError(Exception):
 
 @dataclass(frozen=True)
 class Field:
-    """One feature. `categories` are the values seen in training, for a text feature."""
+    """One feature. `categories`: the values seen in training, for a text feature."""
 
     name: str
     kind: Kind
@@ -51,7 +51,7 @@ class Field:
     categories: tuple[str, ...] | None = None
 
     def as_json_schema(self, closed: bool) -> dict[str, Any]:
-        """For OpenAPI. null says that the value is not known."""
+        """Return the JSON schema for OpenAPI. null means that the value is unknown."""
         found: dict[str, Any] = {"type": [self.kind, "null"]}
         if self.low is not None:
             found |= {"minimum": self.low, "maximum": self.high}
@@ -62,7 +62,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Schema:
-    """The features of a release's model, in its order. `closed`: a category never seen in training is refused."""
+    """The features of a release's model, in its order. `closed`: refuse categories that training did not have."""
 
     fields: tuple[Field, ...]
     closed: bool = True
@@ -74,7 +74,7 @@ class Schema:
 
     @cached_property
     def names(self) -> frozenset[str]:
-        """The same, to look them up."""
+        """The same names as a set, for lookups."""
         return frozenset(self.order)
 
     @cached_property
@@ -82,16 +82,16 @@ class Schema:
         return [(field.name, _check(field, self.closed)) for field in self.fields]
 
     def read(self, rows: list[Any], known: Set[str] = frozenset(), sent: list[Any] | None = None) -> list[list[Any]]:
-        """The values of each row in the order of the features; None where one is not known.
+        """Return the values of each row in the order of the features, with None for unknown values.
 
         Args:
-            rows: what stood in the request.
-            known: names that a row may have beside the features.
-            sent: the same without what was filled in, if anything was. Of that, a category never seen counts as
-                missing, as in batch scoring: whoever asks cannot mend it.
+            rows: the rows of the request, with missing features filled in.
+            known: names that a row may have in addition to the features.
+            sent: the rows before filling in, if anything was. A filled-in category that training did not have counts
+                as missing, as in batch scoring: the client cannot fix it.
 
         Raises:
-            InvalidError: something does not fit; says what, in which row and field.
+            InvalidError: a value is not valid; the message says which, with its row and field.
         """
         problems: list[Problem] = []
         found = []
@@ -126,7 +126,7 @@ class Schema:
         return values
 
     def as_json_schema(self, key: str = "") -> dict[str, Any]:
-        """Of one row, for OpenAPI. `key`: the column by which what a row leaves out is filled in."""
+        """Return the JSON schema of one row, for OpenAPI. `key`: the column used to fill in missing features."""
         found: dict[str, Any] = {
             "type": "object",
             "properties": {field.name: field.as_json_schema(self.closed) for field in self.fields},
@@ -140,10 +140,10 @@ class Schema:
 
 
 def of_release(release: Release, model: Any, closed: bool) -> Schema:
-    """The schema of a release, by its record and its model.
+    """Build the schema of a release from its record and its model.
 
     Raises:
-        UserError: a feature is of a type that JSON has no word for.
+        UserError: a feature has a type that JSON cannot represent.
     """
     types: dict[str, str] = release.model["features"]
     return Schema(
@@ -166,7 +166,7 @@ def _field(name: str, type_: str, categories: tuple[str, ...] | None) -> Field:
 
 
 def _check(field: Field, closed: bool) -> Callable[[Any], Any]:
-    """A function that returns a value as the model takes it, and raises ValueError for one that it must not see."""
+    """Return a function that converts a value for the model, and raises ValueError if the value is not allowed."""
     if field.kind == "integer":
         return _integer(field.low or 0, field.high or 0)
     if field.kind == "number":
@@ -179,7 +179,7 @@ def _check(field: Field, closed: bool) -> Callable[[Any], Any]:
 def _integer(low: int, high: int) -> Callable[[Any], int]:
     def check(value: Any) -> int:
         if type(value) is not int:
-            if type(value) is not float or not value.is_integer():  # JSON knows one kind of number: 3.0 is 3
+            if type(value) is not float or not value.is_integer():  # JSON has one kind of number: 3.0 is 3
                 raise ValueError(f"expected an integer, got {shown(value)}")
             value = int(value)
         if not low <= value <= high:
@@ -228,7 +228,7 @@ def _string(categories: frozenset[str], closed: bool) -> Callable[[Any], str | N
 
 
 def shown(value: Any) -> str:
-    """A value in a message, as JSON writes it."""
+    """Format a value for a message, as JSON."""
     if isinstance(value, list | dict):
         return "a list" if isinstance(value, list) else "an object"
     text = json.dumps(value, ensure_ascii=False)

@@ -1,1 +1,1 @@
-"""The stages of any project, as dvc.yaml runs them: landing files through the gate, and dbt."""
+"""The stages of any project, as dvc.yaml runs them: landing files through the gate, and running dbt."""

@@ -1,4 +1,4 @@
-"""The gate in front of data/raw: what is wrong with a file, row by row."""
+"""The gate in front of data/raw: check a file row by row."""
 
 from dataclasses import dataclass, field
 from math import exp, log
@@ -14,7 +14,7 @@ from ..tables import Table
 SHOWN_ROWS = 5
 SHOWN_LETTERS = 60
 
-# ISO 8601, the one way to write a time that nobody reads in another way; and the end of one that names its zone.
+# ISO 8601, the only unambiguous way to write a time; and its ending if it has a time zone.
 TIME = r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d(:?\d\d)?)?)?"
 ZONE = r":\d\d(?:\.\d+)?(?:Z|[+-]\d\d(?::?\d\d)?)$"
 ISO = "write it like 2013-01-31T18:00:00Z"
@@ -22,7 +22,7 @@ ISO = "write it like 2013-01-31T18:00:00Z"
 
 @dataclass(frozen=True)
 class Problem:
-    """One check that a file failed. `rows` counts from 1, the first row of data; `bound` is what declares the check."""
+    """One failed check of a file. `rows` counts from 1, the first row of data; `bound`: where the check is declared."""
 
     check: str
     column: str
@@ -38,31 +38,31 @@ class Problem:
 
     @property
     def summary(self) -> str:
-        """All but the rows."""
+        """Everything except the rows, in one line."""
         joint = " " if self.check.endswith("column") else " in "
         return f"{self.check}{joint if self.column else ''}{self.column}: {self.detail}"
 
 
 def contract() -> str:
-    """Where the contract of a table is declared."""
+    """Return where the contract of a table is declared."""
     return f"its contract in {project.path_of(project.here().contracts)}"
 
 
 def bound(table: Table, parameter: str) -> str:
-    """Where a bound of a table is declared."""
+    """Return where a bound of a table is declared."""
     return f"`{parameter}` of {table.name} in {project.path_of(project.here().tables)}"
 
 
 def text_columns(table: str) -> list[str]:
-    """Columns to read as text even where every value looks like a number."""
+    """Return columns to read as text even if every value looks like a number."""
     columns = project.contracts()[table].to_schema().columns
     return [name for name, column in columns.items() if isinstance(column.dtype, String)]
 
 
 def check(frame: pd.DataFrame, table: Table, month: str | None) -> tuple[pd.DataFrame, list[Problem]]:
-    """Hold a file's rows against the table's contract.
+    """Check a file's rows against the table's contract.
 
-    Returns: the rows typed and sorted by key, and every problem found; with a problem the rows mean nothing.
+    Returns: the rows, typed and sorted by key, and every problem found. If there are problems, do not use the rows.
     """
     least, most = table.rows
     problems = []
@@ -93,7 +93,7 @@ def check(frame: pd.DataFrame, table: Table, month: str | None) -> tuple[pd.Data
 
 
 def instants(column: pd.Series, table: Table) -> tuple[pd.Series, list[Problem]]:
-    """Times as instants (UTC), and what is wrong with those that are not clear."""
+    """Convert times to instants (UTC). Return them and the problems with ambiguous ones."""
     problems = []
     if isinstance(column.dtype, pd.DatetimeTZDtype):
         times = column.dt.tz_convert("UTC")
@@ -120,7 +120,7 @@ def instants(column: pd.Series, table: Table) -> tuple[pd.Series, list[Problem]]
 
 
 def _no_values(column: pd.Series, table: Table) -> list[Problem]:
-    """Text that only looks like a value, and bytes where text has to be."""
+    """Find text that only looks like a value, and bytes in place of text."""
     binary = column.map(lambda value: isinstance(value, bytes))
     problems = _found("type", column, binary, "bytes where text has to be")
     words = column.isin(table.no_values)
@@ -128,7 +128,7 @@ def _no_values(column: pd.Series, table: Table) -> list[Problem]:
 
 
 def _found(check: str, column: pd.Series, wrong: pd.Series, detail: str, declared: str | None = None) -> list[Problem]:
-    """A problem with these rows of a column, if there are any."""
+    """Return a problem with these rows of a column, if there are any."""
     if not wrong.any():
         return []
     rows = tuple(int(row) + 1 for row in column.index[wrong])
@@ -138,7 +138,7 @@ def _found(check: str, column: pd.Series, wrong: pd.Series, detail: str, declare
 
 
 def _schema_problems(frame: pd.DataFrame, cases: pd.DataFrame, wrong: set[str]) -> list[Problem]:
-    """What Pandera found, but for columns that are known to be wrong."""
+    """Return Pandera's findings, except for columns already known to be wrong."""
     problems = []
     # A column of the wrong type fails other checks too.
     wrong_type = set(wrong)
@@ -162,14 +162,14 @@ def _schema_problems(frame: pd.DataFrame, cases: pd.DataFrame, wrong: set[str]) 
 
 
 def _fractions(column: pd.Series) -> tuple[list[int], list[Any]]:
-    """Pandera does not say which values are not whole numbers."""
+    """Return the rows and values that are not integers, which Pandera does not list."""
     numbers = pd.to_numeric(column, errors="coerce")
     fractions = numbers[numbers.notna() & (numbers % 1 != 0)]
     return [int(index) for index in fractions.index], fractions.tolist()
 
 
 def _shown(values: list[Any]) -> str:
-    """A few of the values, short and on one line whatever they hold."""
+    """Format a few of the values, short and on one line."""
     texts = sorted({str(value)[:SHOWN_LETTERS] for value in values})
     plain = [text if text.isprintable() else ascii(text) for text in texts[:SHOWN_ROWS]]
     return ", ".join(plain) + (", ..." if len(texts) > SHOWN_ROWS else "")
@@ -224,16 +224,16 @@ def _other_months(frame: pd.DataFrame, table: Table, time: str, month: str) -> l
     return problems
 
 
-# Chernoff's bounds: chance explains at most this much.
+# Chernoff bounds: upper limits on the probability.
 
 
 def chance_of_count(count: int, expected: float) -> float:
-    """How likely a count is that is so far from what is expected, or further (Poisson)."""
+    """Bound the probability of a count at least this far from the expected one (Poisson)."""
     return exp(-(_times_log(count, count / expected) - count + expected))
 
 
 def chance_of_share(count: int, of: int, expected: float) -> float:
-    """How likely a share is that is so far from what is expected, or further (binomial)."""
+    """Bound the probability of a share at least this far from the expected one (binomial)."""
     share = count / of
     if not 0 < expected < 1:
         return float(share == expected)

@@ -1,4 +1,4 @@
-"""A new month against the months before it: its volume, days, nulls, categories, and whether it is a copy of one."""
+"""Compare a new month with earlier ones: volume, days, nulls, categories, and whether it is a copy of one."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from .. import project
 from ..tables import Table
 from .gate import Problem, bound, chance_of_count, chance_of_share
 
-# With fewer rows that occur once, equal rows say nothing.
+# With fewer unique rows than this, equal rows prove nothing.
 FEWEST_SINGLE_ROWS = 20
 
 
 @dataclass(frozen=True)
 class Profile:
-    """What is kept of a month: counts of rows by day and category, of nulls by column, and a hash of each row."""
+    """The stored summary of a month: counts of rows by day and category, of nulls by column, and a hash of each row."""
 
     month: str
     days: np.ndarray[Any, np.dtype[np.int64]]
@@ -27,17 +27,17 @@ class Profile:
 
     @property
     def rows(self) -> int:
-        """How many rows."""
+        """The number of rows."""
         return int(self.days.sum())
 
     @property
     def rate(self) -> float:
-        """Rows a day."""
+        """The number of rows per day."""
         return self.rows / len(self.days)
 
 
 def profile(frame: pd.DataFrame, table: Table, month: str) -> Profile:
-    """The profile of a month's rows, as the contract typed them."""
+    """Return the profile of a month's rows, as typed by the contract."""
     day = frame[table.time].dt.tz_convert(table.clock).dt.day
     columns = project.contracts()[table.name].to_schema().columns
     # A copied month has other times and other keys.
@@ -54,7 +54,7 @@ def profile(frame: pd.DataFrame, table: Table, month: str) -> Profile:
 
 
 def compare(new: Profile, before: list[Profile], table: Table) -> Iterator[Problem]:
-    """What makes a month stand out from those before it."""
+    """Yield the ways in which a month stands out from earlier ones."""
     if before and new.rows:
         yield from _volume(new, before, table)
         yield from _days(new, before, table)

@@ -1,7 +1,7 @@
 """ingest: land the months up to the watermark in data/raw, each file through the gate.
 
-A landed file is kept in data/landing under a name made of the source's bytes, the contract and its own bytes.
-So a new month costs one month, and a month seen before costs a copy. The folder may be deleted at any time.
+A landed file is kept in data/landing under a name made from the source's bytes, the contract and its own bytes. So
+only new months need work, and a month seen before is just copied. The folder may be deleted at any time.
 """
 
 import json
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
 RAW = Path("data/raw")
 LANDING = Path("data/landing")
 QUARANTINE = Path("data/quarantine")
-# The project as it would be with the new files, while its SQL looks at them.
+# A copy of the project with the new files, for its SQL tests.
 CANDIDATE = LANDING / ".candidate"
 
 
 @dataclass(frozen=True)
 class Part:
-    """What becomes one file of data/raw: a table, or one month of it, out of one file of the source."""
+    """One future file of data/raw: a table, or one month of it, from one file of the source."""
 
     table: str
     month: str | None
@@ -56,7 +56,7 @@ class Part:
 
     @property
     def key(self) -> str:
-        """Changes with the source's bytes, their format, and all code that decides what lands."""
+        """A key that changes with the source's bytes, their format, and all code that decides what lands."""
         return sha256_of((self.file.sha256 + self.file.format + _rules()).encode()).hexdigest()[:16]
 
 
@@ -69,13 +69,13 @@ def _rules() -> str:
 
 
 def look(data: Data) -> tuple[Source, list[SourceFile]]:
-    """Look at the source: its files as they are now."""
+    """Return the source and its current files."""
     source = Source(data.source, data.limits)
     return source, source.files(list(project.tables()))
 
 
 def plan(data: Data, files: Iterable[SourceFile]) -> list[Part]:
-    """The parts of data/raw for this window.
+    """Return the parts of data/raw for this window.
 
     Raises:
         UserError: a month of the window has no file, or two.
@@ -108,9 +108,9 @@ def plan(data: Data, files: Iterable[SourceFile]) -> list[Part]:
 
 
 def admit(data: Data) -> list[Part]:
-    """Look at the source, let its new files through the gate, and pin their bytes in data/source.json.
+    """Check new files of the source at the gate, and pin their bytes in data/source.json.
 
-    Returns: the parts that were new. Raises UserError when a file fails; then nothing has changed but
+    Returns: the new parts. Raises UserError if a file fails; then nothing has changed except
     data/quarantine, which holds the file and a report.
     """
     latest = datetime.now(UTC) + timedelta(days=data.limits.future_days)
@@ -127,10 +127,10 @@ def admit(data: Data) -> list[Part]:
 
 
 def land(source: Source, parts: list[Part], *, judge: bool = False) -> list[Part]:
-    """Bring every part into data/landing; returns those that were not there already.
+    """Put every part into data/landing. Return those that were not there already.
 
-    With `judge`, new months are held against the months before them, and the tests in SQL look at them too. The stage
-    does without: what is pinned was judged when it was new.
+    With `judge`, new months are compared with earlier ones and tested in SQL. The stage does not need this: pinned
+    files were judged when they were new.
 
     Raises:
         UserError: files failed the gate. They are in quarantine; no part of this call has landed.
@@ -153,7 +153,7 @@ def land(source: Source, parts: list[Part], *, judge: bool = False) -> list[Part
                     failed.append((part, problems))
                 else:
                     written[part] = _write(part, rows)
-        # Without data/raw there is no earlier state to keep: the stage itself runs the tests in a moment.
+        # Without data/raw there is no earlier state to protect: the stage itself will run the tests soon.
         if judge and not failed and RAW.is_dir() and transform.PROJECT.is_dir():
             failed = _tested({part: written.get(part) or landed(part) for part in parts}, new)
         if failed:
@@ -169,7 +169,7 @@ def land(source: Source, parts: list[Part], *, judge: bool = False) -> list[Part
 def _against_the_months_before(
     part: Part, rows: "pd.DataFrame", parts: list[Part], profiles: dict[Part, "Profile"]
 ) -> list["Problem"]:
-    """What makes a month stand out. `profiles` holds what is known of months, and gets those that are new."""
+    """Return the ways in which a month stands out. `profiles` caches the profiles of months."""
     import pandas as pd
 
     from .history import compare, profile
@@ -190,10 +190,10 @@ def _against_the_months_before(
 
 
 def _tested(files: dict[Part, Path | None], new: list[Part]) -> list[tuple[Part, list["Problem"]]]:
-    """Run the tests in SQL of the raw tables and the staging models over all of the window's files, in a copy.
+    """Run the SQL tests of the raw tables and the staging models over all of the window's files, in a copy.
 
     Raises:
-        UserError: they could not be run.
+        UserError: the tests could not be run.
     """
     from .gate import Problem
 
@@ -221,7 +221,7 @@ def _tested(files: dict[Part, Path | None], new: list[Part]) -> list[tuple[Part,
 
 
 def _lay_out(files: dict[Part, Path | None]) -> None:
-    """Make CANDIDATE a project whose data/raw holds these files; all else is a link, but what dbt writes to."""
+    """Make CANDIDATE a project whose data/raw holds these files. Everything else is a link, except what dbt writes."""
     here = Path.cwd()
     (CANDIDATE / "data").mkdir(parents=True)
     for path in [*here.iterdir(), *(here / "data").iterdir()]:
@@ -239,7 +239,7 @@ def _lay_out(files: dict[Part, Path | None]) -> None:
 
 
 def landed(part: Part) -> Path | None:
-    """The part's file in data/landing, if it is there and its bytes are what its name says."""
+    """Return the part's file in data/landing, if it exists and its bytes match its name."""
     for path in (LANDING / part.table).glob(f"{part.month or 'all'}-{part.key}-*.parquet"):
         if sha256(path)[:16] == path.stem.rsplit("-", 1)[1]:
             return path
@@ -280,10 +280,10 @@ def _gated(
 
 
 def _months(rows: "pd.DataFrame", table: Table, time: str) -> "pd.Series[int]":
-    """The month of each row of a whole table, as a number like 201301.
+    """Return the month of each row of a whole table, as a number like 201301.
 
     Raises:
-        KeyError: there is no such column. ValueError: a row has no time, and would be in no part.
+        KeyError: there is no such column. ValueError: a row has no time, so it would not be in any part.
     """
     from .gate import ISO, instants
 
@@ -296,7 +296,7 @@ def _months(rows: "pd.DataFrame", table: Table, time: str) -> "pd.Series[int]":
 
 
 def _write(part: Part, rows: "pd.DataFrame") -> Path:
-    # No fsync: the name it gets holds the digest, and landed() does not take a file that does not match it.
+    # No fsync: the file's name contains the digest, and landed() rejects a file that does not match.
     aside = LANDING / part.table / f".{part.month or 'all'}.{os.getpid()}.tmp"
     aside.parent.mkdir(parents=True, exist_ok=True)
     rows.to_parquet(aside, index=False, compression="zstd")
@@ -332,7 +332,7 @@ def _quarantine(source: Source, failed: list[tuple[Part, list["Problem"]]]) -> s
 
 
 def main() -> None:
-    """Make data/raw hold the window's months, out of the pinned files of the source."""
+    """Make data/raw hold the window's months, from the pinned files of the source."""
     data = load_params().data
     source, files = look(data)
     parts = plan(data, files)
@@ -343,7 +343,7 @@ def main() -> None:
             "`run`, or put the old file back"
         )
     land(source, parts)
-    # DVC empties an output before its stage runs; a run by hand may find old months here.
+    # DVC empties an output before its stage runs, but a manual run may find old months here.
     shutil.rmtree(RAW, ignore_errors=True)
     for part in parts:
         kept = landed(part)

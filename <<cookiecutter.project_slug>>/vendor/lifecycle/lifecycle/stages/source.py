@@ -1,4 +1,4 @@
-"""Where raw files come from, and which bytes were there when somebody looked."""
+"""The source of raw files, and the digests of their bytes when they were listed."""
 
 import gzip
 import hashlib
@@ -23,15 +23,15 @@ from ..params import Limits
 if TYPE_CHECKING:
     import pandas as pd
 
-# The listing of the source that ingest takes its files from. Committed with the code: it pins the bytes.
+# The listing of the source that ingest reads. Committed with the code: it pins the bytes.
 PINS_FILE = Path("data/source.json")
 
 FORMATS = (".csv", ".csv.gz", ".csv.zip", ".parquet")
 MB = 1_000_000
 CHUNK = 1_048_576
-# Longer than the names of any table's columns.
+# Longer than any table's header line.
 LONGEST_HEADER = 100_000
-# What reading takes for each cell, beside the file's own bytes twice.
+# Memory needed to read each cell, in addition to twice the file's size.
 BYTES_A_CELL = 32
 
 
@@ -46,12 +46,12 @@ class SourceFile:
 
     @property
     def format(self) -> str:
-        """Which of FORMATS it is."""
+        """The file's format, one of FORMATS."""
         return next(suffix for suffix in FORMATS if self.name.endswith(suffix))
 
 
 class Source:
-    """A folder of raw files: one inside an installed package, a local one, or any that fsspec reaches."""
+    """A folder of raw files: inside an installed package, local, or on any file system that fsspec supports."""
 
     def __init__(self, location: str, limits: Limits) -> None:
         """Args: location: `package:NAME` (its `data` folder), a path, or an fsspec URL."""
@@ -67,10 +67,10 @@ class Source:
         self._local = isinstance(self._fs, LocalFileSystem)
 
     def files(self, tables: list[str]) -> list[SourceFile]:
-        """The files of these tables with the digests of their bytes, by name.
+        """Return the files of these tables with the digests of their bytes, by name.
 
         Raises:
-            UserError: the folder is not there, or a table has no file in it.
+            UserError: the folder does not exist, or has no file for a table.
         """
         try:
             names = sorted(path.removeprefix(self._root).lstrip("/") for path in self._fs.find(self._root))
@@ -86,7 +86,7 @@ class Source:
         return found
 
     def almost(self, wanted: str) -> str:
-        """Names what is in the source under almost the name of a file that is not there (its name without format)."""
+        """Suggest similar names in the source for a missing file (its name without format)."""
         entries = self._fs.find(self._root, maxdepth=2, withdirs=True, detail=True)
         for path, entry in sorted(entries.items()):
             name = path.removeprefix(self._root).lstrip("/")
@@ -110,10 +110,10 @@ class Source:
         return digest.hexdigest()
 
     def _chunks(self, name: str) -> Iterator[bytes]:
-        """The bytes of a regular file. A link counts as the file that it leads to, wherever that is.
+        """Yield the bytes of a regular file. Follows a link, wherever it leads.
 
         Raises:
-            UserError: it is not a file, is larger than `limits.file_mb`, or cannot be read.
+            UserError: it is not a regular file, is larger than `limits.file_mb`, or cannot be read.
         """
         most, seen = self._limits.file_mb * MB, 0
         try:
@@ -136,7 +136,7 @@ class Source:
             with self._fs.open(path, "rb") as file:
                 yield file, self._fs.size(path) or 0
             return
-        # Looked at before it is opened, for opening a device does something; and not to wait for a pipe's writer.
+        # Check before opening: opening a device has side effects, and a pipe would block until it has a writer.
         self._only_regular(name, Path(path).stat())
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
             found = os.fstat(file.fileno())
@@ -156,14 +156,14 @@ class Source:
             file.writelines(self._chunks(name))
 
     def read(self, file: SourceFile, text_columns: list[str], aside: Path) -> "pd.DataFrame":
-        """Read one file. `text_columns` are kept as text even where every value looks like a number.
+        """Read one file. `text_columns` are kept as text even if every value looks like a number.
 
-        It is copied to `aside` and unpacked there for the time of reading, so a file that is refused for its size
-        never was in memory.
+        Copies it to `aside` and unpacks it there while reading, so a file that is rejected for its size is never
+        loaded into memory.
 
         Raises:
-            ValueError: the file is not readable as what its name says, or it is too large; in one line.
-            UserError: its bytes are others than when it was listed.
+            ValueError: the file's content does not match its format, or it is too large; the message is one line.
+            UserError: its bytes have changed since it was listed.
         """
         import pandas as pd
 
@@ -173,7 +173,7 @@ class Source:
             for chunk in self._chunks(file.name):
                 digest.update(chunk)
                 content.write(chunk)
-            # What lands is filed under the digest of the listing: it must be made of those bytes.
+            # The landed file is named by the digest in the listing, so it must be made of those bytes.
             if digest.hexdigest() != file.sha256:
                 raise UserError(f"{file.name} in the source changed while it was read: run again when it is complete")
             content.seek(0)
@@ -186,11 +186,11 @@ class Source:
                     types = dict.fromkeys(text_columns, "str")
                     rows: pd.DataFrame = pd.read_csv(unpacked, low_memory=False, dtype=types)
                     return rows
-            except Exception as error:  # pandas, pyarrow, zipfile and gzip each have their own
+            except Exception as error:  # pandas, pyarrow, zipfile and gzip each raise their own
                 raise ValueError(one_line(error).rstrip(".") or type(error).__name__) from None
 
     def _unpack(self, content: IO[bytes], form: str, unpacked: IO[bytes]) -> None:
-        """Write a text file as it is unpacked, and leave off as soon as it is too large."""
+        """Unpack a text file, and stop as soon as it is too large."""
         size = cells = 0
         with _unpacking(content, form) as file:
             if len(first := file.readline(LONGEST_HEADER)) == LONGEST_HEADER:
@@ -205,7 +205,7 @@ class Source:
         unpacked.seek(0)
 
     def _measure_parquet(self, content: IO[bytes]) -> None:
-        """Refuse a file that is too large by its own account, or once its text is unpacked (equal values are one)."""
+        """Reject a file that is too large by its metadata, or after unpacking its text (equal values count once)."""
         import pyarrow.parquet as pq
 
         file = pq.ParquetFile(content)
@@ -259,7 +259,7 @@ def _unpacking(content: IO[bytes], form: str) -> Iterator[IO[bytes]]:
 
 
 def _is_almost(name: str, wanted: str) -> bool:
-    """Whether a name is a slip of another: the same numbers, and letters that are nearly the same."""
+    """Return whether a name is a likely typo of another: the same numbers, and nearly the same letters."""
     folder, _, last = name.lower().rpartition("/")
     name = f"{folder}/{last.partition('.')[0]}"
     numbers, letters = ([re.findall(pattern, each) for each in (name, wanted)] for pattern in (r"\d+", r"[^\W\d_]+"))
@@ -268,7 +268,7 @@ def _is_almost(name: str, wanted: str) -> bool:
 
 
 def _package_data(package: str) -> str:
-    # Found, not imported: importing the package would read every table into memory.
+    # Find the package without importing it: that would read every table into memory.
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise UserError(f"data.source names the package {package!r}, which is not installed: run `make setup`")
@@ -283,7 +283,7 @@ def _without_format(name: str) -> tuple[str, bool]:
 
 
 def read_pins(path: Path = PINS_FILE) -> dict[str, str]:
-    """The pinned files of the source: name -> SHA-256."""
+    """Return the pinned files of the source: name -> SHA-256."""
     try:
         pins: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["files"]
     except FileNotFoundError:
@@ -294,12 +294,12 @@ def read_pins(path: Path = PINS_FILE) -> dict[str, str]:
 
 
 def pins_of(files: list[SourceFile]) -> dict[str, str]:
-    """What pins these files: name -> SHA-256."""
+    """Return the pins of these files: name -> SHA-256."""
     return {file.name: file.sha256 for file in files}
 
 
 def unpinned(files: list[SourceFile]) -> list[SourceFile]:
-    """Those of the files whose bytes are not the pinned ones, or that are not pinned at all."""
+    """Return the files that are not pinned, or whose bytes differ from the pinned ones."""
     pins = read_pins()
     return [file for file in files if pins.get(file.name) != file.sha256]
 

@@ -1,4 +1,4 @@
-"""transform: dbt builds the feature table out of data/raw and tests it."""
+"""transform: build the feature table from data/raw with dbt, and test it."""
 
 import contextlib
 import json
@@ -17,15 +17,15 @@ PROJECT = Path("transform")
 FEATURES = Path("data/features")
 SQL = Path("reports/sql")
 FAILURES = Path("failures.json")
-# What dbt keeps of the project as it read it; relative to PROJECT.
+# dbt's cache of the parsed project; relative to PROJECT.
 PARSED = Path("target/partial_parse.msgpack")
 
 
 def main() -> None:
-    """Run the models and their data tests, then ask whether the raw data reaches the watermark.
+    """Run the models and their data tests, then check whether the raw data reaches the watermark.
 
     Raises:
-        UserError: a model or a test failed; names them.
+        UserError: a model or a test failed; the message names them.
     """
     through = load_params().data.through
     FEATURES.mkdir(parents=True, exist_ok=True)
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def check() -> None:
-    """Build and test the staging models, and ask how fresh the raw data is; writes each test that failed to FAILURES.
+    """Build and test the staging models, and check how fresh the raw data is. Write each failed test to FAILURES.
 
     Raises:
         UserError: a model cannot be built.
@@ -61,7 +61,7 @@ def check() -> None:
 
 
 def keep_sql() -> None:
-    """Write the SQL that each model compiled to, and what it was read from, without what differs from run to run."""
+    """Write each model's compiled SQL and inputs, without anything that differs from run to run."""
     manifest = json.loads((PROJECT / "target/manifest.json").read_text(encoding="utf-8"))
     nodes = manifest["nodes"] | manifest["sources"]
     kept = {}
@@ -84,7 +84,7 @@ def keep_sql() -> None:
 
 
 def _columns(node: dict[str, Any]) -> dict[str, str]:
-    """Name and type of each column of a source or a seed, by a look at its files."""
+    """Return name and type of each column of a source or a seed, from its files."""
     import duckdb
 
     place = node["relation_name"] if node["resource_type"] == "source" else f"'{node['original_file_path']}'"
@@ -94,7 +94,7 @@ def _columns(node: dict[str, Any]) -> dict[str, str]:
 
 
 def generate_docs() -> Path:
-    """Write dbt's documentation of the last build; returns the page to open.
+    """Write dbt's documentation of the last build. Return the page to open.
 
     Raises:
         UserError: there is no build to document.
@@ -108,10 +108,10 @@ def generate_docs() -> Path:
 
 
 class Dbt:
-    """dbt in this process and this folder; reads the project once."""
+    """Run dbt in this process and this folder. Reads the project once."""
 
     def __init__(self, through: str) -> None:
-        """Args: through: the watermark, for the question how fresh the raw data is."""
+        """Args: through: the watermark, for checking how fresh the raw data is."""
         os.environ.update(DATA_THROUGH=through, DO_NOT_TRACK="1")
         from dbt.cli.main import dbtRunner
         from dbt.contracts.graph.manifest import Manifest
@@ -123,14 +123,14 @@ class Dbt:
         self._runner = dbtRunner(manifest=parsed.result)
 
     def failures(self, *arguments: str) -> list[str]:
-        """Run a dbt command; returns the names of what did not pass."""
+        """Run a dbt command. Return the names of everything that did not pass."""
         return [each.node.name for each in self._failed(*arguments)]
 
     def failed_tests(self, *arguments: str) -> list[dict[str, Any]]:
-        """Run a dbt command; returns each test that failed: its name and file, what it found, its raw tables.
+        """Run a dbt command. Return each failed test: its name and file, its findings, its raw tables.
 
         Raises:
-            UserError: something else than a test did not pass.
+            UserError: something other than a test did not pass.
         """
         found = []
         for each in self._failed(*arguments, "--no-write-json"):
