@@ -91,7 +91,7 @@ def test_an_update_moves_the_teams_code_and_leaves_the_machinery_out_of_it(old):
 
 @pytest.fixture(scope="module")
 def rolled_back(old):
-    """The same, with the first release in production again, and the output of `verify` before that."""
+    """The same, with the first release in production again; and the output of `verify` before."""
     _, _, cli = old
     printed = cli("verify", "--all")
     cli("rollback", "production", "--reason", "The one before will do")

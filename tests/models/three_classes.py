@@ -1,5 +1,6 @@
 """evaluate: measure the model on the held-out months, against a baseline, and hold it to the gates."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,10 +48,10 @@ def main() -> None:
             if rows.sum() >= SMALLEST_SLICE
         }
     gates = hold_to_gates(metrics, params.evaluate.gates)
-    write_json("reports/metrics.json", metrics)
-    write_json("reports/slices.json", slices)
-    write_json("reports/gates.json", gates)
-    write_text("reports/report.html", f"<!doctype html><title>Accuracy</title><p>{accuracy:.3f}</p>\n")
+    write_json(Path("reports/metrics.json"), metrics)
+    write_json(Path("reports/slices.json"), slices)
+    write_json(Path("reports/gates.json"), gates)
+    write_text(Path("reports/report.html"), f"<!doctype html><title>Accuracy</title><p>{accuracy:.3f}</p>\n")
 
 
 if __name__ == "__main__":
