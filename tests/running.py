@@ -13,6 +13,11 @@ from needs import lacking
 RESULTS = ["dvc.lock", "data/raw", "data/features", "model", "reports"]
 
 
+# A project's own tests are not workers of these, and what tests/machinery leaves in this process is
+# not the project's: MLflow sets MLFLOW_TRACKING_URI, say.
+FOREIGN = ("DVC_", "LIFECYCLE_", "MLFLOW_", "PREFECT_", "PYTEST_", "VIRTUAL_ENV")
+
+
 def python_path(project):
     """Where a project's own code and its machinery are."""
     return os.pathsep.join(str(project / name) for name in ("src", "vendor/lifecycle"))
@@ -20,12 +25,7 @@ def python_path(project):
 
 def run(project, *command, check=True, **options):
     """Run a command in the project as a user would; return what it printed."""
-    # A project's own tests are no workers of these.
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if name != "VIRTUAL_ENV" and not name.startswith("PYTEST_")
-    }
+    environment = {name: each for name, each in os.environ.items() if not name.startswith(FOREIGN)}
     environment["PYTHONPATH"] = python_path(project)
     done = subprocess.run(
         command,

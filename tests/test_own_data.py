@@ -112,7 +112,7 @@ def ask(project, request):
     return predicted
 
 
-def tests_of(project, *names):
+def run_tests_of(project, *names):
     """Run tests on a project: its own, and the machinery's."""
     command = ["-m", "pytest", "-p", "no:cacheprovider"]
     there = [(project / "tests" / name.split("::")[0]).exists() for name in names]
@@ -163,7 +163,7 @@ def test_what_is_not_about_the_example_holds_for_the_new_table(own):
         "test_params.py",
     ]
     own_tests = ("contract", "leaks", "story", "tables")
-    tests_of(own, "stages", *(f"test_{name}.py" for name in own_tests), *names)
+    run_tests_of(own, "stages", *(f"test_{name}.py" for name in own_tests), *names)
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +213,7 @@ def test_a_table_with_a_row_a_day_is_released_served_and_watched(daily):
 
 
 def test_its_own_tests_hold_with_a_row_a_day(daily):
-    tests_of(
+    run_tests_of(
         daily[0],
         "stages",
         "test_leaks.py",

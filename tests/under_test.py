@@ -19,9 +19,11 @@ def prepare():
         project, machinery = named() or (baked(), PROJECT / "vendor/lifecycle")
         os.environ |= {
             NAME: str(project),
-            "PYTHONPATH": os.pathsep.join([str(machinery), str(project / "src")]),
+            "PYTHONPATH": os.pathsep.join(
+                map(str, (machinery, project / "src", project / "tests"))
+            ),
         }
-    paths = [*os.environ["PYTHONPATH"].split(os.pathsep), f"{os.environ[NAME]}/tests"]
+    paths = os.environ["PYTHONPATH"].split(os.pathsep)
     sys.path[:0] = [path for path in paths if path not in sys.path]
 
 

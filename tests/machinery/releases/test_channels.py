@@ -2,12 +2,14 @@
 
 import inspect
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+import lifecycle
 from lifecycle.commands.channels import share
 from lifecycle.errors import UserError
 from lifecycle.params import ChannelPolicy, Gate, load_params
@@ -22,6 +24,8 @@ from lifecycle.releases.record import Release
 from lifecycle.releases.store import Store
 from lifecycle.releases.verify import verify_ledger
 from lifecycle.testing import Releases, cli, commit_all, digests
+
+MACHINERY = Path(lifecycle.__file__).parents[1]
 
 # Nothing asked: for tests of what happens whatever the policy.
 FREE = {name: ChannelPolicy(approvals=0) for name in ("staging", "canary", "production")}
@@ -170,7 +174,7 @@ def test_a_champion_that_has_changed_since_the_release_is_measured_anew(releases
 def test_a_comparison_that_fails_holds_the_release_for_a_person_with_a_reason(releases: Releases) -> None:
     """The evaluation really crashes, and really takes longer than it may."""
     rules = policy(production={"approvals": 0})
-    code = next(Path("src").glob("*/stages/evaluate.py"))
+    code = next(Path("src").glob("*/evaluate.py"))
     whole = code.read_text(encoding="utf-8")
     code.write_text("raise RuntimeError('no such feature')\n", encoding="utf-8")
     crashes = new_release("crashes").id
@@ -437,7 +441,13 @@ def test_a_release_is_loaded_by_its_own_code(releases: Releases) -> None:
     for file in Path("src").rglob("model.py"):
         file.write_text("raise SystemError('work in progress')\n", encoding="utf-8")
     # The command itself is that of the work tree too, as where the project is installed to be edited.
-    done = cli("rollback", "production", "--reason", "worse", PYTHONPATH=str(Path("src").resolve()))
+    done = cli(
+        "rollback",
+        "production",
+        "--reason",
+        "worse",
+        PYTHONPATH=os.pathsep.join([str(Path("src").resolve()), str(MACHINERY)]),
+    )
     assert done.returncode == 0, done.stderr
     assert serves("production") == releases.first
     release = book.load().release(releases.first)

@@ -71,7 +71,7 @@ def test_what_does_not_fit_is_refused_and_nothing_is_said_of_the_inside(releases
         ({"row": row | {"unheard_of": 1}}, 422, "unheard_of", "not a feature"),
         ({"row": row | {name: float("nan")}}, 422, name, "finite"),
         ({"row": row | {name: float("-inf")}}, 422, name, "finite"),
-        ({"row": row | {name: {"a": 1}}}, 422, name, "not an object"),
+        ({"row": row | {name: {"a": 1}}}, 422, name, "got an object"),
         ({"row": row | {name: "\x1b[2J\x9b"}}, 422, name, "\\u001b[2J\\x9b"),
         (b'{"row": {"a": 1, "a": 2}}', 422, "a", "twice"),
         (b'{"row": {}, "key": "1", "key": "2"}', 422, "key", "twice"),
