@@ -24,7 +24,7 @@ test: $(TESTED)  ## Run all tests: answers, files, hooks, lint, the machinery, a
 	@$(BIN)/python -m pytest -n auto --dist loadgroup
 
 test-machinery: $(TESTED)  ## Run the machinery's tests on a fresh bake, or on your project: PROJECT=path
-	@$(BIN)/python -m pytest -n auto --dist loadgroup tests/machinery $(if $(PROJECT),--project "$(PROJECT)")
+	@$(BIN)/python -m pytest -n auto --dist loadgroup tests/machinery $(if $(PROJECT),--project="$(PROJECT)")
 
 bench: $(STAMP)  ## Measure the cost of the wiring, as ratios; about six minutes on a quiet machine
 	@$(BIN)/python benchmarks/bench.py

@@ -119,7 +119,7 @@ def run_tests_of(project, *names):
     mine = [f"tests/{name}" for name, own in zip(names, there, strict=True) if own]
     others = [f"tests/machinery/{name}" for name, own in zip(names, there, strict=True) if not own]
     assert "passed" in run(project, ".venv/bin/python", *command, *mine)
-    assert "passed" in run(TEMPLATE, sys.executable, *command, "--project", str(project), *others)
+    assert "passed" in run(TEMPLATE, sys.executable, *command, f"--project={project}", *others)
 
 
 def machinery(project):
