@@ -89,7 +89,7 @@ def test_what_does_not_fit_is_refused_and_nothing_is_said_of_the_inside(releases
     assert server.predict({"row": row})[0] == 200
     assert server.predict({"row": row | {name: None}})[0] == 200
     _, answer = server.predict({"row": row | {name: []}})
-    assert "not a list" in answer["errors"][0]["reason"]
+    assert "got a list" in answer["errors"][0]["reason"]
     for method, path, wanted in (("GET", "/predict", 405), ("POST", "/info", 405), ("GET", "/none", 404)):
         status, answer = server.ask(method, path)
         assert (status, list(answer)) == (
