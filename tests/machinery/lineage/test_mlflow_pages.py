@@ -51,13 +51,13 @@ def test_the_cards_follow_approvals_and_promotions_of_the_one_and_of_the_other(r
     wait_until(lambda: described(releases.second))
     approve_release(releases.second, "looks good", "")
     wait_until(lambda: "looks good" in version_of(releases.second).description)
-    promote(releases.second, "production", "", "", None)
+    promote(releases.second, "production", "", "", None, False)
     wait_until(lambda: "production, generation 2" in version_of(releases.second).description)
     wait_until(lambda: described(releases.first) and described(releases.second))  # the one before it, too
 
 
 def test_the_cards_follow_a_rollback_soon(releases: Releases) -> None:
-    promote(releases.second, "production", "", "", None)
+    promote(releases.second, "production", "", "", None, False)
     rollback("production", "", "it smells", None)
     wait_until(lambda: described(releases.first) and described(releases.second))
     assert "In quarantine: it smells." in version_of(releases.second).description
