@@ -171,7 +171,7 @@ def fit(
     """Fit on `train`, stop when `validation`, the same columns of later months, no longer gets better.
 
     The same tables and settings give the same model, byte for byte, whatever `settings.threads` is. `label` names a
-    column without nulls, `names` the features in order; `progress` is told each round and both losses.
+    column without nulls, `names` the features in order; `progress` gets each round and both losses.
     """
     lgb, features = _lightgbm(), describe(train, names)
     options: dict[str, Any] = {
@@ -192,8 +192,8 @@ def fit(
 
     def dataset(table: pa.Table, reference: Any = None) -> Any:
         target = table[label].combine_chunks().cast(pa.int8()).to_numpy(zero_copy_only=False)
-        told = {"feature_name": names, "categorical_feature": categorical, "params": options}
-        return lgb.Dataset(encode(table, features), target, reference=reference, **told)
+        named = {"feature_name": names, "categorical_feature": categorical, "params": options}
+        return lgb.Dataset(encode(table, features), target, reference=reference, **named)
 
     def report(env: Any) -> None:
         losses = {name: value for name, _, value, _ in env.evaluation_result_list}

@@ -30,7 +30,7 @@ COMMANDS = {
     "errors": "{command} rollback production --reason 'monitor: {title}'",
     "p99_ms": "{command} rollback production --reason 'monitor: {title}'",
 }
-OTHERWISE = "{command} run  # retrain on what is new, then release"
+OTHERWISE = "{command} run  # retrain on newer data, then release"
 
 
 @dataclass(frozen=True)
