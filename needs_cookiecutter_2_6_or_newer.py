@@ -131,6 +131,7 @@ def template_texts():
                 yield from strings(each)
 
     questions = json.loads((TEMPLATE / "cookiecutter.json").read_text(encoding="utf-8"))
+    del questions["_jinja2_env_vars"]  # the bare marks, which an answer must not be
     hooks = (path.read_text(encoding="utf-8") for path in TEMPLATE.glob("hooks/*.py"))
     return frozenset([*strings(questions), *hooks])
 

@@ -54,6 +54,7 @@ REFUSED = [
     ("description", "\t"),
     ("description", " led by a space"),
     ("description", "'''\nimport os; os.system('touch pwned')\n'''"),
+    ("project_name", "<<"),
     ("description", "<< 7*7 >>"),
     ("description", "<< cookiecutter.project_name >>"),
     ("description", "<% for x in [1] %>a<% endfor %>"),

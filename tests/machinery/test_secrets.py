@@ -31,6 +31,7 @@ ARGUMENTS: dict[str, list[str] | None] = {
     "report": ["--base", "HEAD"],
     "monitor": ["--act"],
     "incidents": [],
+    "check": [],
     "score": [],
     "refresh": [],
     "docs": [],

@@ -197,7 +197,7 @@ def restore(what: str, data_only: bool = False) -> Any:
 
 def approve(what: str) -> Any:
     ledger = _module("reconcile").open_ledger(network=True).ledger
-    return _module("approvals").approve(ledger, ledger.release(what))[0].by
+    return _module("approving").approve(ledger, ledger.release(what))[0].by
 
 
 def history() -> Any:

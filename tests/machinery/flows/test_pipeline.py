@@ -1,6 +1,7 @@
 """The flow: what Prefect is told of each stage, and what happens when one fails, hangs or has nothing to do."""
 
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -84,6 +85,7 @@ class Flow:
 def flow(api: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Flow:
     for name, value in own_settings(tmp_path).items():
         monkeypatch.setenv(name, value)
+    shutil.copy("pyproject.toml", tmp_path)  # the flow has the project's name
     monkeypatch.chdir(tmp_path)
     subprocess.run(["git", "init", "--quiet"], check=True)
     subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet"], check=True)

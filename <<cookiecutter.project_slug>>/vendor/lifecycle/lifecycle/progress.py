@@ -14,3 +14,9 @@ def say(step: str, outcome: Literal["ran", "cached"], seconds: float, detail: st
     """Print a finished step: `train  ran  6.2 s`."""
     if _terminal:
         print(f"  {step:<10} {outcome:<7} {seconds:6.1f} s  {plain(detail)}".rstrip(), file=_terminal, flush=True)
+
+
+def note(text: str) -> None:
+    """Print a note, also while a stage's output goes to its log."""
+    if _terminal:
+        print(f"note: {plain(text)}", file=_terminal, flush=True)

@@ -24,6 +24,7 @@ from .. import project
 from ..errors import UserError, one_line, redacted, redacted_traceback
 from ..files import sha256, write_json
 from ..params import PARAMS_FILE
+from ..progress import note
 from . import databases, git
 from .pipeline import LOCK_FILE, PIPELINE_FILE, artifacts, flat, outputs, result_digest
 
@@ -172,8 +173,8 @@ def open_client() -> "MlflowClient":
     """Return MLflow's client for this project's server or file."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
-    for note in follow_project():
-        print(f"note: {note}", file=sys.stderr)
+    for done in follow_project():
+        note(done)
     import mlflow
 
     mlflow.set_tracking_uri(tracking_uri())
