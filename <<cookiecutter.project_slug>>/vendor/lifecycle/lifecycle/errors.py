@@ -83,7 +83,7 @@ def of_disk(error: Exception) -> str | None:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return f"the disk is full{where}: make space, then the same command again; nothing is half done"
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return f"the disk cannot be written{where}: {error.strerror}. Mend that, then the same command again"
+        return f"the disk cannot be written{where}: {error.strerror}. Fix that, then run the same command again"
     return None
 
 

@@ -1,4 +1,4 @@
-"""The monitor as a Prefect flow, for a schedule: the same as on the command line, with alerts to Prefect blocks."""
+"""The monitor as a Prefect flow, for a schedule. It also sends alerts to Prefect blocks."""
 
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -24,9 +24,10 @@ BREACH = "lifecycle.breach"
 @flow(name="monitor")
 @of_part("monitoring")
 def monitor(release: str = "production", months: list[str] | None = None, act: bool = False) -> list[str]:
-    """Look for breaches, and tell the blocks of params.yaml (monitoring.alerts.blocks); returns what is in breach.
+    """Check for breaches, and alert the blocks in params.yaml (monitoring.alerts.blocks). Return the open breaches.
 
-    With `act`, do what the triggers of params.yaml say, too. A breach that asks for a rollback is an event in any case.
+    With `act`, also take the actions of the triggers in params.yaml. A breach that calls for a rollback always emits an
+    event.
     """
     from ..monitoring import alerts, operation
     from ..monitoring.monitor import now

@@ -32,7 +32,7 @@ def _worth_retrying(_task: Any, _run: Any, state: State) -> bool:
 
 @task(name="admit", retries=3, retry_delay_seconds=exponential_backoff(2), retry_condition_fn=_worth_retrying)
 def admit() -> int:
-    """Let new files of the source through the gate, and pin them; returns how many parts were new."""
+    """Check new files of the source, and pin those that pass. Return how many are new."""
     start = time.monotonic()
     new = ingest.admit(load_params().data)
     if new:
@@ -85,7 +85,7 @@ def pipeline() -> None:
     """Bring every stage up to date, then log the result to MLflow and register its model.
 
     Raises:
-        UserError: something the user can mend.
+        UserError: an error that the user can fix.
         StageError: a stage failed for good, after its retries.
     """
     own_id, results = str(flow_run.id) if flow_run.id else None, []
@@ -100,7 +100,7 @@ def pipeline() -> None:
             results.append(run_stage(dvc, stage))
             recorder.stage(results[-1])
         tracked = track(own_id)
-    create_markdown_artifact(_summary(results, tracked), key="run-summary", description="What this run did")
+    create_markdown_artifact(_summary(results, tracked), key="run-summary", description="Stages of this run")
 
 
 def run_now() -> None:

@@ -1,4 +1,4 @@
-"""The online table's refresh as a Prefect flow, for a schedule: the same as on the command line."""
+"""The online table's refresh as a Prefect flow, for a schedule."""
 
 from dataclasses import asdict
 from typing import Any
@@ -14,7 +14,7 @@ from . import of_part
 @flow(name="refresh")
 @of_part("serving")
 def refresh() -> dict[str, Any]:
-    """Bring the online table in step with the feature table that dvc.lock names; servers follow by themselves."""
+    """Update the online table from the feature table that dvc.lock names. Running servers follow."""
     done = online.refresh(load_params().monitoring.columns)
     table = done.table
     row = {
@@ -25,5 +25,5 @@ def refresh() -> dict[str, Any]:
         "newest": table.newest,
         "release": table.release or "none",
     }
-    create_table_artifact([row], key="online", description=f"By {table.key}, of {table.table}")
+    create_table_artifact([row], key="online", description=f"Rows of {table.table}, by {table.key}")
     return {"new": done.new} | asdict(table)

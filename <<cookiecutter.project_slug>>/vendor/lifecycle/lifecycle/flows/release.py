@@ -1,6 +1,7 @@
-"""Releases as Prefect flows, for schedules and triggers: thin, over the functions that the command line calls.
+"""Release, promote, roll back and approve as Prefect flows, for schedules and triggers.
 
-A flow decides without a person, so it never promotes a release in quarantine.
+They call the same functions as the command line. A flow decides without a person, so it never promotes a release that
+is in quarantine.
 """
 
 from typing import Any
@@ -21,20 +22,20 @@ from ..releases.store import Store
 
 @flow(name="release")
 def release(reason: str = "") -> str:
-    """Release what the pipeline has built; returns the id, of an earlier release where the content is the same."""
+    """Release the current pipeline result. Return its id: an earlier release's, if the content is the same."""
     done = operations.release(reason, automation=True)
     made = done.result.release
     lineage, unattached = attach(made, Store())
     _log([*done.notes, *unattached, *openlineage.tell_of_ledger()])
     if lineage:
-        text = f"Release `{made.id}`: everything it was made from is on the page `{lineage}`, in its MLflow run.\n"
+        text = f"The lineage of release `{made.id}` is the page `{lineage}` in its MLflow run.\n"
         create_markdown_artifact(text, key="lineage", description=f"The lineage of {made.id}")
     return made.id
 
 
 @flow(name="promote")
 def promote(release: str, to: ChannelName, reason: str = "") -> int:
-    """Let a channel serve a release, by the policy of params.yaml; returns the channel's generation."""
+    """Promote a release to a channel, if the policy in params.yaml allows it. Return the channel's generation."""
     done = operations.promote(release, to, reason=reason, automation=True)
     _log(done.notes)
     return done.result.generation
@@ -48,10 +49,10 @@ def rollback(
     generation: int | None = None,
     evidence: dict[str, Any] | None = None,
 ) -> str | None:
-    """Let a channel serve what it served before; returns what that is.
+    """Return a channel to its previous release. Return that release's id.
 
-    With `generation`, only if the channel is still at that one: what has been dealt with is left alone. The
-    ledger keeps the evidence.
+    With `generation`, only if the channel is still at that generation: if it has moved since, nothing is done and the
+    flow returns None. The ledger keeps the evidence.
     """
     try:
         done = operations.rollback(channel, reason, to, generation=generation, automation=True, evidence=evidence)
@@ -63,26 +64,26 @@ def rollback(
 
 
 class Answer(RunInput):
-    """What the person who is asked fills in on the flow run's page."""
+    """The form on the flow run's page."""
 
     approved: bool
-    name: str = Field(description="Yours, as git knows it: Ada Lovelace")
-    mail: str = Field(description="Yours, as git knows it: ada@example.org")
+    name: str = Field(description="Your name as in git, like Ada Lovelace")
+    mail: str = Field(description="Your e-mail address as in git, like ada@example.org")
     comment: str = ""
 
 
 @flow(name="approve")
 def approve(release: str, wait_hours: float = 72) -> bool:
-    """Ask a person, on Prefect's page, whether a release may serve; a yes becomes an approval in the ledger.
+    """Ask a person on Prefect's page to approve a release. If they do, write the approval to the ledger.
 
-    Prefect does not know who answers. Where the project has a file allowed_signers, only the command line can sign, and
-    this flow refuses to ask.
+    Prefect does not know who answers. If the project has a file allowed_signers, approvals must be signed on the command
+    line, and this flow fails.
     """
     if approvals.allowed_signers() is not None:
-        raise UserError(f"approvals are signed in this project: `approve {release}` on the command line")
+        raise UserError(f"approvals are signed in this project: run `approve {release}` on the command line")
     opened = open_ledger(network=True)
     asked = opened.ledger.release(release)
-    text = f"May **{asked.id}** serve? `card {asked.id}`, `diff production {asked.id}` say more."
+    text = f"Approve **{asked.id}**? For details, run `card {asked.id}` and `diff production {asked.id}`."
     answer = pause_flow_run(Answer.with_initial_data(description=text), timeout=int(wait_hours * 3600))
     if not answer.approved:
         _log([f"{asked.id} was not approved by {answer.name}: {answer.comment}"])

@@ -1,4 +1,4 @@
-"""A rollout on a schedule: each run is one pass, and takes every step that the evidence allows."""
+"""A rollout on a schedule: each run takes every step that the evidence allows."""
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
@@ -10,7 +10,7 @@ from . import of_part
 @flow(name="rollout")
 @of_part("monitoring")
 def rollout(release: str = "") -> str:
-    """Advance a release, by default the one that staging serves; returns where it stands."""
+    """Advance the rollout of a release, by default the staging release. Return its state."""
     from ..monitoring.rollout import advance
 
     staging = book.load().channel("staging")

@@ -19,13 +19,13 @@ from . import of_part
 
 @task(name="score", task_run_name="score-{job.month}", retries=2, retry_delay_seconds=2, persist_result=False)
 def score_month(job: Job) -> Scored:
-    """Score a month, unless what holds was made from the same."""
+    """Score a month, unless its scores are from the same rows and release already."""
     return scoring.score_month(job)
 
 
 @flow(name="score-months")
 def score_months(jobs: list[Job]) -> list[Scored]:
-    """Score these months, as many at a time as the runner takes."""
+    """Score months in parallel, on the task runner."""
     done: list[Scored] = score_month.map(jobs).result()
     return done
 
@@ -33,7 +33,7 @@ def score_months(jobs: list[Job]) -> list[Scored]:
 @flow(name="score")
 @of_part("scoring")
 def score(channel: ChannelName = "production", months: list[str] | None = None) -> list[Scored]:
-    """Score the months of the feature table, or some of them, with what a channel serves."""
+    """Score all months of the feature table, or the given ones, with a channel's release."""
     params = load_params()
     jobs, notes = scoring.plan(channel, months or [], params.monitoring.columns)
     for note in notes:
@@ -41,7 +41,7 @@ def score(channel: ChannelName = "production", months: list[str] | None = None) 
     done: list[Scored] = score_months.with_options(task_runner=runner(params.scoring))(jobs)
     for note in openlineage.tell_of_scores(done, str(flow_run.id)):
         get_run_logger().warning(note)
-    create_table_artifact([vars(each) for each in done], key="scores", description=f"What {channel} serves, by month")
+    create_table_artifact([vars(each) for each in done], key="scores", description=f"Scores of the {channel} release, by month")
     return done
 
 

@@ -23,6 +23,8 @@ import psutil
 import pytest
 import yaml
 
+from . import forking
+
 # The project that is tested, and its own package. The machinery's own tests name the project; a project's stand in it.
 ROOT = Path(os.environ.get("LIFECYCLE_PROJECT", ".")).resolve()
 OWN = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["lifecycle"]["model"].split(".")[0]
@@ -146,9 +148,7 @@ def copy_project(source: Path, target: Path) -> None:
 def cli(*arguments: str, folder: Path | None = None, **more: str) -> subprocess.CompletedProcess[str]:
     """Run the project's command line as a process, in `folder` or here; `more` goes into its environment."""
     folder = folder or Path.cwd()
-    return subprocess.run(
-        [*CLI, *arguments], cwd=folder, env=environment(folder, **more), capture_output=True, text=True, timeout=300
-    )
+    return forking.run(list(arguments), folder, environment(folder, **more), timeout=300)
 
 
 def without_network() -> list[str]:
