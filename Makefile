@@ -20,6 +20,11 @@ demo: $(STAMP)  ## Bake a project into build/, run its pipeline, release, promot
 	@$(MAKE) --no-print-directory -C $(DEMO) run
 	@$(BIN)/python demo.py $(DEMO)
 
+# Processes of tests find their code compiled, wherever it is and whatever the environment says; nothing is written
+# beside it, where a bake would copy it.
+test test-machinery: export PYTHONDONTWRITEBYTECODE :=
+test test-machinery: export PYTHONPYCACHEPREFIX := $(CURDIR)/build/pycache
+
 test: $(TESTED)  ## Run all tests: answers, files, hooks, lint, the machinery, and a baked project
 	@$(BIN)/python -m pytest -n auto --dist loadgroup
 

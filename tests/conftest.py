@@ -21,6 +21,17 @@ def pytest_configure(config):
     under_test.prepare()
 
 
+def pytest_collection_modifyitems(items):
+    """Start the two longest groups first: one worker each, while the other tests fill in behind them."""
+    long = {"options": 0, "run": 1}
+
+    def place(item):
+        group = item.get_closest_marker("xdist_group")
+        return long.get(group.args[0], 2) if group else 2
+
+    items.sort(key=place)
+
+
 @pytest.fixture(scope="session")
 def project(cookies_session):
     """One project baked with the default answers; tests must not change it."""

@@ -3,15 +3,13 @@
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 
+from lifecycle.predictions.log import FOLDER
 from lifecycle.releases import ledger
-
-FOLDER = Path("logs/predictions")
 
 
 def predictions(
@@ -47,11 +45,13 @@ def predictions(
     ]
 
 
-def write(rows: list[dict[str, Any]], name: str = "today.jsonl") -> None:
-    """Append them to a file of the log."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    with (FOLDER / name).open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
+def write(rows: list[dict[str, Any]]) -> None:
+    """Append each to the file of its day."""
+    for row in rows:
+        file = FOLDER / row["at"][:10] / "1-a.jsonl"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(row) + "\n")
 
 
 def failing(release_id: str, share: float, days: int = 2, rows: int = 400) -> None:

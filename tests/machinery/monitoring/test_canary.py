@@ -1,6 +1,7 @@
 """What is read of the prediction log, and what follows from it."""
 
 import json
+import shutil
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -66,11 +67,11 @@ def test_a_log_that_is_not_there_has_no_rows() -> None:
 def test_the_log_is_read_whatever_state_it_is_in() -> None:
     rows = requests("canary", 10) + requests("canary", 3, shadow=True, name="shadow")
     write(rows)
-    frame = pd.DataFrame(rows[:4]).drop(columns="features")
+    frame = pd.DataFrame([row | {"features": "{}"} for row in rows[:4]])
     frame["at"] = pd.to_datetime(frame["at"], format="ISO8601")
-    (FOLDER / "day=2020-01-01").mkdir()
-    frame.to_parquet(FOLDER / "day=2020-01-01/it's.parquet")
-    with (FOLDER / "today.jsonl").open("a", encoding="utf-8") as file:
+    day = FOLDER / rows[0]["at"][:10]
+    frame.to_parquet(day / "it's.parquet")
+    with (day / "1-a.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(requests("canary", 11)[-1])[:40])
     found = read_log(START.isoformat())
     assert list(found["unit"]) == [row["key"] for row in rows[:10]], "once each, without the shadow's and the torn one"
@@ -138,7 +139,7 @@ def test_a_request_of_many_rows_is_one_request() -> None:
 def test_the_same_errors_weigh_by_the_share_that_the_canary_had() -> None:
     write(requests("canary", 500, errors=12) + requests("production", 500, errors=12))
     assert seen().e_excess < 1, "at half of the requests, half of the errors"
-    (FOLDER / "today.jsonl").unlink()
+    shutil.rmtree(FOLDER)
     write(requests("canary", 500, 1, errors=12) + requests("production", 500, 1, errors=12))
     assert seen().e_excess > 1e4, "at a tenth, far too many"
 

@@ -16,6 +16,7 @@ from lifecycle.files import replacing
 from lifecycle.monitoring import gauges, history, operation, page, profile
 from lifecycle.monitoring.monitor import Monitored
 from lifecycle.params import load_params
+from lifecycle.predictions.log import FOLDER
 from lifecycle.releases import ledger
 from lifecycle.releases.record import Release
 from lifecycle.releases.store import Store
@@ -162,19 +163,17 @@ def log_rows(release: Release, many: int, day: str) -> list[dict[str, Any]]:
 
 def test_the_log_is_read_whatever_its_files_and_joined_with_what_happened(releases: Releases) -> None:
     release = record(releases)
-    folder = Path("logs/predictions")
+    folder, next_day = FOLDER / "2031-05-04", FOLDER / "2031-05-05"
     folder.mkdir(parents=True)
+    next_day.mkdir()
     first, second = log_rows(release, 400, "2031-05-04"), log_rows(release, 400, "2031-05-05")
     other = [row | {"release": "r-other", "prediction_id": "x" + row["prediction_id"]} for row in second]
     lines = "".join(json.dumps(row) + "\n" for row in [*second, *other])
-    (folder / "2031-05-05.jsonl").write_text(lines + json.dumps(second[0])[:90], encoding="utf-8")
-    features = [{k: v for k, v in row["features"].items() if k != "unknown_to_the_model"} for row in first]
-    moved = [
-        row | {"at": datetime.fromisoformat(row["at"]), "features": f} for row, f in zip(first, features, strict=True)
-    ]
-    pq.write_table(pa.Table.from_pylist(moved), folder / "2031-05-04.parquet")
+    (next_day / "1-a.jsonl").write_text(lines + json.dumps(second[0])[:90], encoding="utf-8")
+    moved = [row | {"at": datetime.fromisoformat(row["at"]), "features": json.dumps(row["features"])} for row in first]
+    pq.write_table(pa.Table.from_pylist(moved), folder / "1-a.parquet")
     # Rotated, and not yet deleted: it is in both files.
-    (folder / "2031-05-04.jsonl").write_text("".join(json.dumps(row) + "\n" for row in first[:100]), encoding="utf-8")
+    (folder / "1-a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in first[:100]), encoding="utf-8")
 
     found = run()
     windows = {each.measured.window: each.measured for each in found.seen if each.measured.source == "log"}

@@ -76,8 +76,8 @@ class Answer(RunInput):
 def approve(release: str, wait_hours: float = 72) -> bool:
     """Ask a person on Prefect's page to approve a release. If they do, write the approval to the ledger.
 
-    Prefect does not know who answers. If the project has a file allowed_signers, approvals must be signed on the command
-    line, and this flow fails.
+    Prefect does not know who answers. If the project has a file allowed_signers, this flow fails: such approvals must
+    be signed on the command line.
     """
     if approvals.allowed_signers() is not None:
         raise UserError(f"approvals are signed in this project: run `approve {release}` on the command line")

@@ -41,7 +41,9 @@ def score(channel: ChannelName = "production", months: list[str] | None = None) 
     done: list[Scored] = score_months.with_options(task_runner=runner(params.scoring))(jobs)
     for note in openlineage.tell_of_scores(done, str(flow_run.id)):
         get_run_logger().warning(note)
-    create_table_artifact([vars(each) for each in done], key="scores", description=f"Scores of the {channel} release, by month")
+    create_table_artifact(
+        [vars(each) for each in done], key="scores", description=f"Scores of the {channel} release, by month"
+    )
     return done
 
 

@@ -8,12 +8,11 @@ from typing import Any
 
 from ..files import locked
 from ..params import Rollout
+from ..predictions.log import FOLDER, relation
 from .sequential import Array, Verdict, log_excess, log_rate
 from .shadow import TESTS, parts
-from .summary import quoted, text
 from .window import REQUEST
 
-LOG = Path("logs/predictions")
 # At the 99th percentile, one request in 100 may be slower than the bound.
 SLOW_SHARE = 0.01
 
@@ -63,40 +62,24 @@ class Watched:
         )
 
 
-def read_log(since: str, folder: Path = LOG) -> Any:
+def read_log(since: str, folder: Path = FOLDER) -> Any:
     """Return the predictions logged since a time (ISO 8601), in order of time, as a pandas frame.
 
     Leaves out shadows, and rows whose features are not those of the online table for their key. Such a row may have
     made its request fail, so a failed request is left out with all its rows.
 
     Columns: at (UTC), release, channel, generation, request (its id), unit (the row's key, or its id if it has none),
-    score, latency_ms, failed. One row for each row of a request; they succeed or fail together. Reads JSON lines and
-    Parquet files; skips a truncated line, and counts a prediction in two files once.
+    score, latency_ms, failed. One row for each row of a request; they succeed or fail together.
     """
     import duckdb
 
-    columns = dict.fromkeys(("prediction_id", "release", "channel", "key", "error"), "varchar")
-    columns |= {"at": "timestamptz", "generation": "bigint", "shadow": "boolean", "agrees": "boolean"}
-    columns |= {"score": "double", "latency_ms": "double"}
-    casts = ", ".join(f"{quoted(name)}::{kind} as {quoted(name)}" for name, kind in columns.items())
-    readers = {
-        "*.jsonl": ("read_json", f"format = 'newline_delimited', ignore_errors = true, columns = {columns}"),
-        "*.parquet": ("read_parquet", "union_by_name = true"),
-    }
-    nothing = f"select {', '.join(f'null::{kind} as {quoted(name)}' for name, kind in columns.items())} where false"
-    sources = [nothing]
     with locked(folder), duckdb.connect() as connection:
-        for pattern, (reader, options) in readers.items():
-            if found := sorted(folder.rglob(pattern)):
-                files = ", ".join(text(str(file)) for file in found)
-                # Files written before a column was added have null in it.
-                whole = f"{nothing} union all by name select * from {reader}([{files}], {options})"
-                sources.append(f"select {casts} from ({whole})")
         connection.execute("set TimeZone = 'UTC'")
+        relation(connection, since=since[:10], folder=folder).create_view("logged")
         rows: Any = connection.sql(
-            'select "at", release, channel, generation, coalesce(key, prediction_id) as unit, request, score, '
-            f"latency_ms, coalesce(error, '') <> '' as failed "
-            f"from (select *, {REQUEST} as request from ({' union all by name '.join(sources)})) "
+            'select "at"::timestamptz as "at", release, channel, generation, coalesce(key, prediction_id) as unit, '
+            "request, score, latency_ms, coalesce(error, '') <> '' as failed "
+            f"from (select * replace ({REQUEST} as request) from logged) "
             'where "at" >= ?::timestamptz and not coalesce(shadow, false) '
             'qualify row_number() over (partition by prediction_id, channel order by "at") = 1 '
             "and coalesce(case when failed then bool_and(agrees) over (partition by request, channel) "

@@ -8,6 +8,7 @@ from typing import Literal
 
 from ..errors import UserError
 from ..params import Check, Monitoring, Params
+from ..predictions.log import FOLDER
 from ..releases import loading
 from ..releases.record import Release
 from ..releases.store import Store
@@ -15,7 +16,7 @@ from . import history, measure
 from .history import Measured, Series
 from .measure import Seen
 from .profile import Profile, profile_of
-from .window import LOG_FOLDER, connect, months_of, of_features, of_log
+from .window import connect, months_of, of_features, of_log
 
 # Checks that need outcomes.
 ON_OUTCOMES: set[Check] = {"skill_drop", "ranking_drop", "bias"}
@@ -81,7 +82,7 @@ def now() -> datetime:
 
 
 def monitor(
-    release: Release, store: Store, params: Params, at: datetime, months: Iterable[str] = (), log: Path = LOG_FOLDER
+    release: Release, store: Store, params: Params, at: datetime, months: Iterable[str] = (), log: Path = FOLDER
 ) -> Monitored:
     """Measure a release's recent inputs, and store the figures.
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from ..files import locked
 from ..params import Params
+from ..predictions.log import FOLDER
 from ..releases.ledger import Ledger
 from . import incidents
-from .window import LOG_FOLDER
 
 
-def expire(ledger: Ledger, params: Params, at: datetime, folder: Path = LOG_FOLDER) -> list[str]:
+def expire(ledger: Ledger, params: Params, at: datetime, folder: Path = FOLDER) -> list[str]:
     """Delete the days of the log that nothing needs any more. Return which.
 
     Deletes only whole past days that are in Parquet files alone, so no server still writes to them. No reader has one

@@ -3,11 +3,9 @@
 Each has the model's features, and `_key`, `_at` (UTC), `_score`, `_label` (null: not known yet), `_request` (its id),
 `_latency_ms` and `_error`. Rows come from the feature table, one window per month, scored here by the release's model;
 or from the prediction log, one window per day or hour, scored when they were requested.
-
-The log is every `*.jsonl` and `*.parquet` file below `logs/predictions`, with the columns of LOG and the struct
-`features`. A truncated last line, or a row that is in two files, does no harm.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,26 +15,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..errors import UserError, one_line
 from ..files import locked
 from ..params import MonitoredColumns
+from ..predictions.log import FOLDER, relation
 from ..releases.online import SAME
 from .summary import quoted, text
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-LOG_FOLDER = Path("logs/predictions")
-LOG = {
-    "prediction_id": "VARCHAR",
-    "at": "TIMESTAMP",
-    "release": "VARCHAR",
-    "channel": "VARCHAR",
-    "generation": "BIGINT",
-    "key": "VARCHAR",
-    "shadow": "BOOLEAN",
-    "score": "DOUBLE",
-    "latency_ms": "DOUBLE",
-    "error": "VARCHAR",
-    "agrees": "BOOLEAN",
-}
 # Rows of a request with several have their position after its id (UUID).
 REQUEST = "regexp_replace(prediction_id, '^(.{36})-[0-9]+$', '\\1')"
 Grain = Literal["month", "day", "hour"]
@@ -125,7 +110,7 @@ def of_log(
     grain: Grain,
     newest: int,
     labels: tuple[Path, MonitoredColumns],
-    folder: Path = LOG_FOLDER,
+    folder: Path = FOLDER,
 ) -> tuple[list[Window], dict[str, int]]:
     """Return the newest windows with predictions of a release, oldest first, and how many rows of each do not count.
 
@@ -143,8 +128,7 @@ def of_log(
         folder: the log's folder.
     """
     with locked(folder):
-        if not _make_log(connection, release, features, grain, labels, folder):
-            return [], {}
+        _make_log(connection, release, features, grain, labels, folder)
     windows, left_out = [], {}
     sql = (
         f"select date_trunc('{grain}', _at), count(*) filter (_counts), count(*) filter (not _counts) "
@@ -171,29 +155,13 @@ def _make_log(
     grain: Grain,
     labels: tuple[Path, MonitoredColumns],
     folder: Path,
-) -> bool:
-    lines, parts = sorted(folder.rglob("*.jsonl")), sorted(folder.rglob("*.parquet"))
+) -> None:
     kinds = {name: _sql_type(kind) for name, kind in features.items()}
-    struct = ", ".join(f"{quoted(name)} {kind}" for name, kind in kinds.items())
-    types = LOG | {"features": f"STRUCT({struct})"}
-    sources = []
-    if lines:
-        declared = ", ".join(f"{text(name)}: {text(kind)}" for name, kind in types.items())
-        sources.append(
-            f"select * from read_json({_paths(lines)}, format = 'newline_delimited', columns = {{{declared}}}, "
-            "ignore_errors = true)"
-        )
-    if parts:
-        # Files written before a column was added have null in it.
-        nothing = ", ".join(f"null::{kind} as {quoted(name)}" for name, kind in LOG.items())
-        rows = f"select * from read_parquet({_paths(parts)}, union_by_name = true)"
-        casts = ", ".join(f"{quoted(name)}::{kind} as {quoted(name)}" for name, kind in types.items())
-        sources.append(f"select {casts} from (select {nothing} where false union all by name {rows})")
-    if not sources:
-        return False
+    relation(connection, folder=folder).create_view("everything", replace=True)
     connection.execute(
-        f"create or replace temp table logged as select * from ({' union all by name '.join(sources)}) "
-        f'where release = {text(release)} qualify row_number() over (partition by prediction_id order by "at") = 1'
+        f"create or replace temp table logged as select * replace (from_json(features, {text(json.dumps(kinds))}) as "
+        f"features) from everything where release = {text(release)} "
+        'qualify row_number() over (partition by prediction_id order by "at") = 1'
     )
     known, same = _known(connection, kinds, *labels)
     once = f'partition by "key", _counts, date_trunc(\'{grain}\', "at") order by score is null, "at", prediction_id'
@@ -205,7 +173,6 @@ def _make_log(
         f"case when row_number() over ({once}) = 1 then _outcome end as _label, "
         "strftime(\"at\", '%Y-%m') as _part, unnest(features) from judged"
     )
-    return True
 
 
 def _known(
@@ -235,10 +202,6 @@ def _same(sent: str, known: str, kind: str) -> str:
     sent, known = (f"nullif({each}, 'nan'::double)" for each in (sent, known))  # JSON can only represent NaN as null
     close = f"abs({sent} - {known}) <= {SAME} * greatest(abs({sent}), abs({known}))"
     return f"coalesce({sent} is not distinct from {known} or {close}, false)"
-
-
-def _paths(files: list[Path]) -> str:
-    return f"[{', '.join(text(str(file)) for file in files)}]"
 
 
 def _sql_type(arrow: str) -> str:

@@ -7,7 +7,6 @@ states. If a release cannot be loaded, the last good one stays in service.
 import logging
 import math
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -25,12 +24,11 @@ from . import schema
 from .online import Follower, Tables
 from .routing import Breaker, Lane, position
 from .schema import Schema
+from .watch import Watch
 
 Name = Literal["production", "canary"]
 NAMES: tuple[Name, ...] = ("production", "canary")
 POLL_SECONDS = 0.2
-# Try a refused release again, in case the disk was the cause, with growing delays.
-FIRST_RETRY, LAST_RETRY = 1.0, 60.0
 # Up to this many rows, ask the model row by row if it supports that.
 FEW_ROWS = 32
 
@@ -133,15 +131,11 @@ class Table:
 
 
 @dataclass
-class _Watch:
-    """The loader's state for one channel's pointer."""
+class _Watch(Watch):
+    """A channel's pointer. `refused`: the release that it names if that is not served; `warning`: see pointers.py."""
 
-    seen: Any = ()
-    problem: str = ""
     refused: str | None = None
     warning: str = ""
-    retry: float = math.inf
-    wait: float = FIRST_RETRY
 
 
 @dataclass
@@ -154,7 +148,7 @@ class Loader:
     settings: params.Serving
     key: str = ""
     table: Table = Table()
-    _watched: dict[Name, _Watch] = field(default_factory=lambda: {name: _Watch() for name in NAMES})
+    _watched: dict[Name, _Watch] = field(default_factory=lambda: {name: _Watch(_path(name)) for name in NAMES})
     _stop: threading.Event = field(default_factory=threading.Event)
     _online: Follower = field(init=False)
     _thread: threading.Thread | None = None
@@ -199,12 +193,8 @@ class Loader:
             self.table = replace(self.table, online=tables)
         for name in NAMES:
             watch = self._watched[name]
-            seen = _fingerprint(name)
-            if seen == watch.seen and time.monotonic() < watch.retry:
+            if not watch.due():
                 continue
-            if seen != watch.seen:
-                watch.wait = FIRST_RETRY
-            watch.seen = seen
             try:
                 self._follow(name)
             except UserError as error:
@@ -214,17 +204,14 @@ class Loader:
             else:
                 if watch.problem:
                     log.info("%s is in order again", name)
-                self._watched[name] = _Watch(seen, warning=watch.warning)
+                watch.refused = None
+                watch.accept()
 
     def _refuse(self, name: Name, reason: str) -> None:
-        watch = self._watched[name]
         now: Channel | None = getattr(self.table, name)
         goes_on = f"{now.release_id} (generation {now.generation}) continues serving" if now else "nothing is served"
-        if watch.problem != reason:
+        if self._watched[name].refuse(reason):
             log.error("%s: %s; %s", name, reason, goes_on)
-        watch.problem = reason
-        watch.retry = time.monotonic() + watch.wait
-        watch.wait = min(watch.wait * 2, LAST_RETRY)
 
     def _follow(self, name: Name) -> None:
         now: Channel | None = getattr(self.table, name)
@@ -282,14 +269,6 @@ class Loader:
 
 def _path(name: Name) -> Path:
     return pointers.FOLDER / f"{name}.json"
-
-
-def _fingerprint(name: Name) -> Any:
-    try:
-        found = _path(name).stat()
-    except OSError as error:
-        return error.errno
-    return found.st_mtime_ns, found.st_ino, found.st_size
 
 
 def _read_pointer(name: Name) -> pointers.Pointer | None:

@@ -7,7 +7,6 @@ other SQL would mix two meanings of a feature.
 import logging
 import math
 import sqlite3
-import time
 import weakref
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -20,9 +19,7 @@ from ..releases import online
 from ..releases.online import OnlineTable, quoted
 from ..releases.record import Release
 from .schema import MOST_PROBLEMS, InvalidError, Problem, Schema, shown
-
-# Try to open a table again after this time, in case the disk was the cause.
-RETRY_SECONDS = 2.0
+from .watch import Watch
 
 log = logging.getLogger(__name__)
 
@@ -266,28 +263,26 @@ class Follower:
 
     key: str
     tables: Tables = field(init=False)
-    _seen: Any = ()
-    _retry: float = 0.0
+    _watch: Watch = field(default_factory=lambda: Watch(online.POINTER))
 
     def __post_init__(self) -> None:
         self.tables = Tables(self.key)
 
     def look(self) -> Tables:
         """Return the current tables."""
-        seen = _fingerprint() if self.key else ()
-        if seen == self._seen and not (self.tables.problem and time.monotonic() > self._retry):
+        if not self.key or not self._watch.due():
             return self.tables
-        self._seen = seen
         before = self.tables
         try:
             self.tables = self._open(online.current())
         except UserError as error:
             self.tables = replace(before, problem=one_line(error))
         if self.tables.problem:
-            self._retry = time.monotonic() + RETRY_SECONDS
-            if self.tables.problem != before.problem:
+            if self._watch.refuse(self.tables.problem):
                 log.error("online table: %s", self.tables.problem)
-        elif self.tables != before:
+            return self.tables
+        self._watch.accept()
+        if self.tables != before:
             log.info("online table: %s", ", ".join(each.digest for each in self.tables.tables) or "none")
         return self.tables
 
@@ -304,11 +299,3 @@ class Follower:
                 problem = one_line(error)
                 opened += [each for each in before if each.about.sql == about.sql][:1]
         return Tables(self.key, tuple(opened), problem)
-
-
-def _fingerprint() -> Any:
-    try:
-        found = online.POINTER.stat()
-    except OSError as error:
-        return error.errno
-    return found.st_mtime_ns, found.st_ino, found.st_size
