@@ -26,7 +26,7 @@ test test-machinery: export PYTHONDONTWRITEBYTECODE :=
 test test-machinery: export PYTHONPYCACHEPREFIX := $(CURDIR)/build/pycache
 
 test: $(TESTED)  ## Run all tests: answers, files, hooks, lint, the machinery, and a baked project
-	@$(BIN)/python -m pytest -n auto --dist loadgroup
+	@$(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder
 
 test-machinery: $(TESTED)  ## Run the machinery's tests on a fresh bake, or on your project: PROJECT=path
 	@$(BIN)/python -m pytest -n auto --dist loadgroup tests/machinery $(if $(PROJECT),--project="$(PROJECT)")
