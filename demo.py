@@ -250,7 +250,11 @@ class Demo:
         self.put_right(good)
         self.step(rebuilt, "reproduce", "production")
         self.step(whole, "verify", "--all")
-        print(NEXT.format(folder=os.path.relpath(self.project), cli=self.project.name))
+        cli = self.project.name
+        notes = {command.format(cli=cli): note for command, note in COMMANDS.items()}
+        wide = max(map(len, notes))
+        commands = "\n".join(f"    {command:<{wide}}  # {note}" for command, note in notes.items())
+        print(NEXT.format(folder=os.path.relpath(self.project), cli=cli, commands=commands))
 
 
 def back_again(move):
@@ -273,13 +277,17 @@ NEXT = """
 The work tree holds the production release, committed. Look around:
 
     cd {folder} && . .venv/bin/activate
-    {cli} status                       # what is fresh, what serves
-    {cli} history production           # who moved it, when and why
-    {cli} lineage --html lineage.html  # all that led to it, on one page
-    make ui                                      # MLflow and Prefect, until Ctrl-C
+{commands}
 
 Pages: reports/report.html (the model), .lifecycle/monitoring/monitor.html (the last monitoring).
 Then let December in: {cli} run --through 2013-12"""
+
+COMMANDS = {
+    "{cli} status": "stages, channels, and what needs attention",
+    "{cli} history production": "who moved it, when and why",
+    "{cli} lineage --html lineage.html": "everything behind each release, on one page",
+    "make ui": "the MLflow and Prefect pages, until Ctrl-C",
+}
 
 # Of the whole month: one day has its own weather, on which a sound release looks worse.
 KEYS = """

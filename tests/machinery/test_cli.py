@@ -195,3 +195,9 @@ def test_an_unknown_command_or_option(tmp_path: Path) -> None:
 def test_the_module_and_the_script_are_the_same() -> None:
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
     assert [*scripts.values()] == ["lifecycle.cli:main"]
+
+
+def test_the_list_of_commands_fits_a_terminal_of_80_columns() -> None:
+    listed = cli("--help", folder=ROOT, COLUMNS="80").stdout.partition("Commands:")[2]
+    assert "promote" in listed
+    assert "..." not in listed, "cut off: its first sentence is too long"

@@ -134,7 +134,9 @@ def run(
     ] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Run the pipeline: admit new files, run stale stages, log the result, register the model.
+    """Run stale stages, log the result and register the model.
+
+    Checks and admits new files of the source first.
 
     Exit code 0 if the model passes its gates, 1 if something failed, 3 if a gate failed.
     """
@@ -152,7 +154,7 @@ def run(
 @app.command(epilog=_example("status --json | jq .stages"))
 @in_project
 def status(as_json: AsJson = False) -> None:
-    """Show what needs attention, the state of each stage and why, the data window, the model and the channels."""
+    """Show stages, data, model, channels and open problems."""
     from .commands.status import project_status
 
     found = project_status()
@@ -162,8 +164,9 @@ def status(as_json: AsJson = False) -> None:
 @app.command(epilog=_example("release --reason 'October data'"))
 @in_project
 def release(reason: Reason = "", as_json: AsJson = False) -> None:
-    """Release the current pipeline result: push its bytes and write its record to the ledger.
+    """Release the current pipeline result.
 
+    Pushes its bytes and writes its record to the ledger.
     Commits dvc.lock and the other files that `run` writes. Refuses other changes, stale stages and failed gates.
     """
     from .commands.release import release_result
@@ -203,7 +206,10 @@ def promote(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Promote a release to a channel, if the policy in params.yaml (promotion) allows it."""
+    """Promote a release to a channel, if the policy allows it.
+
+    The policy is in params.yaml (promotion).
+    """
     from .commands.channels import promote as promote_release
 
     show(promote_release(release, to.value, traffic, reason, generation, without_comparison), as_json)
@@ -220,7 +226,10 @@ def rollback(
     generation: Generation = None,
     as_json: AsJson = False,
 ) -> None:
-    """Return a channel to its previous release, verified, without network. The release it leaves goes to quarantine."""
+    """Return a channel to its previous release.
+
+    Verifies the release, and needs no network. The release that the channel leaves goes to quarantine.
+    """
     from .commands.channels import rollback as roll_back
 
     show(roll_back(channel.value, to, reason, generation), as_json)
@@ -234,7 +243,10 @@ def hold(
     end: Annotated[bool, typer.Option("--end", help="End the hold.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Stop automation from promoting to a channel, until a person moves the channel or ends the hold."""
+    """Stop automation from promoting to a channel.
+
+    Ends when a person moves the channel, or with --end.
+    """
     from .commands.channels import hold as hold_channel
 
     show(hold_channel(channel.value, reason, end), as_json)
@@ -243,10 +255,11 @@ def hold(
 @app.command(epilog=_example("rollout r-3f2a"))
 @in_project
 def rollout(release: Release, as_json: AsJson = False) -> None:
-    """Roll out a release step by step, as measurements allow, and say what it waits for. Run repeatedly.
+    """Roll out a release step by step, as measurements allow.
 
-    The steps: staging, shadow, canary at growing shares, production; bounds in params.yaml (rollout). Exit code 0 when
-    production serves the release, 1 when it was rolled back, 3 while it waits or needs a person.
+    Run it repeatedly. Each run takes every step that is due, and says what the next one waits for. The steps: staging,
+    shadow, canary at growing shares, production; bounds in params.yaml (rollout). Exit code 0 when production serves
+    the release, 1 when it was rolled back, 3 while it waits or needs a person.
     """
     from .commands.rollout import rollout as roll_out
 
@@ -262,9 +275,10 @@ def score(
     months: Annotated[str, typer.Option(metavar="YYYY-MM,...", help="Default: all months.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Score the feature table with a channel's release: one file a month, in data/scores.
+    """Score months of the feature table with a channel's release.
 
-    Skips a month with the same rows and release as last time. A corrected month becomes a new version.
+    Writes one file a month to data/scores. Skips a month with the same rows and release as last time. A corrected month
+    becomes a new version.
     """
     from .commands.score import score as score_months
 
@@ -278,7 +292,10 @@ def history(
     limit: Annotated[int, typer.Option(help="How many to show, newest first.")] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """Show releases, approvals, promotions, rollbacks and holds: when, by whom and why."""
+    """Show releases, approvals, promotions, rollbacks and holds.
+
+    Says when, by whom and why, newest first.
+    """
     from .commands.channels import show_history
 
     show(show_history(channel.value if channel else None, limit), as_json)
@@ -287,7 +304,10 @@ def history(
 @app.command(epilog=_example("diff production r-3f2a"))
 @in_project
 def diff(a: Release, b: Release, as_json: AsJson = False) -> None:
-    """Show how two releases differ: data, features, SQL, parameters, metrics, code."""
+    """Show how two releases differ.
+
+    Compares data, features, SQL, parameters, metrics and code.
+    """
     from .commands.maintenance import diff as diff_releases
 
     show(diff_releases(a, b), as_json)
@@ -303,7 +323,10 @@ def verify(
     remote: Annotated[bool, typer.Option("--remote", help="Hash the files in the DVC remote too.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Hash everything that a release needs, and report missing or altered files. Exit code 1 if there are any."""
+    """Hash the files of a release, and report altered ones.
+
+    Exit code 1 if a file is missing or altered.
+    """
     from .commands.maintenance import verify as verify_releases
 
     show(verify_releases(release, everything, remote), as_json)
@@ -312,9 +335,9 @@ def verify(
 @app.command(epilog=_example("doctor"))
 @in_project
 def doctor(as_json: AsJson = False) -> None:
-    """Repair pointers, tags, MLflow and altered files in DVC's cache, from the ledger and the DVC remote.
+    """Repair pointers, tags, MLflow and DVC's cache.
 
-    Exit code 1 if something is left for a person to do.
+    Takes everything from the ledger and the DVC remote. Exit code 1 if something is left for a person to do.
     """
     from .commands.maintenance import doctor as put_right
 
@@ -330,7 +353,10 @@ def restore(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Restore a release's code, parameters, data, features and model to the work tree, as a new commit."""
+    """Restore a release to the work tree, as a new commit.
+
+    Restores its code, parameters, data, features and model.
+    """
     from .commands.maintenance import restore as restore_release
 
     show(restore_release(release, data), as_json)
@@ -345,9 +371,9 @@ def reproduce(
     ] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Build a release again from its source and compare: L0 same bytes, L1 same content, L2 same metrics.
+    """Build a release again from its source, and compare.
 
-    Exit code 0 if every output reaches the level.
+    L0: same bytes. L1: same content. L2: same metrics. Exit code 0 if every output reaches the level.
     """
     from .commands.maintenance import reproduce as reproduce_release
 
@@ -387,7 +413,10 @@ def impact(
     what: Annotated[str, typer.Argument(help="A raw file, month, source column, model, commit or parameter.")],
     as_json: AsJson = False,
 ) -> None:
-    """Show the features, releases and channels that something reached, and when they served it."""
+    """Show the features, releases and channels that an input reached.
+
+    Says when the channels served it.
+    """
     from .commands.lineage import impact as find_impact
 
     show(find_impact(what), as_json)
@@ -412,7 +441,10 @@ def lineage(
         bool, typer.Option("--json", help="Print the graph as JSON; write a page only with --html.")
     ] = False,
 ) -> None:
-    """Write the lineage of releases as one page: search it, follow links, compare two releases."""
+    """Write the lineage of releases as one page.
+
+    On the page, search, follow links and compare two releases.
+    """
     from .commands.lineage import lineage as draw
 
     show(draw(html, release or [], as_json), as_json)
@@ -427,7 +459,10 @@ def card(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print the model card of a release: use, data, features and their sources, metrics, gates, approvals, limits."""
+    """Print the model card of a release.
+
+    Intended use, data, features and their sources, metrics, gates, approvals and limits.
+    """
     from .commands.lineage import card as show_card
 
     show(show_card(release, out), as_json)
@@ -439,7 +474,10 @@ def report(
     base: Annotated[str, typer.Option(metavar="REV", help="The branch or commit to compare with.")] = "main",
     as_json: AsJson = False,
 ) -> None:
-    """Report the effect of a change as Markdown: metrics, gates, source files, outputs, parameters, SQL."""
+    """Report the effect of a change, as Markdown.
+
+    Compares metrics, gates, source files, outputs, parameters and SQL.
+    """
     from .commands.lineage import report as tell
 
     show(tell(base), as_json)
@@ -460,9 +498,10 @@ def monitor(
     if_on: IfOn = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check for drift, bad data, worse predictions and slow or stale service, by the thresholds in params.yaml.
+    """Check for drift, bad data, worse predictions and slow service.
 
-    Writes .lifecycle/monitoring/monitor.html and metrics.prom. Exit code 1 while a breach is open.
+    The thresholds are in params.yaml. Writes .lifecycle/monitoring/monitor.html and metrics.prom. Exit code 1 while a
+    breach is open.
     """
     from .commands.monitor import monitor as look
 
@@ -474,7 +513,7 @@ def monitor(
 def incidents(
     limit: Annotated[int, typer.Option(help="How many to show, newest first.")] = 20, as_json: AsJson = False
 ) -> None:
-    """Show incidents: time to detect, alert and resolve, and how many rollbacks held.
+    """Show incidents, how long they took, and how they ended.
 
     Derived from the ledger, the monitor's history and the log of alerts.
     """
@@ -490,9 +529,10 @@ def drill(
     if_on: IfOn = False,
     as_json: AsJson = False,
 ) -> None:
-    """Inject faults into a temporary copy of the project under load, and check that it recovers.
+    """Inject faults into a copy of the project, and check recovery.
 
-    Writes .lifecycle/drill.json and drill.md. Exit code 1 if a promise does not hold.
+    The copy is temporary, and under load. Writes .lifecycle/drill.json and drill.md. Exit code 1 if a promise does
+    not hold.
     """
     from .commands.drill import hold as hold_drill
 
@@ -502,9 +542,10 @@ def drill(
 @app.command(epilog=_example("refresh"))
 @in_project
 def refresh(as_json: AsJson = False) -> None:
-    """Update the online table: the features that `serve` fills in when a request names a row by its key.
+    """Update the online table, which `serve` fills in features from.
 
-    Running servers follow without a restart. Does nothing if the feature table has not changed.
+    A request can then name a row by its key. Running servers follow without a restart. Does nothing if the feature
+    table has not changed.
     """
     from .commands.refresh import refresh as make_online
 
@@ -522,7 +563,7 @@ def serve(
     ] = None,
     no_token: Annotated[bool, typer.Option("--no-token", help="Let any machine ask without a token.")] = False,
 ) -> None:
-    """Serve predictions from the production and canary releases, until Ctrl-C or SIGTERM.
+    """Serve predictions from production and canary, until Ctrl-C.
 
     Follows every promotion and rollback without a restart. With SERVING_TOKEN set, requests need that bearer token.
     """
@@ -537,7 +578,7 @@ def ui(
     mlflow_port: Annotated[int, typer.Option(help="Port of MLflow's page.")] = 5000,
     prefect_port: Annotated[int, typer.Option(help="Port of Prefect's page.")] = 4200,
 ) -> None:
-    """Serve the MLflow and Prefect pages on this machine, until Ctrl-C."""
+    """Serve the MLflow and Prefect pages, until Ctrl-C."""
     from .commands.ui import serve
 
     serve(mlflow_port, prefect_port)
@@ -546,7 +587,10 @@ def ui(
 @app.command(epilog=_example("check"))
 @in_project
 def check(as_json: AsJson = False) -> None:
-    """Check that the project meets the contract: model, tables, stages, parameters. Runs nothing."""
+    """Check that the project meets the contract. Runs nothing.
+
+    Looks at the model, tables, stages and parameters.
+    """
     from .commands.check import check as do
 
     show(do(), as_json)
@@ -555,7 +599,10 @@ def check(as_json: AsJson = False) -> None:
 @app.command(epilog=_example("docs"))
 @in_project
 def docs() -> None:
-    """Write dbt's pages on every table and column to transform/target/static_index.html."""
+    """Write dbt's page on every table and column.
+
+    The file is transform/target/static_index.html.
+    """
     from .stages.transform import generate_docs
 
     print(f"open {generate_docs()}")

@@ -84,12 +84,15 @@ def show_history(channel: ChannelName | None, limit: int) -> Result:
             "end hold" if entry.evidence.get("ended") else entry.kind,
             entry.channel or "",
             entry.release or "nothing",
-            entry.by.split(" <")[0] + (" (automation)" if entry.automation else ""),
-            entry.reason,
+            entry.by.split(" <")[0],
         )
         for entry in entries[:limit]
     ]
-    text = table(rows) if rows else "nothing yet: `release` makes the first entry"
+    lines = []
+    for entry, line in zip(entries, table(rows).splitlines(), strict=False):
+        why = [*(["by automation"] if entry.automation else []), *([entry.reason] if entry.reason else [])]
+        lines += [line, *([f"    {': '.join(why)}"] if why else [])]
+    text = "\n".join(lines) or "nothing yet: `release` makes the first entry"
     if len(entries) > limit:
         text += f"\n... and {len(entries) - limit} earlier (--limit)"
     data = {"entries": [entry.model_dump(mode="json") for entry in entries[:limit]], "notes": opened.done}

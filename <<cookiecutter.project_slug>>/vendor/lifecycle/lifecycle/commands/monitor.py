@@ -78,17 +78,21 @@ def _series(series: Series) -> dict[str, Any]:
 
 def _text(found: Monitored, done: operation.Done) -> str:
     profile = found.profile
-    rows = [
+    rows: list[tuple[str, ...]] = [
+        ("  check", "subject", "value", "fires above", "clears below", "since", "last judged in")
+    ]
+    rows += [
         (
             f"  {each.check}",
             each.subject,
-            f"{each.now.value:.3g}",
-            f"fires above {each.now.fire:.3g}, clears below {each.now.clear:.3g}",
+            *(f"{value:.3g}" for value in (each.now.value, each.now.fire, each.now.clear)),
             _since(each),
-            f"last judged in {each.now.window}" if each.unjudged else "",
+            each.now.window if each.unjudged else "",
         )
         for each in found.breaches
     ]
+    if not any(row[-1] for row in rows[1:]):
+        rows = [row[:-1] for row in rows]
     looked = ", ".join(f"{seen.measured.window} ({seen.measured.rows:,})" for seen in found.seen)
     lines = [f"{found.release}, trained on {profile.train[0]} to {profile.train[-1]}", f"  rows of {looked}"]
     if found.left_out:
@@ -97,15 +101,14 @@ def _text(found: Monitored, done: operation.Done) -> str:
             f"  left out {many}: their features are not those of their key (vendor/lifecycle/docs/serving.md#evidence)"
         )
     lines += [f"  {each}" for each in found.thin]
-    lines.append(f"{found.verdict}{':' if rows else ''}")
-    lines += [table(rows)] if rows else []
-    lines += [f"  type     {alert.command}" for alert in done.alerts[:1]]
-    lines += [f"  did      {each}" for each in done.acted]
+    lines += [f"{found.verdict}:", table(rows)] if found.breaches else [found.verdict]
+    lines += [f"done: {each}" for each in done.acted]
+    lines += [f"next: {alert.command}" for alert in done.alerts[:1]]
     return "\n".join([*lines, f"open {done.page}"])
 
 
 def _since(series: Series) -> str:
-    return f"since {series.now.state.since}" if series.source != "freshness" else ""
+    return series.now.state.since or "" if series.source != "freshness" else ""
 
 
 def incidents(limit: int) -> Result:
@@ -113,37 +116,27 @@ def incidents(limit: int) -> Result:
     opened = open_ledger()
     found = log_of.find(opened.ledger, load_params().monitoring)
     total = log_of.summary(found, opened.ledger)
-    rows: list[tuple[str, ...]] = [
-        ("began", "release", "what", "detected after", "alerted after", "resolved after", "how it ended")
-    ]
-    rows += [
-        (
-            f"{each.began:%Y-%m-%dT%H:%M:%SZ}",
-            each.release,
-            each.title if len(each.title) <= MOST else f"{each.title[:MOST]}...",
-            *map(_span, (each.to_detect, each.to_alert, each.to_restore)),
-            each.how,
-        )
-        for each in found[:limit]
-    ]
+    lines = []
+    for each in found[:limit]:
+        lines += [f"{each.began:%Y-%m-%dT%H:%M:%SZ}  {each.release}  {each.how}", f"  {each.title}"]
+        spans = zip(STEPS, (each.to_detect, each.to_alert, each.to_restore), strict=True)
+        lines += [f"  {', '.join(f'{name} after {_span(value)}' for name, value in spans)}"]
     medians = ", ".join(
         f"{name} after {_span(value)}"
-        for name, value in (("detected", total.to_detect), ("alerted", total.to_alert), ("resolved", total.to_restore))
+        for name, value in zip(STEPS, (total.to_detect, total.to_alert, total.to_restore), strict=True)
     )
     success = f", {total.success:.0%}" if total.success is not None else ""
     closed = total.count > total.open
-    lines = [table(rows)] if found else []
     if len(found) > limit:
         lines.append(f"... and {len(found) - limit} earlier (--limit)")
-    lines.append(
-        f"{total.count} incidents, {total.open} open" + (f"; median of the others: {medians}" if closed else "")
-    )
+    lines.append(f"{total.count} incidents, {total.open} open")
+    lines += [f"  median of the others: {medians}"] if closed else []
     lines.append(f"{total.held} of {total.tried} rollbacks held{success}")
     data = {"incidents": [_incident(each) for each in found[:limit]], **asdict(total), "notes": opened.done}
     return Result(data, with_repairs(opened.done, "\n".join(lines)))
 
 
-MOST = 60
+STEPS = ("detected", "alerted", "resolved")
 
 
 def _incident(each: Incident) -> dict[str, Any]:

@@ -115,7 +115,8 @@ class Pipeline:
         from dvc.exceptions import DvcException
 
         try:
-            changes = self._repo.status()
+            with _without_bars():
+                changes = self._repo.status()
         except DvcException as error:
             raise UserError(one_line(error)) from None
         found: list[StageStatus] = []
@@ -252,6 +253,17 @@ def _output_to(log: Path, mode: str = "w") -> Iterator[None]:
     said = log.read_text(encoding="utf-8", errors="replace")
     if (clean := redacted(said)) != said:
         log.write_text(clean, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _without_bars() -> Iterator[None]:
+    """Hide DVC's progress bars, which would flash by for a second."""
+    bars = logging.getLogger("dvc.progress")
+    bars.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        bars.setLevel(logging.NOTSET)
 
 
 @contextlib.contextmanager
