@@ -76,7 +76,7 @@ def restore(what: str, data_only: bool) -> Result:
 def reproduce(what: str, at_least: str) -> Result:
     """Rebuild a release from its source."""
     if at_least and at_least not in LEVELS[:3]:
-        raise UserError(f"--at-least is L0, L1 or L2, and not {at_least!r}")
+        raise UserError(f"--at-least must be L0, L1 or L2, not {at_least!r}")
     opened = open_ledger()
     release = opened.ledger.release(what)
     same_platform = release.observed["platform"] == f"{sys.platform}-{platform.machine()}"

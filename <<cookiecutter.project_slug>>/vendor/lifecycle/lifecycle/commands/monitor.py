@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ..errors import UserError
+from ..monitoring import alerts, operation
 from ..monitoring import incidents as log_of
-from ..monitoring import operation
 from ..monitoring.history import Series
 from ..monitoring.incidents import Incident
 from ..monitoring.monitor import Monitored, now
@@ -42,7 +42,7 @@ def _time(text: str) -> datetime:
     try:
         time = datetime.fromisoformat(text)
     except ValueError:
-        raise UserError(f"--at is a time like 2026-05-01T06:00, and not {text!r}") from None
+        raise UserError(f"--at must be a time like 2026-05-01T06:00, not {text!r}") from None
     return time.astimezone(UTC).replace(tzinfo=None) if time.tzinfo else time
 
 
@@ -103,7 +103,7 @@ def _text(found: Monitored, done: operation.Done) -> str:
     lines += [f"  {each}" for each in found.thin]
     lines += [f"{found.verdict}:", table(rows)] if found.breaches else [found.verdict]
     lines += [f"done: {each}" for each in done.acted]
-    lines += [f"next: {alert.command}" for alert in done.alerts[:1]]
+    lines += [f"next: {alert.command}" for alert in alerts.of(found, load_params().monitoring.alerts)[:1]]
     return "\n".join([*lines, f"open {done.page}"])
 
 
@@ -130,7 +130,7 @@ def incidents(limit: int) -> Result:
     if len(found) > limit:
         lines.append(f"... and {len(found) - limit} earlier (--limit)")
     lines.append(f"{total.count} incidents, {total.open} open")
-    lines += [f"  median of the others: {medians}"] if closed else []
+    lines += [f"  medians: {medians}"] if closed else []
     lines.append(f"{total.held} of {total.tried} rollbacks held{success}")
     data = {"incidents": [_incident(each) for each in found[:limit]], **asdict(total), "notes": opened.done}
     return Result(data, with_repairs(opened.done, "\n".join(lines)))

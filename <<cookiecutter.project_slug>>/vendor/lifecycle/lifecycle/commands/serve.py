@@ -36,7 +36,7 @@ def serve(host: str, port: int, names: list[str], no_token: bool) -> None:
     settings = params.serving
     token = token_of_environment()
     if token is None and not no_token and not _is_loopback(host):
-        raise UserError(f"{host} lets other machines ask: set {TOKEN} in the environment, or add --no-token")
+        raise UserError(f"{host} lets other machines send requests: set {TOKEN} in the environment, or add --no-token")
     _log_to_stderr()
     with suppress(UserError):  # an existing pointer is enough to serve
         pointers.write(ledger.load())

@@ -85,13 +85,13 @@ class Service:
         """POST /predict."""
         prediction_id = ids.new()
         if not _is_json(request.headers.get("content-type", "")):  # a web page may send others without CORS preflight
-            wanted = Problem(None, None, "the Content-Type is application/json, and nothing else")
+            wanted = Problem(None, None, "the Content-Type must be application/json")
             return self._refuse(415, "invalid", prediction_id, None, wanted)
         try:
             body = await _body(request, self.settings.max_body_kb * 1024)
         except ClientDisconnect:
             logger.info("the client of %s left within its body", prediction_id)
-            return self._refuse(400, "gone", prediction_id, None, Problem(None, None, "the body has no end"))
+            return self._refuse(400, "gone", prediction_id, None, Problem(None, None, "the body is incomplete"))
         start = time.perf_counter()
         table = self.loader.table  # read once: the whole request uses these releases
         production = table.production
@@ -344,17 +344,19 @@ def read(body: bytes, prediction_id: str, most_rows: int, key_column: str = "") 
     """
     asked = _parse(body)
     if (name := _said_twice(body, asked)) is not None:
-        raise InvalidError(Problem(None, name[:100], "it stands there twice"))
+        raise InvalidError(Problem(None, name[:100], "it is there twice"))
     if not isinstance(asked, dict) or ("row" in asked) == ("rows" in asked):
-        raise InvalidError(Problem(None, None, 'the body is {"row": {...}} or {"rows": [{...}, ...]}'))
+        raise InvalidError(Problem(None, None, 'the body must be {"row": {...}} or {"rows": [{...}, ...]}'))
     if unknown := sorted(asked.keys() - {"row", "rows", "key"}):
-        raise InvalidError(Problem(None, unknown[0][:100], "a body has `row` or `rows`, and perhaps `key`"))
+        raise InvalidError(
+            Problem(None, unknown[0][:100], "unknown name: the body has `row` or `rows`, and optionally `key`")
+        )
     rows = asked.get("rows", [asked.get("row")])
     if not isinstance(rows, list) or not 0 < len(rows) <= most_rows:
-        raise InvalidError(Problem(None, "rows", f"it is a list of 1 to {most_rows} rows"))
+        raise InvalidError(Problem(None, "rows", f"it must be a list of 1 to {most_rows} rows"))
     key = asked.get("key")
     if not (key is None or (isinstance(key, str) and 0 < len(key) <= MOST_KEY) or type(key) is int):
-        raise InvalidError(Problem(None, "key", f"it is a text of 1 to {MOST_KEY} letters, or a whole number"))
+        raise InvalidError(Problem(None, "key", f"it must be text of 1 to {MOST_KEY} characters, or an integer"))
     keys = [_own_key(row, key_column) for row in rows] if key is None else [str(key)] * len(rows)
     return Asked(prediction_id, rows, "rows" in asked, keys[0], keys, hashlib.sha256(body).hexdigest())
 
@@ -473,9 +475,7 @@ def make_app(service: Service, guard: Guard) -> FastAPI:
     @app.exception_handler(HTTPException)
     async def explain(_: Request, error: HTTPException) -> Response:
         allow = (error.headers or {}).get("Allow")
-        reason = (
-            f"the method here is {allow}" if allow else "there is nothing here: GET /openapi.json lists what there is"
-        )
+        reason = f"the method must be {allow}" if allow else "no such path: GET /openapi.json lists the paths"
         answer = _refusal(error.status_code, ids.new(), None, Problem(None, None, reason))
         answer.headers.update(error.headers or {})
         return answer

@@ -43,7 +43,7 @@ class Opened:
         self.about = about
         try:
             if sha256(about.path) != about.sha256:
-                raise UserError(f"{about.path} is altered: `refresh` makes it anew")
+                raise UserError(f"{about.path} was altered: run `refresh` to make it again")
             place = f"{about.path.resolve().as_uri()}?mode=ro&immutable=1"
             connection = sqlite3.connect(place, uri=True, check_same_thread=False)
         except (OSError, sqlite3.Error) as error:
@@ -178,9 +178,9 @@ class Tables:
 
     def _find(self, table: Opened, key: Any, names: tuple[str, ...]) -> dict[str, Any]:
         if table.takes_text and type(key) is not str:
-            raise ValueError(f"it is a text, and not {shown(key)}")
+            raise ValueError(f"expected text, got {shown(key)}")
         if not table.takes_text and type(key) is not int:
-            raise ValueError(f"it is a whole number, and not {shown(key)}")
+            raise ValueError(f"expected an integer, got {shown(key)}")
         try:
             found = table.of_key(key, names)
         except OverflowError:
@@ -190,7 +190,7 @@ class Tables:
             raise UnfilledError(Problem(None, self.key, reason)) from None
         if found is None:
             raise ValueError(
-                f"the online table has no {shown(key)} (its newest row is of {table.about.newest}): "
+                f"the online table has no {shown(key)} (its newest row is from {table.about.newest}): "
                 "send the row's features, or `refresh` if it should be there"
             )
         return found
@@ -241,8 +241,8 @@ class Tables:
         elif self.tables:
             made = ", ".join(each.about.sql[:12] for each in self.tables)
             reason = (
-                f"{release.id} is of the SQL {release.sql_digest[:12]}, and the online table here of {made}: "
-                "`refresh` where the pipeline has run with that SQL"
+                f"{release.id} was built with the SQL {release.sql_digest[:12]}, the online table here with {made}: "
+                "run `refresh` where the pipeline has run with that SQL"
             )
         else:
             reason = "there is no online table here: `refresh` makes it"

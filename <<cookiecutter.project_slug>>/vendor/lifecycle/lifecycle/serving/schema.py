@@ -183,7 +183,7 @@ def _integer(low: int, high: int) -> Callable[[Any], int]:
                 raise ValueError(f"expected an integer, got {shown(value)}")
             value = int(value)
         if not low <= value <= high:
-            raise ValueError(f"it lies between {low} and {high}, unlike {shown(value)}")
+            raise ValueError(f"it must be between {low} and {high}, not {shown(value)}")
         return int(value)
 
     return check
@@ -210,14 +210,14 @@ def _boolean(value: Any) -> bool:
 
 def _text(value: Any) -> str:
     if type(value) is not str:
-        raise ValueError(f"expected a text, got {shown(value)}")
+        raise ValueError(f"expected text, got {shown(value)}")
     return value
 
 
 def _string(categories: frozenset[str], closed: bool) -> Callable[[Any], str | None]:
     def check(value: Any) -> str | None:
         if type(value) is not str:
-            raise ValueError(f"expected a text, got {shown(value)}")
+            raise ValueError(f"expected text, got {shown(value)}")
         if value in categories:
             return value
         if closed:
