@@ -1,7 +1,9 @@
 import json
 import os
 import shutil
+import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ import under_test
 from filelock import FileLock
 
 from baking import TEMPLATE, bake
-from running import contents, make, run
+from running import PREFECT, contents, make, run
 
 
 def pytest_addoption(parser):
@@ -67,6 +69,9 @@ def ready(tmp_path_factory):
             shutil.rmtree(out, ignore_errors=True)
             project = bake(out)
             told = make(project, "run")
+            with closing(sqlite3.connect(project / PREFECT)) as made:
+                with closing(sqlite3.connect(shared / "prefect.db")) as kept:
+                    made.backup(kept)
             (shared / "ready.json").write_text(json.dumps(contents(project)), encoding="utf-8")
             printed.write_text(told, encoding="utf-8")
     return out / "flight-delays", printed.read_text(encoding="utf-8")

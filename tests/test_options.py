@@ -18,7 +18,7 @@ from needs import lacking
 
 from baking import BLANK, bake, files_of
 from needs_cookiecutter_2_6_or_newer import Refused, check_slug
-from running import python_path, run
+from running import python_path, run, with_prefect
 
 pytestmark = pytest.mark.xdist_group("options")
 
@@ -163,7 +163,7 @@ def made(ready, with_packages, tmp_path):
     """A function that bakes with an option, and builds out of the ready project's cache."""
 
     def make(**answers):
-        project = bake(tmp_path / "out", answers)
+        project = with_prefect(bake(tmp_path / "out", answers), ready)
         environment = with_packages(project)
 
         def command(*arguments, check=True, **more):

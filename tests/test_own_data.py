@@ -10,7 +10,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from baking import BLANK, TEMPLATE, bake
-from running import run
+from running import run, with_prefect
 
 pytestmark = pytest.mark.xdist_group("options")
 
@@ -58,7 +58,7 @@ def parted(guide):
 
 def blank(ready, folder):
     """A blank start, with the ready project's environment as its own."""
-    project = bake(folder, BLANK)
+    project = with_prefect(bake(folder, BLANK), ready)
     bin = project / ".venv/bin"
     bin.mkdir(parents=True)
     commands = {name: name for name in ("python", "dvc", "ruff", "mypy", "sqlfluff")}

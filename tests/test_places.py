@@ -6,7 +6,7 @@ import os
 import pytest
 
 from baking import bake
-from running import contents, python_of, run
+from running import contents, python_of, run, with_prefect
 
 pytestmark = pytest.mark.xdist_group("options")
 
@@ -19,7 +19,7 @@ def test_in_a_larger_repository_on_a_path_with_spaces_and_letters(ready, tmp_pat
     top.mkdir()
     run(top, "git", "init", "--quiet", "--initial-branch", "main")
     (top / "params.yaml").write_text("somebody: else's\n")
-    project = bake(top / "flüge & co")
+    project = with_prefect(bake(top / "flüge & co"), ready)
     for key in ("user.name", "user.email"):
         run(top, "git", "config", key, "tests@example.com")
     run(top, "git", "add", "--all")

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from baking import bake
-from running import run
+from running import run, with_prefect
 from test_docs import DOCS, TOLD, blocks, masked, with_output
 
 pytestmark = pytest.mark.xdist_group("run")
@@ -21,7 +21,7 @@ def test_a_page_prints_what_its_commands_print(page, lived):
 
 def test_the_quick_start_goes_as_it_says(ready, tmp_path):
     """After a first run, here out of another project's environment and cache."""
-    project = bake(tmp_path / "out")
+    project = with_prefect(bake(tmp_path / "out"), ready)
     (ready[0] / ".venv/.installed").touch()
     (project / ".venv").symlink_to(ready[0] / ".venv")
     run(project, ".venv/bin/dvc", "cache", "dir", "--local", str(ready[0] / ".dvc/cache"))

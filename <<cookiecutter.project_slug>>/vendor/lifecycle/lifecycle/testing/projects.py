@@ -27,6 +27,13 @@ from . import (
 )
 
 
+DATABASES = (
+    "from lifecycle.releases import tracking; tracking.warm_up()",
+    "import lifecycle.flows, asyncio, prefect.server.database as prefect; "
+    "asyncio.run(prefect.provide_database_interface().create_db())",
+)
+
+
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that all workers of this test session share."""
@@ -36,14 +43,14 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def fresh(shared: Path) -> Path:
-    """A project nothing has been run in, to be copied. MLflow's database is there, empty: making it takes a while."""
+    """A project nothing has been run in, to be copied. Its databases are there, empty: making them takes a while."""
     folder = shared / "fresh"
     with FileLock(shared / "fresh.lock"):
         if not folder.exists():
             making = shared / "fresh.making"
             make_project(making)
-            warm_up = "from lifecycle.releases import tracking; tracking.warm_up()"
-            subprocess.run([sys.executable, "-c", warm_up], cwd=making, env=environment(making), check=True)
+            for made in DATABASES:
+                subprocess.run([sys.executable, "-c", made], cwd=making, env=environment(making), check=True)
             copy_project(making, folder)
     return folder
 
