@@ -26,7 +26,8 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(items):
     """Start the two longest groups first, one worker each; the other tests come behind the shorter.
 
-    Only with --no-loadscope-reorder, as in the Makefile: else xdist starts with the group of the most tests.
+    It needs --no-loadscope-reorder, as in the Makefile: else xdist starts with the group that has
+    the most tests.
     """
     long = {"options": 0, "run": 1}
 

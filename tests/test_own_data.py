@@ -113,7 +113,10 @@ def ask(project, request):
 
 
 def run_tests_of(project, *names):
-    """Run tests on a project: its own, and the machinery's. What one table has tried, the other need not."""
+    """Run tests on a project: its own, and the machinery's.
+
+    A test that holds for one table need not be tried with the other.
+    """
     command = ["-m", "pytest", "-p", "no:cacheprovider"]
     there = [(project / "tests" / name.split("::")[0]).exists() for name in names]
     mine = [f"tests/{name}" for name, own in zip(names, there, strict=True) if own]

@@ -26,7 +26,6 @@ from . import (
     with_own_settings,
 )
 
-
 DATABASES = (
     "from lifecycle.releases import tracking; tracking.warm_up()",
     "import lifecycle.flows, asyncio, prefect.server.database as prefect; "
