@@ -8,7 +8,7 @@ from ..releases.channels import Move
 from ..releases.history import history
 from ..releases.ledger import ChannelName
 from ..releases.reconcile import open_ledger
-from .result import Result, table, with_repairs
+from .result import Result, on_one_line, table, with_repairs
 
 
 def share(text: str) -> float | None:
@@ -90,7 +90,7 @@ def show_history(channel: ChannelName | None, limit: int) -> Result:
     ]
     lines = []
     for entry, line in zip(entries, table(rows).splitlines(), strict=False):
-        why = [*(["by automation"] if entry.automation else []), *([entry.reason] if entry.reason else [])]
+        why = [*(["by automation"] if entry.automation else []), *([on_one_line(entry.reason)] if entry.reason else [])]
         lines += [line, *([f"    {': '.join(why)}"] if why else [])]
     text = "\n".join(lines) or "nothing yet: `release` makes the first entry"
     if len(entries) > limit:

@@ -12,7 +12,7 @@ from ..monitoring.incidents import Incident
 from ..monitoring.monitor import Monitored, now
 from ..params import load_params
 from ..releases.reconcile import open_ledger
-from .result import Result, table, with_repairs
+from .result import Result, on_one_line, table, with_repairs
 from .run import run_pipeline
 
 
@@ -118,7 +118,8 @@ def incidents(limit: int) -> Result:
     total = log_of.summary(found, opened.ledger)
     lines = []
     for each in found[:limit]:
-        lines += [f"{each.began:%Y-%m-%dT%H:%M:%SZ}  {each.release}  {each.how}", f"  {each.title}"]
+        lines.append(on_one_line(f"{each.began:%Y-%m-%dT%H:%M:%SZ}  {each.release}  {each.how}"))
+        lines.append(on_one_line(f"  {each.title}"))
         spans = zip(STEPS, (each.to_detect, each.to_alert, each.to_restore), strict=True)
         lines += [f"  {', '.join(f'{name} after {_span(value)}' for name, value in spans)}"]
     medians = ", ".join(

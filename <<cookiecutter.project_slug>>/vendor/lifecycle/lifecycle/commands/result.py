@@ -19,9 +19,14 @@ def with_repairs(done: list[str], text: str) -> str:
     return "\n".join([*(f"note: {line}" for line in done), text])
 
 
+def on_one_line(text: str) -> str:
+    """Return text from outside without line breaks, so that it cannot look like another line of the output."""
+    return " ".join(text.splitlines())
+
+
 def table(rows: Sequence[tuple[str, ...]]) -> str:
     """Format rows as aligned columns, two spaces apart. Each cell stays on one line."""
-    rows = [tuple(cell.replace("\n", " ") for cell in row) for row in rows]
+    rows = [tuple(map(on_one_line, row)) for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))] if rows else []
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
