@@ -40,5 +40,5 @@ def test_windows_too_thin_to_judge_are_not_shown_as_healthy(releases: Releases) 
 
 
 def test_a_time_that_is_none_is_refused(releases: Releases) -> None:
-    with pytest.raises(UserError, match="--at is a time like"):
+    with pytest.raises(UserError, match="--at must be a time like"):
         monitor("production", [], "yesterday")
