@@ -1,8 +1,11 @@
 """`ui`: serve the pages of MLflow and Prefect on loopback."""
 
 import os
+import signal
 import subprocess
-from contextlib import ExitStack, suppress
+import time
+from contextlib import ExitStack, closing, suppress
+from http.client import HTTPConnection, HTTPException
 
 from ..errors import UserError, redacted
 from ..flows.server import log_of, start
@@ -12,6 +15,8 @@ from .serve import listen
 
 # How long a server may take to finish open requests.
 GRACE_SECONDS = 5
+POLL_SECONDS = 0.2
+HEALTH = {"MLflow": "/health", "Prefect": "/api/health"}
 
 
 def serve(mlflow_port: int, prefect_port: int) -> None:
@@ -30,16 +35,21 @@ def serve(mlflow_port: int, prefect_port: int) -> None:
         print(f"MLflow   {redacted(uri)}")
         del ports["MLflow"]
     processes: dict[str, subprocess.Popen[bytes]] = {}
+    taken: dict[str, int] = {}
     try:
         with ExitStack() as stack:
             listeners = {page: stack.enter_context(listen("127.0.0.1", port)) for page, port in ports.items()}
             for page, listener in listeners.items():
                 processes[page] = start(page.lower(), listener)
-                print(f"{page:<8} http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
+                taken[page] = listener.getsockname()[1]
+        print("Starting, which takes some seconds ...", flush=True)
+        for page, port in taken.items():
+            while not _answers(port, HEALTH[page]):
+                _all_run(processes)
+            print(f"{page:<8} http://127.0.0.1:{port}", flush=True)
         print("Ctrl-C ends the pages.", flush=True)
-        ended, _ = os.wait()
-        page = next(page for page, process in processes.items() if process.pid == ended)
-        raise UserError(f"{page} has ended by itself, and so has the rest: {log_of(page.lower())} says why")
+        while True:
+            _all_run(processes)
     except KeyboardInterrupt:
         print()
     finally:
@@ -52,3 +62,25 @@ def serve(mlflow_port: int, prefect_port: int) -> None:
             if process.stdin:
                 process.stdin.close()
             process.wait()
+            # A server that was killed leaves its own processes.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def _answers(port: int, path: str) -> bool:
+    with closing(HTTPConnection("127.0.0.1", port, timeout=10)) as connection, suppress(OSError, HTTPException):
+        connection.request("GET", path)
+        return connection.getresponse().status == 200
+    return False
+
+
+def _all_run(processes: dict[str, subprocess.Popen[bytes]]) -> None:
+    """Wait a moment.
+
+    Raises:
+        UserError: a server has ended.
+    """
+    time.sleep(POLL_SECONDS)
+    for page, process in processes.items():
+        if process.poll() is not None:
+            raise UserError(f"{page} has ended by itself, and so has the rest: {log_of(page.lower())} says why")

@@ -47,7 +47,8 @@ def run(arguments: list[str], folder: Path, environment: dict[str, str], timeout
         subprocess.TimeoutExpired: the command was killed, with all of its process group.
     """
     command = [sys.executable, "-m", MODULE, *arguments]
-    if not hasattr(os, "fork") or _read_at_start(environment) != _read_at_start(dict(os.environ)):
+    # Elsewhere, libraries of the system do not survive a fork.
+    if sys.platform != "linux" or _read_at_start(environment) != _read_at_start(dict(os.environ)):
         return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout)
     asked = json.dumps([arguments, str(folder), environment]).encode()
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, socket.socket(socket.AF_UNIX) as client:
