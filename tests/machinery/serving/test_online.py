@@ -207,7 +207,7 @@ def test_keys_that_are_not_there_are_refused_row_by_row(releases: Releases, serv
     server, key = serve(), columns().key
     keys, _ = features(releases.first)
     unknown = f"{keys[0]}?" if isinstance(keys[0], str) else max(keys) + 1
-    for wrong, said in ((unknown, "has no"), (["x"], "not a list"), (None, "not null"), (1.5, "not 1.5")):
+    for wrong, said in ((unknown, "has no"), (["x"], "got a list"), (None, "got null"), (1.5, "got 1.5")):
         status, answer = server.predict({"rows": [{key: keys[0]}, {key: wrong}]})
         assert status == 422
         ((error),) = answer["errors"]
@@ -257,7 +257,7 @@ def test_without_a_table_only_rows_that_need_one_are_refused(releases: Releases,
     write_json(online.POINTER, [asdict(of_other_sql(about))])
     wait_until(lambda: not answered(server, keys[0]))
     sql = book.load().release(releases.first).sql_digest
-    assert_refused(f"{releases.first} is of the SQL {sql[:12]}, and the online table here of ffffffffffff")
+    assert_refused(f"{releases.first} was built with the SQL {sql[:12]}, the online table here with ffffffffffff")
     refresh()
     wait_until(lambda: answered(server, keys[0]))
     assert [each["sql"] for each in server.get("/info")["online"]["tables"]] == [sql, "f" * 64]
