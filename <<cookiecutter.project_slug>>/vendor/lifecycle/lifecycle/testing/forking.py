@@ -10,6 +10,7 @@ import json
 import os
 import runpy
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -32,7 +33,6 @@ HEAVY = (
     "pyarrow.parquet",
     "typer",
 )
-SETTINGS = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "WARNING"}
 # An interpreter or a library reads these once, at its start: a command that needs other values gets a process as usual.
 READ_AT_START = ("LANG", "LC_", "LD_", "MKL_", "OMP_", "OPENBLAS_", "PYTHON")
 MODULE = "lifecycle.cli"
@@ -79,43 +79,42 @@ def _text(file: IO[bytes]) -> str:
 @cache
 def _address() -> str:
     """Start the server, which ends with this process, and return the path of its socket."""
-    address = f"{tempfile.mkdtemp(prefix='fork-')}/socket"
+    from ..releases.tracking import SETTINGS
+
+    folder = tempfile.mkdtemp(prefix="fork-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    address, env = f"{folder}/socket", os.environ | SETTINGS
     command = [sys.executable, __file__, address]
-    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    server = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     atexit.register(server.kill)
     assert server.stdout and server.stdout.readline() == b"ready\n", "the server of forks has not started"
     return address
 
 
 def _serve(address: str) -> None:
-    os.environ |= SETTINGS
     for name in HEAVY:
         with suppress(ImportError):  # a project without this library
             importlib.import_module(name)
-    ended, wake = os.pipe()
-    os.set_blocking(wake, False)
-    signal.set_wakeup_fd(wake)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    waiting: dict[int, socket.socket] = {}
+    waiting: dict[int, tuple[int, socket.socket]] = {}  # by a descriptor that can be read once the process has ended
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
         listener.listen()
         os.write(1, b"ready\n")
         while True:
-            ready, _, _ = select.select([listener, ended, 0], [], [])
+            ready, _, _ = select.select([listener, 0, *waiting], [], [])
             if 0 in ready:  # the tests have ended
                 return
-            if ended in ready:
-                os.read(ended, 1000)
+            for ended in waiting.keys() & {*ready}:
+                pid, client = waiting.pop(ended)
+                os.close(ended)
+                _, status = os.waitpid(pid, 0)
+                with client, suppress(BrokenPipeError):
+                    client.sendall(os.waitstatus_to_exitcode(status).to_bytes(4, signed=True))
             if listener in ready:
                 client, _ = listener.accept()
-                pid = _fork(client, [listener, *waiting.values()])
+                pid = _fork(client, [listener, *(other for _, other in waiting.values())])
                 client.sendall(pid.to_bytes(4))
-                waiting[pid] = client
-            while waiting and (found := os.waitpid(-1, os.WNOHANG))[0]:
-                pid, status = found
-                with waiting.pop(pid) as client, suppress(BrokenPipeError):
-                    client.sendall(os.waitstatus_to_exitcode(status).to_bytes(4, signed=True))
+                waiting[os.pidfd_open(pid)] = pid, client
 
 
 def _fork(client: socket.socket, theirs: list[socket.socket]) -> int:
@@ -135,8 +134,6 @@ def _fork(client: socket.socket, theirs: list[socket.socket]) -> int:
 def _command(arguments: list[str], folder: str, environment: dict[str, str], outputs: list[int]) -> NoReturn:
     """Become the command, to the end."""
     os.setsid()
-    signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for number, output in enumerate(outputs, start=1):
         os.dup2(output, number)
