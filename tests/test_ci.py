@@ -63,12 +63,13 @@ def test_workflows_are_safe(tmp_path):
 def test_every_make_target_and_command_of_ci_exists(chosen):
     _, project = chosen
     targets = set(re.findall(r"(?m)^([a-z-]+):", (project / "Makefile").read_text()))
-    cli = (project / "vendor/lifecycle/lifecycle/cli.py").read_text()
+    commands = project.glob("vendor/lifecycle/lifecycle/commands/*.py")
+    source = "\n".join(file.read_text() for file in commands)
     for file in [*project.glob(".github/workflows/*.yml"), *project.glob(".gitlab-ci.yml")]:
         text = file.read_text()
         assert set(re.findall(r"(?:run: |- )make ([a-z-]+)", text)) <= targets
         for command in re.findall(r"\.venv/bin/flight-delays ([a-z]+)", text):
-            assert re.search(rf"(?m)^def {command}\(", cli), f"{file.name}: {command}"
+            assert re.search(rf"(?m)^@command\(.*\ndef {command}\(", source), f"{file.name}: {command}"
 
 
 def test_a_fresh_project_holds_no_secret(tmp_path):

@@ -21,7 +21,7 @@ from baking import TEMPLATE, bake, files_of
 from running import run
 
 DOCS = TEMPLATE / "docs"
-CLI = "vendor/lifecycle/lifecycle/cli.py"
+MACHINERY = "vendor/lifecycle"
 PAGES = sorted(DOCS.glob("*.md"))
 # Pages with commands and what they print after `make demo`.
 TOLD = [TEMPLATE / "README.md", DOCS / "tutorial.md"]
@@ -72,19 +72,17 @@ def questions():
 
 
 def commands(project):
-    """Every command with what it says of itself, from the source."""
-    tree = ast.parse((project / CLI).read_text())
+    """Every command with what it says of itself."""
+    program = """
+import inspect, json
+from lifecycle.commands import everything
+print(json.dumps([(c.function.__name__, inspect.getdoc(c.function), c.example) for c in everything()]))
+"""
+    found = run(project / MACHINERY, sys.executable, "-c", program)
     yield "| command | does | example |"
     yield "|---|---|---|"
-    for function in (node for node in tree.body if isinstance(node, ast.FunctionDef)):
-        for decorator in function.decorator_list:
-            if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "app.command":
-                given = {each.arg: each.value for each in decorator.keywords}
-                named = given.get("name")
-                name = named.value if named else function.name
-                example = f"flight-delays {given['epilog'].args[0].value}"
-                says = ast.get_docstring(function)
-                yield f"| `{name}` | {cell(says)} | `{cell(example)}` |"
+    for name, says, example in json.loads(found):
+        yield f"| `{name}` | {cell(says)} | `{cell(f'flight-delays {example}')}` |"
 
 
 def parameters(project):
@@ -233,7 +231,9 @@ def test_what_a_page_names_exists(page, project):
         assert (project / path).exists() or (TEMPLATE / path).exists(), path
     for path in re.findall(r"`(benchmarks/[\w/]+\.py)`", text):
         assert (TEMPLATE / path).exists(), path
-    known = set(re.findall(r"(?m)^def (\w+)\(", (project / CLI).read_text()))
+    source = (project / MACHINERY).glob("lifecycle/commands/*.py")
+    declared = [re.findall(r"(?m)^@command\(.*\ndef (\w+)\(", file.read_text()) for file in source]
+    known = {name for names in declared for name in names}
     for command in re.findall(r"(?:`|\$ |bin/)flight-delays ([a-z]+)", text):
         assert command in known, command
     targets = {

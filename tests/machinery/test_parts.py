@@ -14,16 +14,18 @@ import yaml
 
 import lifecycle
 from lifecycle import project
+from lifecycle.commands import everything as all_commands
 from lifecycle.files import write_json
 from lifecycle.monitoring.measure import freshness
 from lifecycle.monitoring.window import connect
 from lifecycle.params import load_params
-from lifecycle.parts import OF_COMMAND, PARTS
+from lifecycle.parts import PARTS
 from lifecycle.predictions import ids
 from lifecycle.predictions.log import COLUMNS, FOLDER
 from lifecycle.releases import online
 from lifecycle.testing import Releases, cli, cli_json, commit_all, edit_params, environment
 
+OF_COMMAND = {each.function.__name__: each.part for each in all_commands() if each.part}
 ROOMS = Path("vendor/lifecycle/lifecycle")
 SOURCE = Path(lifecycle.__file__).parent
 # Packages that a part alone needs, and its files outside of its room. docs/how-do-i.md names these packages.

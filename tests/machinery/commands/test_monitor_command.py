@@ -16,19 +16,19 @@ def set_bound(releases: Releases, fire: float) -> None:
 def test_a_breach_is_bad_news_and_none_is_not(releases: Releases) -> None:
     set_bound(releases, 0.0)
     bad = monitor("production", [], "2031-01-01T00:00")
-    assert not bad.ok
+    assert bad.code
     assert [each["check"] for each in bad.data["breaches"]] == ["score_psi"]
     assert "1 of 1 checks in breach" in bad.text
     set_bound(releases, 1000.0)
     good = monitor("production", [], "2031-01-02T00:00+02:00")
-    assert good.ok and good.data["at"] == "2031-01-01T22:00:00"
+    assert not good.code and good.data["at"] == "2031-01-01T22:00:00"
     assert not good.data["breaches"] and not good.data["alerts"]
 
 
 def test_windows_too_thin_to_judge_are_not_shown_as_healthy(releases: Releases) -> None:
     edit_params(releases.folder, {"monitoring": {"min_rows": 10_000, "freshness": {}}})
     said = monitor("production", [], "2031-01-01T00:00")
-    assert said.ok and said.data["verdict"] == "no window could be judged"
+    assert not said.code and said.data["verdict"] == "no window could be judged"
     assert "checks in breach" not in said.text
     [thin] = said.data["thin"]
     assert (thin["grain"], thin["what"], thin["needed"]) == ("month", "rows", 10_000)

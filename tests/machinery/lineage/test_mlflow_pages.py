@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lifecycle.commands.channels import promote, rollback
-from lifecycle.commands.release import approve_release
+from lifecycle.commands.release import approve
 from lifecycle.lineage import card, mlflow_pages
 from lifecycle.releases import ledger, operations, registry, tracking
 from lifecycle.releases.store import Store
@@ -49,16 +49,16 @@ def described(release_id: str) -> bool:
 
 def test_the_cards_follow_approvals_and_promotions_of_the_one_and_of_the_other(releases: Releases) -> None:
     wait_until(lambda: described(releases.second))
-    approve_release(releases.second, "looks good", "")
+    approve(releases.second, "looks good")
     wait_until(lambda: "looks good" in version_of(releases.second).description)
-    promote(releases.second, "production", "", "", None, False)
+    promote(releases.second, "production")
     wait_until(lambda: "production, generation 2" in version_of(releases.second).description)
     wait_until(lambda: described(releases.first) and described(releases.second))  # the one before it, too
 
 
 def test_the_cards_follow_a_rollback_soon(releases: Releases) -> None:
-    promote(releases.second, "production", "", "", None, False)
-    rollback("production", "", "it smells", None)
+    promote(releases.second, "production")
+    rollback("production", "it smells")
     wait_until(lambda: described(releases.first) and described(releases.second))
     assert "In quarantine: it smells." in version_of(releases.second).description
 

@@ -190,7 +190,7 @@ def test_the_ledger_s_decisions_are_told_once(silent: Releases) -> None:
     gates = model["inputFacets"]["dataQualityAssertions"]["assertions"]
     assert [each["assertion"] for each in gates] == [gate["name"] for gate in release.evidence["gates"]]
     assert made["job"]["facets"]["sourceCodeLocation"]["version"] == release.commit
-    commands.promote(silent.second, "production", "", "", None, False)
+    commands.promote(silent.second, "production")
     wait_until(lambda: len(lines()) > 2 * len(entries))
     done = lines()[-1]
     assert (done["job"]["name"], done["inputs"][0]["name"]) == ("promote", f"releases/{silent.second}")
@@ -214,8 +214,8 @@ def test_a_ledger_that_went_another_way_is_told_from_there_on(silent: Releases) 
 
 
 def test_scored_months_come_from_a_release_and_the_table_once(silent: Releases) -> None:
-    first = score("production", []).data["months"]
-    assert score("production", []).data["months"] != first  # nothing was left to do
+    first = score("production").data["months"]
+    assert score("production").data["months"] != first  # nothing was left to do
     done = [each for each in lines() if each["eventType"] == "COMPLETE"]
     assert [each["outputs"][0]["name"] for each in done] == [each["file"] for each in first]
     assert [each["outputs"][0]["outputFacets"]["outputStatistics"]["rowCount"] for each in done] == [
@@ -367,11 +367,11 @@ def test_whatever_the_receiver_does_a_run_takes_as_long_as_without(
 
 def test_what_is_after_a_rollback_cannot_fail_it(silent: Releases) -> None:
     """It has happened by then. A disk that takes no more, say."""
-    commands.promote(silent.second, "production", "", "", None, False)
+    commands.promote(silent.second, "production")
     for log in (Path("logs/openlineage.log"), Path("logs/attach.log")):
         log.unlink(missing_ok=True)
         log.mkdir()
-    assert commands.rollback("production", "", "worse", None).data["release"] == silent.first
+    assert commands.rollback("production", "worse").data["release"] == silent.first
 
 
 def test_a_disk_that_does_not_take_the_file_is_a_note(silent: Releases) -> None:

@@ -16,7 +16,6 @@ HERE = Path(__file__).parent
 class Part:
     """`room`: the part's folder, if it has its own. `needs`: the parts that it requires."""
 
-    commands: tuple[str, ...]
     room: str = ""
     needs: tuple[str, ...] = ()
 
@@ -27,12 +26,11 @@ class Part:
 
 
 PARTS = {
-    "serving": Part(("refresh", "serve"), "serving"),
-    "scoring": Part(("score",)),
-    "monitoring": Part(("incidents", "monitor", "rollout"), "monitoring"),
-    "drills": Part(("drill",), "drill", needs=("monitoring", "serving")),
+    "serving": Part("serving"),
+    "scoring": Part(),
+    "monitoring": Part("monitoring"),
+    "drills": Part("drill", needs=("monitoring", "serving")),
 }
-OF_COMMAND = {command: name for name, part in PARTS.items() for command in part.commands}
 
 
 def why_off(name: str) -> str | None:
@@ -46,8 +44,3 @@ def why_off(name: str) -> str | None:
             folder = os.path.relpath(HERE / PARTS[each].room)
             return f"{what} has lost its folder {folder}: bring that back, or put {each} into {where}"
     return None
-
-
-def why_no_command(command: str) -> str | None:
-    """Return the same for the part that a command belongs to."""
-    return why_off(OF_COMMAND[command]) if command in OF_COMMAND else None

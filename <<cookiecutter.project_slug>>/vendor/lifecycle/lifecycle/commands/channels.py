@@ -1,14 +1,16 @@
-"""`promote`, `rollback` and `history`."""
+"""`promote`, `rollback`, `hold` and `history`."""
 
 from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from ..errors import UserError
-from ..releases import channels, operations
-from ..releases.channels import Move
-from ..releases.history import history
-from ..releases.ledger import ChannelName
-from ..releases.reconcile import open_ledger
-from .result import Result, on_one_line, table, with_repairs
+from ..releases.channel_names import ChannelName
+from .command import Generation, Limit, Reason, Release, Result, command, on_one_line, table, with_repairs
+
+if TYPE_CHECKING:
+    from ..releases.channels import Move
 
 
 def share(text: str) -> float | None:
@@ -28,27 +30,67 @@ def share(text: str) -> float | None:
     return value
 
 
+@command("promote r-3f2a --to canary --traffic 10%")
 def promote(
-    what: str, to: ChannelName, traffic: str, reason: str, generation: int | None, without_comparison: bool
+    release: Release,
+    to: Annotated[ChannelName, typer.Option(help="The channel.")],
+    traffic: Annotated[str, typer.Option(metavar="SHARE", help="Share of requests for a canary, like 10%.")] = "",
+    reason: Reason = "",
+    generation: Generation = None,
+    without_comparison: Annotated[
+        bool,
+        typer.Option(
+            "--without-comparison", help="Promote although the comparison with production fails; needs --reason."
+        ),
+    ] = False,
 ) -> Result:
-    """Promote a release to a channel."""
+    """Promote a release to a channel, if the policy allows it.
+
+    The policy is in params.yaml (promotion).
+    """
+    from ..releases import operations
+
     if without_comparison and not reason.strip():
         raise UserError("--without-comparison needs a reason for the ledger: --reason '...'")
     part = share(traffic)
     if part is not None and to != "canary":
         raise UserError(f"--traffic is for the canary; {to} gets all of its requests")
-    done = operations.promote(what, to, part, reason, generation, without_comparison=without_comparison)
+    done = operations.promote(release, to, part, reason, generation, without_comparison=without_comparison)
     return _shown(done.result, done.notes)
 
 
-def rollback(channel: ChannelName, to: str, reason: str, generation: int | None) -> Result:
-    """Return a channel to what it served before."""
+@command("rollback production --reason 'misses positives'")
+def rollback(
+    channel: ChannelName,
+    reason: Reason,
+    to: Annotated[
+        str, typer.Option(metavar="RELEASE", help="Default: the last release it served that is not in quarantine.")
+    ] = "",
+    generation: Generation = None,
+) -> Result:
+    """Return a channel to its previous release.
+
+    Verifies the release, and needs no network. The release that the channel leaves goes to quarantine.
+    """
+    from ..releases import operations
+
     done = operations.rollback(channel, reason, to, generation)
     return _shown(done.result, done.notes)
 
 
-def hold(channel: ChannelName, reason: str, end: bool) -> Result:
-    """Put a channel on hold, or lift the hold."""
+@command("hold production --reason 'holidays'")
+def hold(
+    channel: ChannelName,
+    reason: Reason = "",
+    end: Annotated[bool, typer.Option("--end", help="End the hold.")] = False,
+) -> Result:
+    """Stop automation from promoting to a channel.
+
+    Ends when a person moves the channel, or with --end.
+    """
+    from ..releases import channels
+    from ..releases.reconcile import open_ledger
+
     opened = open_ledger(network=True)
     entry = channels.hold(opened.ledger, channel, reason=reason, end=end)
     text = (
@@ -58,7 +100,7 @@ def hold(channel: ChannelName, reason: str, end: bool) -> Result:
     return Result(data, with_repairs(opened.done, text))
 
 
-def _shown(move: Move, notes: list[str]) -> Result:
+def _shown(move: "Move", notes: list[str]) -> Result:
     notes = [*notes, *move.notes]
     text = f"{move.channel} serves {move.release or 'nothing'}"
     if not move.changed:
@@ -73,10 +115,19 @@ def _shown(move: Move, notes: list[str]) -> Result:
     return Result(asdict(move) | {"notes": notes}, with_repairs(notes, "\n".join(lines)))
 
 
-def show_history(channel: ChannelName | None, limit: int) -> Result:
-    """Show the ledger's entries, newest first."""
+@command("history production")
+def history(
+    channel: Annotated[ChannelName | None, typer.Argument(help="Default: all entries.")] = None, limit: Limit = 20
+) -> Result:
+    """Show releases, approvals, promotions, rollbacks and holds.
+
+    Says when, by whom and why, newest first.
+    """
+    from ..releases.history import history as entries_of
+    from ..releases.reconcile import open_ledger
+
     opened = open_ledger()
-    entries = history(opened.ledger, channel)
+    entries = entries_of(opened.ledger, channel)
     rows = [
         (
             str(entry.number),

@@ -1,14 +1,26 @@
 """`drill`: test the promises about faults."""
 
 import sys
+from typing import Annotated
 
-from ..drill.drill import REPORT, TABLE, drill, span
-from .result import Result, table
+import typer
+
+from .command import Result, command, table
 
 
-def hold(names: list[str]) -> Result:
-    """Run a drill, reporting progress on standard error."""
-    done = drill(names, lambda line: print(f"  {line}", file=sys.stderr, flush=True))
+@command("drill --only worse-model --only killed-process", part="drills", scheduled=True)
+def drill(
+    only: Annotated[list[str] | None, typer.Option(metavar="FAULT", help="Repeatable. Default: all.")] = None,
+) -> Result:
+    """Inject faults into a copy of the project, and check recovery.
+
+    The copy is temporary, and under load. Writes .lifecycle/drill.json and drill.md. Exit code 1 if a promise does
+    not hold.
+    """
+    from ..drill.drill import REPORT, TABLE, span
+    from ..drill.drill import drill as inject
+
+    done = inject(only or [], lambda line: print(f"  {line}", file=sys.stderr, flush=True))
     rows: list[tuple[str, ...]] = [
         ("fault", "", "detected", "alerted", "resolved", "requests", "failed", "wrong", "expected")
     ]
@@ -29,4 +41,4 @@ def hold(names: list[str]) -> Result:
     failed = [f"{row.fault} FAILED: {row.happened}" for row in done.rows if not row.held]
     held = f"{sum(row.held for row in done.rows)} of {len(done.rows)} faults as expected, {done.rollbacks}"
     end = f"{held}, {done.seconds:.0f} s; {REPORT}, {TABLE}"
-    return Result(done.as_dict(), "\n".join([table(rows), *failed, end]), ok=done.held)
+    return Result(done.as_dict(), "\n".join([table(rows), *failed, end]), code=not done.held)

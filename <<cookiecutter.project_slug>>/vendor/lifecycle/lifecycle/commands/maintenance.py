@@ -4,30 +4,40 @@ import platform
 import sys
 import time
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from ..errors import UserError
-from ..lineage import mlflow_pages
-from ..releases import gc, reconcile
-from ..releases.history import Change
-from ..releases.history import diff as compare_records
-from ..releases.pipeline import LOCK_FILE
-from ..releases.reconcile import open_ledger
-from ..releases.reproduce import LEVELS, Level
-from ..releases.reproduce import reproduce as rebuild
-from ..releases.restore import restore as put_back
-from ..releases.verify import Verified, verify_ledger, verify_release, verify_work_tree
-from .result import Result, table, with_repairs
+from .command import Release, Result, command, table, with_repairs
+
+if TYPE_CHECKING:
+    from ..releases.history import Change
+    from ..releases.reproduce import Level
 
 
-def verify(what: str, everything: bool, remote: bool) -> Result:
-    """Hash a release's files again, or those of all releases and the ledger; without a name, the work tree too."""
+@command("verify --all")
+def verify(
+    release: Annotated[
+        str, typer.Argument(metavar="[RELEASE]", help="Default: the production release, and the work tree.")
+    ] = "",
+    everything: Annotated[bool, typer.Option("--all", help="Verify every release, and the ledger itself.")] = False,
+    remote: Annotated[bool, typer.Option("--remote", help="Hash the files in the DVC remote too.")] = False,
+) -> Result:
+    """Hash the files of a release, and report altered ones.
+
+    Exit code 1 if a file is missing or altered.
+    """
+    from ..releases.pipeline import LOCK_FILE
+    from ..releases.reconcile import open_ledger
+    from ..releases.verify import Verified, verify_ledger, verify_release, verify_work_tree
+
     start = time.monotonic()
     opened = open_ledger()
     ledger = opened.ledger
-    ids = ledger.releases if everything else [ledger.resolve(what or "production")]
+    ids = ledger.releases if everything else [ledger.resolve(release or "production")]
     found = [verify_ledger(ledger)] if everything else []
-    if not what and not everything and LOCK_FILE.exists():
+    if not release and not everything and LOCK_FILE.exists():
         found.append(verify_work_tree(opened.store))
     for release_id in ids:
         try:
@@ -40,60 +50,99 @@ def verify(what: str, everything: bool, remote: bool) -> Result:
         lines += [f"  {line}" for line in (*each.problems, *each.notes)]
     lines.append(f"{time.monotonic() - start:.1f} s")
     data = {"verified": [asdict(each) for each in found], "notes": opened.done}
-    return Result(data, with_repairs(opened.done, "\n".join(lines)), ok=not any(each.problems for each in found))
+    return Result(data, with_repairs(opened.done, "\n".join(lines)), code=any(each.problems for each in found))
 
 
+@command("doctor")
 def doctor() -> Result:
-    """Repair everything derived from the ledger."""
+    """Repair pointers, tags, MLflow and DVC's cache.
+
+    Takes everything from the ledger and the DVC remote. Exit code 1 if something is left for a person to do.
+    """
+    from ..lineage import mlflow_pages
+    from ..releases import reconcile
+
     opened = reconcile.doctor()
     done = [*opened.done, *mlflow_pages.put_right(opened.store)]
     text = "\n".join([*done, *(f"not put right: {line}" for line in opened.left)]) or (
         "nothing to do: pointers, tags and MLflow are in step with the ledger, and the bytes of all releases are whole"
     )
-    return Result({"done": done, "left": opened.left}, text, ok=not opened.left)
+    return Result({"done": done, "left": opened.left}, text, code=bool(opened.left))
 
 
-def restore(what: str, data_only: bool) -> Result:
-    """Restore a release to the work tree."""
+@command("restore r-3f2a --data")
+def restore(
+    release: Release,
+    data: Annotated[
+        bool, typer.Option("--data", help="Restore the data only; code and other parameters stay.")
+    ] = False,
+) -> Result:
+    """Restore a release to the work tree, as a new commit.
+
+    Restores its code, parameters, data, features and model.
+    """
+    from ..releases.reconcile import open_ledger
+    from ..releases.restore import restore as put_back
+
     opened = open_ledger()
-    release = opened.ledger.release(what)
+    found = opened.ledger.release(release)
     start = time.monotonic()
-    done = put_back(release, opened.store, data_only)
+    done = put_back(found, opened.store, data)
     commit = (
         f"commit {done.commit[:12]}, {done.files} files under git" if done.commit else "nothing under git to change"
     )
     text = (
-        f"the work tree is that of {release.id}{' (its data)' if data_only else ''}: {commit}, "
+        f"the work tree is that of {found.id}{' (its data)' if data else ''}: {commit}, "
         f"{len(done.outputs)} outputs, hashed, {time.monotonic() - start:.1f} s"
     )
-    if data_only:
+    if data:
         text += "\n  next: `run`, which builds what the data changes, and takes from the cache what it has seen"
     if done.setup:
         text += "\n  next: `make setup`, because the packages or the machinery of this release differ"
     return Result(asdict(done) | {"notes": opened.done}, with_repairs(opened.done, text))
 
 
-def reproduce(what: str, at_least: str) -> Result:
-    """Rebuild a release from its source."""
+@command("reproduce production")
+def reproduce(
+    release: Release,
+    at_least: Annotated[
+        str, typer.Option(metavar="LEVEL", help="L0, L1 or L2. Default: L0 on the platform of the release, else L2.")
+    ] = "",
+) -> Result:
+    """Build a release again from its source, and compare.
+
+    L0: same bytes. L1: same content. L2: same metrics. Exit code 0 if every output reaches the level.
+    """
+    from ..releases.reconcile import open_ledger
+    from ..releases.reproduce import LEVELS
+    from ..releases.reproduce import reproduce as rebuild
+
     if at_least and at_least not in LEVELS[:3]:
         raise UserError(f"--at-least must be L0, L1 or L2, not {at_least!r}")
     opened = open_ledger()
-    release = opened.ledger.release(what)
-    same_platform = release.observed["platform"] == f"{sys.platform}-{platform.machine()}"
+    found = opened.ledger.release(release)
+    same_platform = found.observed["platform"] == f"{sys.platform}-{platform.machine()}"
     promise: Level = at_least or ("L0" if same_platform else "L2")  # type: ignore[assignment]
-    made = rebuild(release, opened.store)
+    made = rebuild(found, opened.store)
     reached = LEVELS.index(made.level) <= LEVELS.index(promise)
     rows = [(f"  {each.path}", each.level, each.detail) for each in made.artifacts]
     text = (
-        f"{release.id}, rebuilt with {made.environment}\n{table(rows)}\n"
+        f"{found.id}, rebuilt with {made.environment}\n{table(rows)}\n"
         f"{made.level} reached, {promise} {'promised' if reached else 'was promised'}, {made.seconds:.1f} s"
     )
     data = asdict(made) | {"level": made.level, "promise": promise, "reached": reached, "notes": opened.done}
-    return Result(data, with_repairs(opened.done, text), ok=reached)
+    return Result(data, with_repairs(opened.done, text), code=not reached)
 
 
-def diff(a: str, b: str) -> Result:
-    """Show how two releases differ."""
+@command("diff production r-3f2a")
+def diff(a: Release, b: Release) -> Result:
+    """Show how two releases differ.
+
+    Compares data, features, SQL, parameters, metrics and code.
+    """
+    from ..releases.history import diff as compare_records
+    from ..releases.reconcile import open_ledger
+
     opened = open_ledger()
     old, new = opened.ledger.release(a), opened.ledger.release(b)
     found = compare_records(old, new)
@@ -112,7 +161,7 @@ def _section(title: str, lines: list[str]) -> list[str]:
     return [f"{title}:", *(f"  {line}" for line in lines)] if lines else []
 
 
-def _change(change: Change) -> str:
+def _change(change: "Change") -> str:
     old, new = (_plain(value) for value in (change.old, change.new))
     if change.old is None:
         return f"+ {change.name}  {new}"
@@ -128,10 +177,16 @@ def _plain(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def collect(dry_run: bool) -> Result:
-    """Free space in the local cache."""
+@command("gc --dry-run")
+def gc(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the files to delete.")] = False,
+) -> Result:
+    """Free space in the local cache. Keeps everything that a release, a branch or the work tree needs."""
+    from ..releases.gc import collect
+    from ..releases.reconcile import open_ledger
+
     opened = open_ledger()
-    freed = gc.collect(opened.ledger, opened.store, dry_run)
+    freed = collect(opened.ledger, opened.store, dry_run)
     verb = "would be deleted" if dry_run else "deleted"
     text = (
         f"{freed.objects} cached objects, {freed.bytes / 1e6:.1f} MB, and {len(freed.folders)} folders of releases "

@@ -2,24 +2,43 @@
 
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from ..errors import UserError
-from ..monitoring import alerts, operation
-from ..monitoring import incidents as log_of
-from ..monitoring.history import Series
-from ..monitoring.incidents import Incident
-from ..monitoring.monitor import Monitored, now
-from ..params import load_params
-from ..releases.reconcile import open_ledger
-from .result import Result, on_one_line, table, with_repairs
-from .run import run_pipeline
+from .command import Limit, Result, command, on_one_line, table, with_repairs
+
+if TYPE_CHECKING:
+    from ..monitoring import operation
+    from ..monitoring.history import Series
+    from ..monitoring.incidents import Incident
+    from ..monitoring.monitor import Monitored
 
 
-def monitor(what: str, months: list[str], at: str, act: bool = False) -> Result:
-    """Measure a release and report breaches. With `act`, also act on the triggers."""
+@command("monitor --month 2013-09 --month 2013-10", part="monitoring", scheduled=True)
+def monitor(
+    release: Annotated[str, typer.Argument(metavar="[RELEASE]", help="Default: the production release.")] = "",
+    month: Annotated[
+        list[str] | None,
+        typer.Option(metavar="YYYY-MM", help="Repeatable. Default: the months after training, and the prediction log."),
+    ] = None,
+    at: Annotated[
+        str, typer.Option(metavar="TIME", help="Use this as the current time, in UTC, like 2026-05-01T06:00.")
+    ] = "",
+    act: Annotated[bool, typer.Option("--act", help="Take the actions of the triggers in params.yaml.")] = False,
+) -> Result:
+    """Check for drift, bad data, worse predictions and slow service.
+
+    The thresholds are in params.yaml. Writes .lifecycle/monitoring/monitor.html and metrics.prom. Exit code 1 while a
+    breach is open.
+    """
+    from ..monitoring import operation
+    from ..monitoring.monitor import now
+    from .run import run_pipeline
+
     time = _time(at) if at else now()
-    done = operation.run(what or "production", months, time, build=run_pipeline if act else None)
+    done = operation.run(release or "production", month or [], time, build=run_pipeline if act else None)
     found = done.found
     data = {
         "release": found.release,
@@ -35,7 +54,7 @@ def monitor(what: str, months: list[str], at: str, act: bool = False) -> Result:
         "page": str(done.page),
         "notes": done.notes,
     }
-    return Result(data, with_repairs(done.notes, _text(found, done)), ok=not found.breaches)
+    return Result(data, with_repairs(done.notes, _text(found, done)), code=bool(found.breaches))
 
 
 def _time(text: str) -> datetime:
@@ -58,7 +77,7 @@ def _window(seen: Any) -> dict[str, Any]:
     }
 
 
-def _series(series: Series) -> dict[str, Any]:
+def _series(series: "Series") -> dict[str, Any]:
     point = series.now
     return {
         "source": series.source,
@@ -76,7 +95,10 @@ def _series(series: Series) -> dict[str, Any]:
     }
 
 
-def _text(found: Monitored, done: operation.Done) -> str:
+def _text(found: "Monitored", done: "operation.Done") -> str:
+    from ..monitoring import alerts
+    from ..params import load_params
+
     profile = found.profile
     rows: list[tuple[str, ...]] = [
         ("  check", "subject", "value", "fires above", "clears below", "since", "last judged in")
@@ -107,12 +129,20 @@ def _text(found: Monitored, done: operation.Done) -> str:
     return "\n".join([*lines, f"open {done.page}"])
 
 
-def _since(series: Series) -> str:
+def _since(series: "Series") -> str:
     return series.now.state.since or "" if series.source != "freshness" else ""
 
 
-def incidents(limit: int) -> Result:
-    """Show what went wrong, and how it ended."""
+@command("incidents --limit 5", part="monitoring")
+def incidents(limit: Limit = 20) -> Result:
+    """Show incidents, how long they took, and how they ended.
+
+    Derived from the ledger, the monitor's history and the log of alerts.
+    """
+    from ..monitoring import incidents as log_of
+    from ..params import load_params
+    from ..releases.reconcile import open_ledger
+
     opened = open_ledger()
     found = log_of.find(opened.ledger, load_params().monitoring)
     total = log_of.summary(found, opened.ledger)
@@ -140,7 +170,7 @@ def incidents(limit: int) -> Result:
 STEPS = ("detected", "alerted", "resolved")
 
 
-def _incident(each: Incident) -> dict[str, Any]:
+def _incident(each: "Incident") -> dict[str, Any]:
     times = {
         name: value.isoformat() if value else None
         for name in ("began", "detected", "alerted", "ended")

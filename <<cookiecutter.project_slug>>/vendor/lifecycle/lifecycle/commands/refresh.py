@@ -2,13 +2,19 @@
 
 from dataclasses import asdict
 
-from ..params import load_params
-from ..releases import online
-from .result import Result
+from .command import Result, command
 
 
+@command("refresh", part="serving")
 def refresh() -> Result:
-    """Update the online table and show its new state."""
+    """Update the online table, which `serve` fills in features from.
+
+    A request can then name a row by its key. Running servers follow without a restart. Does nothing if the feature
+    table has not changed.
+    """
+    from ..params import load_params
+    from ..releases import online
+
     done = online.refresh(load_params().monitoring.columns)
     table = done.table
     head = f"made in {done.seconds:.1f} s" if done.new else "it is current: nothing to do"

@@ -1,14 +1,24 @@
 """`release` and `approve`."""
 
-from ..lineage import openlineage
-from ..lineage.mlflow_pages import attach
-from ..releases import approvals, operations
-from ..releases.store import Store
-from .result import Result, with_repairs
+from typing import Annotated
+
+import typer
+
+from .command import Reason, Release, Result, command, with_repairs
 
 
-def release_result(reason: str) -> Result:
-    """Release the current pipeline result."""
+@command("release --reason 'October data'")
+def release(reason: Reason = "") -> Result:
+    """Release the current pipeline result.
+
+    Pushes its bytes and writes its record to the ledger.
+    Commits dvc.lock and the other files that `run` writes. Refuses other changes, stale stages and failed gates.
+    """
+    from ..lineage import openlineage
+    from ..lineage.mlflow_pages import attach
+    from ..releases import operations
+    from ..releases.store import Store
+
     released = operations.release(reason)
     made = released.result
     record = made.release
@@ -44,9 +54,18 @@ def release_result(reason: str) -> Result:
     return Result(data, with_repairs(notes, "\n".join(lines)))
 
 
-def approve_release(what: str, comment: str, key: str) -> Result:
-    """Approve a release in the current user's name."""
-    done = operations.approve(what, comment, key)
+@command("approve r-3f2a --comment 'slices look right'")
+def approve(
+    release: Release,
+    comment: Annotated[str, typer.Option(metavar="TEXT", help="Recorded with the approval.")] = "",
+    key: Annotated[
+        str, typer.Option(metavar="FILE", help="SSH key to sign with; default: git's user.signingKey.")
+    ] = "",
+) -> Result:
+    """Approve a release in your git name. The approval is signed if the project has a file allowed_signers."""
+    from ..releases import approvals, operations
+
+    done = operations.approve(release, comment, key)
     approval = done.result
     signed = approvals.allowed_signers() is not None
     kind = ", ".join(word for word, true in (("own release", approval.own), ("signed", signed)) if true)

@@ -2,24 +2,32 @@
 
 from dataclasses import asdict
 
-from ..monitoring.rollout import State, advance
-from .result import Result, with_repairs
+from .command import Release, Result, command, with_repairs
 
-CODES: dict[State, int] = {"done": 0, "rolled back": 1, "waiting": 3, "held": 3}
-HEADS: dict[State, str] = {
-    "done": "is in production",
-    "rolled back": "is rolled back",
-    "waiting": "waits for",
-    "held": "is held for a person",
+# State of the rollout -> what is said of it, and the exit code.
+STATES = {
+    "done": ("is in production", 0),
+    "rolled back": ("is rolled back", 1),
+    "waiting": ("waits for", 3),
+    "held": ("is held for a person", 3),
 }
 
 
-def rollout(what: str) -> tuple[Result, int]:
-    """Take every step that the evidence allows. Return the result and the exit code."""
-    done = advance(what)
+@command("rollout r-3f2a", part="monitoring")
+def rollout(release: Release) -> Result:
+    """Roll out a release step by step, as measurements allow.
+
+    Run it repeatedly. Each run takes every step that is due, and says what the next one waits for. The steps: staging,
+    shadow, canary at growing shares, production; bounds in params.yaml (rollout). Exit code 0 when production serves
+    the release, 1 when it was rolled back, 3 while it waits or needs a person.
+    """
+    from ..monitoring.rollout import advance
+
+    done = advance(release)
     stop = done.stop
+    head, code = STATES[stop.state]
     lines = [f"  {step}" for step in done.steps]
-    lines.append(f"{done.release} {HEADS[stop.state]}" + (" " if stop.state == "waiting" else ": ") + stop.why)
+    lines.append(f"{done.release} {head}{' ' if stop.state == 'waiting' else ': '}{stop.why}")
     data = {
         "release": done.release,
         "state": stop.state,
@@ -28,4 +36,4 @@ def rollout(what: str) -> tuple[Result, int]:
         "evidence": stop.evidence,
         "notes": done.notes,
     }
-    return Result(data, with_repairs(done.notes, "\n".join(lines))), CODES[stop.state]
+    return Result(data, with_repairs(done.notes, "\n".join(lines)), code)

@@ -5,15 +5,31 @@ import signal
 import sys
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from ..errors import UserError
-from ..params import load_params
-from ..releases import tracking
-from ..releases.pipeline import Pipeline, StageError
-from ..releases.window import moved
-from ..stages import ingest
-from ..stages.source import pins_of, read_pins
+from .command import Result, command
+
+if TYPE_CHECKING:
+    from ..releases.tracking import Tracked
+
+
+@command("run --through 2013-07")
+def run(
+    through: Annotated[
+        str, typer.Option(metavar="YYYY-MM", help="First set the last month of the data window (data.through).")
+    ] = "",
+) -> Result:
+    """Run stale stages, log the result and register the model.
+
+    Checks and admits new files of the source first.
+
+    Exit code 0 if the model passes its gates, 1 if something failed, 3 if a gate failed.
+    """
+    outcome = run_pipeline(through)
+    return Result(outcome.as_dict(), outcome.as_text(), code=3 if outcome.failed_gates else 0)
 
 
 @dataclass(frozen=True)
@@ -21,7 +37,7 @@ class Outcome:
     """The outcome of a run."""
 
     changed: bool
-    tracked: tracking.Tracked
+    tracked: "Tracked"
     failed_gates: list[str]
 
     def as_dict(self) -> dict[str, Any]:
@@ -30,6 +46,8 @@ class Outcome:
 
     def as_text(self) -> str:
         """Return the outcome as readable text."""
+        from ..releases import tracking
+
         t = self.tracked
         if self.failed_gates:
             model = f"not registered: {'; '.join(self.failed_gates)}"
@@ -53,6 +71,9 @@ def run_pipeline(through: str = "") -> Outcome:
     Raises:
         UserError, StageError: the run failed; the previous state is restored.
     """
+    from ..releases import tracking
+    from ..releases.window import moved
+
     signal.signal(signal.SIGTERM, _stop)
     with moved(through) if through else nullcontext():
         changed = _run()
@@ -70,6 +91,7 @@ def _run() -> bool:
     if not os.environ.get("PREFECT_API_URL") and not _anything_to_do():
         return False
     from ..flows import server
+    from ..releases.pipeline import StageError
 
     server.ensure_api()
     from ..flows import pipeline
@@ -90,6 +112,12 @@ def _run() -> bool:
 
 
 def _anything_to_do() -> bool:
+    from ..params import load_params
+    from ..releases import tracking
+    from ..releases.pipeline import Pipeline
+    from ..stages import ingest
+    from ..stages.source import pins_of, read_pins
+
     _, files = ingest.look(load_params().data)
     if pins_of(files) != read_pins() or not tracking.is_tracked():
         return True

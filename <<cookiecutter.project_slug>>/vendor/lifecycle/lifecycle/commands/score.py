@@ -1,31 +1,47 @@
 """`score`: batch scoring."""
 
 from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
 
-from ..lineage import openlineage
-from ..params import load_params
-from ..releases import scoring
-from ..releases.ledger import ChannelName
-from ..releases.scoring import Scored
-from .result import Result, table, with_repairs
+import typer
+
+from ..releases.channel_names import ChannelName
+from .command import Result, command, table, with_repairs
+
+if TYPE_CHECKING:
+    from ..releases.scoring import Scored
 
 
-def score(channel: ChannelName, months: list[str]) -> Result:
-    """Score months with a channel's release: in threads here, or as a flow on the cluster set in params.yaml."""
+@command("score --months 2013-09,2013-10", part="scoring")
+def score(
+    channel: Annotated[ChannelName, typer.Option(help="The channel whose release scores.")] = "production",
+    months: Annotated[str, typer.Option(metavar="YYYY-MM,...", help="Default: all months.")] = "",
+) -> Result:
+    """Score months of the feature table with a channel's release.
+
+    Writes one file a month to data/scores. Skips a month with the same rows and release as last time. A corrected month
+    becomes a new version.
+    """
+    from ..lineage import openlineage
+    from ..params import load_params
+    from ..releases import scoring
+
     params = load_params()
-    jobs, notes = scoring.plan(channel, months, params.monitoring.columns)
+    chosen = [month for month in months.split(",") if month]
+    jobs, notes = scoring.plan(channel, chosen, params.monitoring.columns)
     if params.scoring.runner == "threads":
         done = scoring.score(jobs, params.scoring.workers)
         notes += openlineage.tell_of_scores(done)
     else:
-        done = _as_flow(channel, months)
+        done = _as_flow(channel, chosen)
     rows = [(each.month, each.outcome, f"{each.rows:,} rows", each.file) for each in done]
     text = f"{jobs[0].release}, which {channel} serves\n{table(rows)}" if jobs else "the feature table has no rows"
     data = {"release": jobs[0].release if jobs else None, "months": [asdict(each) for each in done], "notes": notes}
     return Result(data, with_repairs(notes, text))
 
 
-def _as_flow(channel: ChannelName, months: list[str]) -> list[Scored]:
+def _as_flow(channel: ChannelName, months: list[str]) -> "list[Scored]":
+    """Score on the cluster that params.yaml names."""
     from ..flows import server
 
     server.ensure_api()

@@ -1,17 +1,19 @@
 """`serve`: answer prediction requests until stopped."""
 
-import asyncio
 import logging
 import signal
 import socket
 import sys
 from contextlib import suppress
-from ipaddress import ip_address
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from ..errors import UserError, plain
-from ..params import load_params
-from ..releases import ledger, pointers
+from .command import command
+
+if TYPE_CHECKING:
+    from asyncio import Transport
 
 # How long a client may take to send a request, and to start the next one on the same connection.
 CLIENT_SECONDS = 20
@@ -19,14 +21,24 @@ CLIENT_SECONDS = 20
 GRACE_SECONDS = 10
 
 
-def serve(host: str, port: int, names: list[str], no_token: bool) -> None:
-    """Serve the channels on one port, in this process.
+@command("serve --port 8080", part="serving", json=False)
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8000,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME[:PORT]", help="A name by which clients reach the server. Repeatable."),
+    ] = None,
+    no_token: Annotated[bool, typer.Option("--no-token", help="Let any machine ask without a token.")] = False,
+) -> None:
+    """Serve predictions from production and canary, until Ctrl-C.
 
-    Raises:
-        UserError: the port is not available, params.yaml is wrong, or other machines could send requests without token.
+    Follows every promotion and rollback without a restart. With SERVING_TOKEN set, requests need that bearer token.
     """
     import uvicorn
 
+    from ..params import load_params
+    from ..releases import ledger, pointers
     from ..serving.app import Service, make_app
     from ..serving.guard import TOKEN, guard, token_of_environment
     from ..serving.loader import Loader
@@ -43,7 +55,8 @@ def serve(host: str, port: int, names: list[str], no_token: bool) -> None:
     listener = listen(host, port)
     loader = Loader(settings, params.monitoring.columns.key)
     loader.look()
-    app = make_app(Service(settings, loader, Log(settings.log)), guard(host, listener.getsockname()[1], names, token))
+    guarded = guard(host, listener.getsockname()[1], allow_host or [], token)
+    app = make_app(Service(settings, loader, Log(settings.log)), guarded)
     production = loader.table.production
     _say(listener, production.release_id if production else None, loader.problems().get("production"))
     # uvicorn shuts down cleanly on these signals and then raises them again: ignore that, since all is done.
@@ -61,7 +74,7 @@ def configuration(app: Any, seconds: int = CLIENT_SECONDS) -> Any:
     class Impatient(H11Protocol):
         """Add timeouts: uvicorn itself waits forever for the first request, and for the rest of one."""
 
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        def connection_made(self, transport: "Transport") -> None:  # type: ignore[override]
             super().connection_made(transport)
             self._next_look = self.loop.call_later(seconds, self._look, None)
 
@@ -103,6 +116,8 @@ def _log_to_stderr() -> None:
 
 
 def _is_loopback(host: str) -> bool:
+    from ipaddress import ip_address
+
     try:
         return ip_address(host).is_loopback
     except ValueError:

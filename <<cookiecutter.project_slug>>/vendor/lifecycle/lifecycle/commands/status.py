@@ -7,19 +7,24 @@ from typing import TYPE_CHECKING, Any
 
 from .. import parts, project
 from ..errors import plain
-from ..params import Data, Monitoring, load_params
-from ..releases import approving, ledger, tracking, worktree
-from ..releases.ledger import Channel, ChannelName, Ledger
-from ..releases.pipeline import LOCK_FILE, Pipeline, StageStatus, result_digest
-from ..releases.store import Store
-from ..stages import ingest
-from ..stages.source import read_pins, unpinned
+from .command import Result, command
 
 if TYPE_CHECKING:
     from ..monitoring.alerts import Alert
+    from ..params import Data, Monitoring
+    from ..releases.ledger import Channel, ChannelName, Ledger
+    from ..releases.pipeline import StageStatus
+    from ..releases.tracking import Tracked
 
 # The default width of a terminal.
 COLUMNS = 80
+
+
+@command("status --json | jq .stages")
+def status() -> Result:
+    """Show stages, data, model, channels and open problems."""
+    found = project_status()
+    return Result(found.as_dict(), found.as_text())
 
 
 @dataclass(frozen=True)
@@ -43,15 +48,15 @@ class Watched:
 class ProjectStatus:
     """The state of the working tree."""
 
-    data: Data
+    data: "Data"
     source_changes: list[str]
-    stages: list[StageStatus]
+    stages: "list[StageStatus]"
     differences: list[str]
-    tracked: tracking.Tracked | None
+    tracked: "Tracked | None"
     is_tracked: bool
     is_of_result: bool
-    channels: dict[ChannelName, Channel]
-    holds: dict[ChannelName, str]
+    channels: "dict[ChannelName, Channel]"
+    holds: "dict[ChannelName, str]"
     warnings: list[str]
     quarantine: dict[str, str]
     approvers: dict[str, list[str]]
@@ -130,7 +135,7 @@ class ProjectStatus:
             lines.append(_wrapped(f"monitor    {self._seen(self.watched)}"))
         return "\n".join(lines)
 
-    def _serves(self, name: ChannelName, channel: Channel) -> str:
+    def _serves(self, name: "ChannelName", channel: "Channel") -> str:
         if channel.release is None:
             return f"nothing since {channel.at} (generation {channel.generation})"
         share = f" for {channel.traffic:.0%} of requests" if channel.traffic is not None else ""
@@ -154,6 +159,13 @@ class ProjectStatus:
 
 def project_status() -> ProjectStatus:
     """Collect the status without changing anything."""
+    from ..params import load_params
+    from ..releases import approving, ledger, tracking, worktree
+    from ..releases.pipeline import LOCK_FILE, Pipeline, result_digest
+    from ..releases.store import Store
+    from ..stages import ingest
+    from ..stages.source import read_pins, unpinned
+
     params = load_params()
     data = params.data
     _, files = ingest.look(data)
@@ -191,7 +203,7 @@ def project_status() -> ProjectStatus:
     )
 
 
-def _watched(book: Ledger, settings: Monitoring) -> Watched:
+def _watched(book: "Ledger", settings: "Monitoring") -> Watched:
     """Read the monitor's own files, without measuring anything."""
     from ..monitoring import alerts, history
     from ..monitoring import incidents as log_of

@@ -5,12 +5,12 @@ import signal
 import subprocess
 import time
 from contextlib import ExitStack, closing, suppress
-from http.client import HTTPConnection, HTTPException
+from typing import Annotated
+
+import typer
 
 from ..errors import UserError, redacted
-from ..flows.server import log_of, start
-from ..releases import databases
-from ..releases.tracking import follow_project, tracking_uri
+from .command import command
 from .serve import listen
 
 # How long a server may take to finish open requests.
@@ -19,12 +19,16 @@ POLL_SECONDS = 0.2
 HEALTH = {"MLflow": "/health", "Prefect": "/api/health"}
 
 
-def serve(mlflow_port: int, prefect_port: int) -> None:
-    """Run both servers until Ctrl-C.
+@command("ui --mlflow-port 5001", json=False)
+def ui(
+    mlflow_port: Annotated[int, typer.Option(help="Port of MLflow's page.")] = 5000,
+    prefect_port: Annotated[int, typer.Option(help="Port of Prefect's page.")] = 4200,
+) -> None:
+    """Serve the MLflow and Prefect pages, until Ctrl-C."""
+    from ..flows.server import start
+    from ..releases import databases
+    from ..releases.tracking import follow_project, tracking_uri
 
-    Raises:
-        UserError: a port is in use, or a server has stopped on its own.
-    """
     if wrong := databases.damage(databases.PREFECT):
         raise UserError(databases.damaged_prefect(wrong))
     for note in follow_project():
@@ -68,6 +72,8 @@ def serve(mlflow_port: int, prefect_port: int) -> None:
 
 
 def _answers(port: int, path: str) -> bool:
+    from http.client import HTTPConnection, HTTPException
+
     with closing(HTTPConnection("127.0.0.1", port, timeout=10)) as connection, suppress(OSError, HTTPException):
         connection.request("GET", path)
         return connection.getresponse().status == 200
@@ -80,6 +86,8 @@ def _all_run(processes: dict[str, subprocess.Popen[bytes]]) -> None:
     Raises:
         UserError: a server has ended.
     """
+    from ..flows.server import log_of
+
     time.sleep(POLL_SECONDS)
     for page, process in processes.items():
         if process.poll() is not None:

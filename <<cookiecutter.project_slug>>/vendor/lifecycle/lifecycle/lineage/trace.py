@@ -16,7 +16,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..releases import approving, git, loading, scoring, worktree
-from ..releases.ledger import ChannelName, Entry, Ledger
+from ..releases.ledger import CHANNELS, ChannelName, Entry, Ledger
 from ..releases.pipeline import locked, outputs
 from ..releases.record import Release
 from ..releases.scoring import Found
@@ -24,8 +24,6 @@ from ..releases.store import Output, Store
 from . import structure
 from .fact_tree import Fact
 from .structure import Column, Node, Structure
-
-CHANNELS: tuple[ChannelName, ...] = ("staging", "canary", "production")
 
 
 @dataclass(frozen=True)

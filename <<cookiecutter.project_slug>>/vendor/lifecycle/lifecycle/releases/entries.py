@@ -6,10 +6,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from .channel_names import CHANNELS as CHANNELS
+from .channel_names import ChannelName as ChannelName
+
 ENTRY = "entry.json"
 
-ChannelName = Literal["staging", "canary", "production"]
-CHANNELS: tuple[ChannelName, ...] = ("staging", "canary", "production")
 Kind = Literal["release", "approve", "promote", "rollback", "hold", "retrain"]
 
 

@@ -18,7 +18,7 @@ from ..errors import UserError, one_line
 from ..files import held, write_json
 from . import ledger as book
 from . import loading, tracking
-from .ledger import ChannelName, Ledger
+from .ledger import CHANNELS, ChannelName, Ledger
 from .record import Release
 from .store import Store
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 RELEASE_TAG = "release"
 DIGEST_TAG = "release_digest"
 PAGE_TAG = "lineage"
-CHANNELS: tuple[ChannelName, ...] = ("staging", "canary", "production")
 # The ledger commit that versions, tags and aliases match, and the one for cards and pages (lineage/mlflow_pages.py).
 PROJECTED = Path(".lifecycle/registry.json")
 DESCRIBED = Path(".lifecycle/described.json")
