@@ -69,7 +69,9 @@ def test_every_make_target_and_command_of_ci_exists(chosen):
         text = file.read_text()
         assert set(re.findall(r"(?:run: |- )make ([a-z-]+)", text)) <= targets
         for command in re.findall(r"\.venv/bin/flight-delays ([a-z]+)", text):
-            assert re.search(rf"(?m)^@command\(.*\ndef {command}\(", source), f"{file.name}: {command}"
+            assert re.search(rf"(?m)^@command\(.*\ndef {command}\(", source), (
+                f"{file.name}: {command}"
+            )
 
 
 def test_a_fresh_project_holds_no_secret(tmp_path):

@@ -76,12 +76,13 @@ def commands(project):
     program = """
 import inspect, json
 from lifecycle.commands import everything
-print(json.dumps([(c.function.__name__, inspect.getdoc(c.function), c.example) for c in everything()]))
+for each in everything():
+    print(json.dumps([each.function.__name__, inspect.getdoc(each.function), each.example]))
 """
     found = run(project / MACHINERY, sys.executable, "-c", program)
     yield "| command | does | example |"
     yield "|---|---|---|"
-    for name, says, example in json.loads(found):
+    for name, says, example in map(json.loads, found.splitlines()):
         yield f"| `{name}` | {cell(says)} | `{cell(f'flight-delays {example}')}` |"
 
 

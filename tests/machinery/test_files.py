@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lifecycle.files import append_lines, held, replacing, sha256, write_json, write_text
+from lifecycle.files import append_lines, file_lock, replacing, sha256, write_json, write_text
 
 
 def test_makes_the_folder_and_the_file(tmp_path: Path) -> None:
@@ -111,8 +111,8 @@ def test_a_lock_is_held_once_and_ends_with_its_process(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
     program = """
 from pathlib import Path
-from lifecycle.files import held
-with held(Path("lock")):
+from lifecycle.files import file_lock
+with file_lock(Path("lock")):
     print("held", flush=True)
     input()
 """
@@ -120,10 +120,10 @@ with held(Path("lock")):
         [sys.executable, "-c", program], cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as holder:
         assert holder.stdout and holder.stdout.readline() == b"held\n"
-        with held(lock, wait=False) as mine:
+        with file_lock(lock, wait=False) as mine:
             assert not mine
         holder.kill()
-    with held(lock, wait=False) as mine:
+    with file_lock(lock, wait=False) as mine:
         assert mine
 
 

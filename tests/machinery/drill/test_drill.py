@@ -14,7 +14,7 @@ from lifecycle.drill import defects, drill
 from lifecycle.drill.drill import REPORT, TABLE
 from lifecycle.drill.faults import FAULTS
 from lifecycle.drill.load import Answer, shift
-from lifecycle.drill.sandbox import NotHeldError
+from lifecycle.drill.sandbox import UnexpectedError
 from lifecycle.drill.scenario import Fault, Scenario
 from lifecycle.errors import UserError
 from lifecycle.testing import digests
@@ -26,7 +26,7 @@ def break_something(scenario: Scenario) -> str:
     """A fault that nobody deals with: production serves what the ledger does not say."""
     scenario.watch.found()
     shutil.rmtree(scenario.sandbox.folder / "data")
-    raise NotHeldError("nobody has noticed")
+    raise UnexpectedError("nobody has noticed")
 
 
 def test_a_drill_tells_what_holds_from_what_does_not_and_touches_nothing(
@@ -38,8 +38,8 @@ def test_a_drill_tells_what_holds_from_what_does_not_and_touches_nothing(
     done = drill.drill([], said.append)
     rows = {row.fault: row for row in done.rows}
     assert len(REAL) == 9
-    assert {name: row.held for name, row in rows.items()} == {**dict.fromkeys(REAL, True), "broken": False}, rows
-    assert not done.held
+    assert {name: row.passed for name, row in rows.items()} == {**dict.fromkeys(REAL, True), "broken": False}, rows
+    assert not done.passed
     assert rows["broken"].happened == "nobody has noticed"
     for name in REAL:
         row = rows[name]
@@ -55,7 +55,7 @@ def test_a_drill_tells_what_holds_from_what_does_not_and_touches_nothing(
     reports = {str(built / path) for path in (REPORT, TABLE)}
     after = digests(built)
     assert {name: digest for name, digest in after.items() if name not in reports} == before
-    assert json.loads(REPORT.read_text(encoding="utf-8"))["held"] is False
+    assert json.loads(REPORT.read_text(encoding="utf-8"))["passed"] is False
     assert "| broken | **FAILED** |" in TABLE.read_text(encoding="utf-8")
 
 

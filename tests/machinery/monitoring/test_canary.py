@@ -61,7 +61,7 @@ def verdict(watched: Watched, minutes: int = 61) -> tuple[str, str]:
 
 def test_a_log_that_is_not_there_has_no_rows() -> None:
     assert len(read_log(START.isoformat())) == 0
-    assert verdict(seen()) == ("hold", "100 more requests at 50%")
+    assert verdict(seen()) == ("undecided", "100 more requests at 50%")
 
 
 def test_the_log_is_read_whatever_state_it_is_in() -> None:
@@ -107,12 +107,12 @@ def again(row: dict[str, Any], many: int) -> list[dict[str, Any]]:
 def test_a_request_that_is_sent_again_and_again_takes_a_release_nowhere() -> None:
     row, other = requests("canary", 2)
     write([row, *again(row, 1000)])
-    assert verdict(seen()) == ("hold", "99 more requests at 50%")
+    assert verdict(seen()) == ("undecided", "99 more requests at 50%")
     write(requests("canary", 1000))
     assert seen().score_psi == pytest.approx(0, abs=0.03)
     write(again(other | {"score": None, "error": "RuntimeError", "latency_ms": 500.0}, 1000))
     found, why = verdict(seen())
-    assert (found, why.split(" of ")[0]) == ("hold", "33.3%"), "a person looks at it"
+    assert (found, why.split(" of ")[0]) == ("undecided", "33.3%"), "a person looks at it"
 
 
 def test_a_request_that_failed_is_no_evidence_when_one_of_its_rows_is_not_that_of_its_key() -> None:
@@ -152,12 +152,12 @@ def test_healthy_requests_promote_and_each_trouble_has_its_verdict() -> None:
     assert verdict(replace(good, e_errors=80))[0] == "roll back"
     assert verdict(replace(good, e_slow=80))[0] == "roll back"
     assert verdict(replace(good, e_excess=79))[0] == "promote", "four tests share alpha"
-    assert verdict(replace(good, e_within=19))[0] == "hold"
-    assert verdict(replace(good, p99_ms=101))[0] == "hold"
-    assert verdict(replace(good, p99_ms=None))[0] == "hold"
-    assert verdict(replace(good, score_psi=0.3))[0] == "hold"
-    assert verdict(replace(good, at_share=99))[0] == "hold"
-    assert verdict(good, minutes=120)[0] == "hold", "the log has gone quiet"
+    assert verdict(replace(good, e_within=19))[0] == "undecided"
+    assert verdict(replace(good, p99_ms=101))[0] == "undecided"
+    assert verdict(replace(good, p99_ms=None))[0] == "undecided"
+    assert verdict(replace(good, score_psi=0.3))[0] == "undecided"
+    assert verdict(replace(good, at_share=99))[0] == "undecided"
+    assert verdict(good, minutes=120)[0] == "undecided", "the log has gone quiet"
 
 
 def test_one_slow_request_in_a_hundred_is_allowed_and_five_are_not() -> None:

@@ -178,10 +178,10 @@ def test_a_rollback_ends_it_and_counts_until_somebody_goes_back_on_it(releases: 
     assert incident.to_alert is not None and incident.ended is not None
     assert incident.began <= incident.detected <= incident.ended + timedelta(seconds=1)
     total = incidents.summary(seen, book.load())
-    assert (total.tried, total.held, total.success) == (1, 1, 1.0)
+    assert (total.tried, total.lasted, total.success) == (1, 1, 1.0)
     operations.promote(releases.second, "production", reason="it was right after all")
     total = incidents.summary(seen, book.load())
-    assert (total.tried, total.held, total.success) == (1, 0, 0.0)
+    assert (total.tried, total.lasted, total.success) == (1, 0, 0.0)
 
 
 def test_a_rollback_that_fails_is_counted_and_a_slip_is_not(releases: Releases) -> None:
@@ -209,7 +209,7 @@ def entry(kind: str, release: str, previous: str, hours: float) -> Entry:
 
 
 @pytest.mark.parametrize(
-    ("later", "held"),
+    ("later", "lasted"),
     [
         ([], True),
         ([entry("promote", "c", "a", 1)], True),
@@ -219,16 +219,16 @@ def entry(kind: str, release: str, previous: str, hours: float) -> Entry:
         ([entry("promote", "c", "a", 1), entry("rollback", "a", "c", 2)], True),
     ],
 )
-def test_when_a_rollback_has_held(later: list[Entry], held: bool) -> None:
-    assert incidents._has_held(entry("rollback", "a", "b", 0), later) == held
+def test_when_a_rollback_has_lasted(later: list[Entry], lasted: bool) -> None:
+    assert incidents._has_lasted(entry("rollback", "a", "b", 0), later) == lasted
 
 
 def test_the_log_of_failures_is_what_the_command_reads(releases: Releases) -> None:
     from lifecycle.commands.monitor import incidents as shown
 
-    assert "0 of 0 rollbacks held" in shown(20).text
+    assert "0 of 0 rollbacks lasted" in shown(20).text
     with pytest.raises(UserError):
         operations.rollback("production", "a test")
-    assert "0 of 1 rollbacks held, 0%" in shown(20).text
+    assert "0 of 1 rollbacks lasted, 0%" in shown(20).text
     data = json.loads(json.dumps(shown(20).data))
     assert (data["incidents"], data["count"], data["tried"]) == ([], 0, 1)

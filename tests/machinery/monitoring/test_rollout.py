@@ -119,7 +119,7 @@ def test_what_policy_wants_a_person_for_waits_for_one(releases: Releases) -> Non
     edit_params(releases.folder, {"promotion": {"channels": policy}, "rollout": no_canary()})
     before = book.load()
     done = advance(releases.second)
-    assert done.stop.state == "held"
+    assert done.stop.state == "stopped"
     assert "production needs 2 approval" in done.stop.why
     assert book.load() == before
     policy["production"]["approvals"] = 1
@@ -155,7 +155,7 @@ def test_a_canary_whose_inputs_have_changed_is_held_for_a_person(releases: Relea
     advance(releases.second)
     serve(moved=True)
     done = advance(releases.second)
-    assert (done.stop.state, done.steps) == ("held", [])
+    assert (done.stop.state, done.steps) == ("stopped", [])
     assert "far from those on the shadow's rows" in done.stop.why
 
 
@@ -163,7 +163,7 @@ def test_no_data_never_promotes_however_long_it_takes(releases: Releases) -> Non
     advance(releases.second)
     later = datetime.now(UTC) + timedelta(days=365)
     stop = decided(releases.second, later)
-    assert stop.state == "held"
+    assert stop.state == "stopped"
     assert "7 days without a verdict" in stop.why
     serve(requests=199)
     assert decided(releases.second, datetime.now(UTC)).why == "1 more requests at 5%"
@@ -176,7 +176,7 @@ def test_too_few_labelled_rows_decide_nothing(releases: Releases, monkeypatch: p
     edit_params(releases.folder, {"rollout": {"shadow": {"margin": 1e-6, "min_rows": 300, "wait_days": 14}}})
     assert decided(releases.second, datetime.now(UTC)).state == "waiting"
     stop = decided(releases.second, datetime.now(UTC) + timedelta(days=15))
-    assert (stop.state, serves("canary")) == ("held", None)
+    assert (stop.state, serves("canary")) == ("stopped", None)
     monkeypatch.setattr(shadow, "unseen_from", lambda release: "9999-01")
     stop = decided(releases.second, datetime.now(UTC))
     assert (stop.state, stop.evidence["shadow"]["rows"]) == ("waiting", 0)

@@ -95,12 +95,12 @@ def test_looking_after_every_row_rolls_back_an_equal_release_no_more_often_than_
 @given(st.lists(st.floats(-1, 1), max_size=99))
 def test_without_enough_rows_nothing_is_decided(values: list[float]) -> None:
     compared = compare_losses(np.array(values), 0.01, ALPHA, ALPHA, at_least=100)
-    assert (compared.verdict, compared.rows) == ("hold", len(values))
+    assert (compared.verdict, compared.rows) == ("undecided", len(values))
 
 
 @pytest.mark.parametrize(("value", "verdict"), [(1.0, "roll back"), (-1.0, "promote")])
 def test_nor_where_the_rows_that_there_are_leave_no_doubt(value: float, verdict: str) -> None:
-    assert compare_losses(np.full(99, value), 0.01, ALPHA, ALPHA, at_least=100).verdict == "hold"
+    assert compare_losses(np.full(99, value), 0.01, ALPHA, ALPHA, at_least=100).verdict == "undecided"
     assert compare_losses(np.full(100, value), 0.01, ALPHA, ALPHA, at_least=100).verdict == verdict
 
 
@@ -111,7 +111,7 @@ def test_a_canary_that_fails_twice_as_often_is_found_at_a_small_share() -> None:
 
 
 def test_no_rows_at_all_promote_nothing_even_where_none_are_asked_for() -> None:
-    assert compare_losses(np.zeros(0), 0.5, 0.5, 0.5, at_least=0).verdict == "hold"
+    assert compare_losses(np.zeros(0), 0.5, 0.5, 0.5, at_least=0).verdict == "undecided"
     assert log_rate(0, 0, 0.01, "below") == pytest.approx(0, abs=EXACT)
     assert log_excess(np.zeros(0), np.zeros(0, dtype=bool)) == pytest.approx(0, abs=EXACT)
 
@@ -130,7 +130,9 @@ def test_the_first_complete_evidence_decides_whatever_comes_later() -> None:
 def test_the_same_model_twice_is_promoted_and_a_worse_one_is_not() -> None:
     assert compare_losses(np.zeros(2000), 0.005, ALPHA, ALPHA, 100).verdict == "promote"
     assert compare_losses(np.full(2000, 0.005), 0.005, ALPHA, ALPHA, 100).verdict == "roll back"
-    assert compare_losses(np.zeros(2000), 0.0005, ALPHA, ALPHA, 100).verdict == "hold", "a margin so small takes more"
+    assert compare_losses(np.zeros(2000), 0.0005, ALPHA, ALPHA, 100).verdict == "undecided", (
+        "a margin so small takes more"
+    )
 
 
 @pytest.mark.parametrize("values", [[0.0, 1.1], [-1.1], [0.0, math.nan]])

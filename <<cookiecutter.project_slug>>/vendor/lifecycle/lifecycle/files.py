@@ -50,7 +50,7 @@ def append_lines(path: Path, lines: str) -> int:
 
 
 @contextmanager
-def held(lock: Path, wait: bool = True) -> Iterator[bool]:
+def file_lock(lock: Path, wait: bool = True) -> Iterator[bool]:
     """Hold a lock that is released when this process ends. Yield whether it is held: without `wait`, it may not be."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("a") as file:

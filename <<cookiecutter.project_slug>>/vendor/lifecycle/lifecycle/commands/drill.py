@@ -27,7 +27,7 @@ def drill(
     rows += [
         (
             row.fault,
-            "held" if row.held else "FAILED",
+            "passed" if row.passed else "FAILED",
             span(row.to_detect),
             span(row.to_alert),
             span(row.to_restore),
@@ -38,7 +38,7 @@ def drill(
         )
         for row in done.rows
     ]
-    failed = [f"{row.fault} FAILED: {row.happened}" for row in done.rows if not row.held]
-    held = f"{sum(row.held for row in done.rows)} of {len(done.rows)} faults as expected, {done.rollbacks}"
-    end = f"{held}, {done.seconds:.0f} s; {REPORT}, {TABLE}"
-    return Result(done.as_dict(), "\n".join([table(rows), *failed, end]), code=not done.held)
+    failed = [f"{row.fault} FAILED: {row.happened}" for row in done.rows if not row.passed]
+    passed = f"{sum(row.passed for row in done.rows)} of {len(done.rows)} faults as expected, {done.rollbacks}"
+    end = f"{passed}, {done.seconds:.0f} s; {REPORT}, {TABLE}"
+    return Result(done.as_dict(), "\n".join([table(rows), *failed, end]), code=not done.passed)

@@ -162,7 +162,7 @@ def incidents(limit: Limit = 20) -> Result:
         lines.append(f"... and {len(found) - limit} earlier (--limit)")
     lines.append(f"{total.count} incidents, {total.open} open")
     lines += [f"  medians: {medians}"] if closed else []
-    lines.append(f"{total.held} of {total.tried} rollbacks held{success}")
+    lines.append(f"{total.lasted} of {total.tried} rollbacks lasted{success}")
     data = {"incidents": [_incident(each) for each in found[:limit]], **asdict(total), "notes": opened.done}
     return Result(data, with_repairs(opened.done, "\n".join(lines)))
 

@@ -9,7 +9,7 @@ STATES = {
     "done": ("is in production", 0),
     "rolled back": ("is rolled back", 1),
     "waiting": ("waits for", 3),
-    "held": ("is held for a person", 3),
+    "stopped": ("needs a person", 3),
 }
 
 

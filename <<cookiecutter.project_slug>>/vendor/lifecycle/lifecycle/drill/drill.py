@@ -15,7 +15,7 @@ from ..releases.record import same_predictions
 from . import sandbox as sandboxes
 from .faults import FAULTS
 from .load import Answer
-from .sandbox import NotHeldError, Sandbox
+from .sandbox import Sandbox, UnexpectedError
 from .scenario import Fault, Scenario, Watch
 
 REPORT = Path(".lifecycle/drill.json")
@@ -33,7 +33,7 @@ class Row:
     fault: str
     expected: str
     happened: str
-    held: bool
+    passed: bool
     to_detect: float | None
     to_alert: float | None
     to_restore: float | None
@@ -55,30 +55,30 @@ class Drill:
     seconds: float
 
     @property
-    def held(self) -> bool:
-        """Whether every expectation held."""
-        return all(row.held for row in self.rows)
+    def passed(self) -> bool:
+        """Whether every fault ended as expected."""
+        return all(row.passed for row in self.rows)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result for --json and the report."""
-        return asdict(self) | {"held": self.held}
+        return asdict(self) | {"passed": self.passed}
 
     def markdown(self) -> str:
         """Return a table for a page, or CI's summary."""
-        head = "| fault | held | detected | alerted | resolved | requests | failed | wrong | what happened |"
+        head = "| fault | passed | detected | alerted | resolved | requests | failed | wrong | what happened |"
         lines = [head, "|---|---|---:|---:|---:|---:|---:|---:|---|"]
         for row in self.rows:
-            held = "yes" if row.held else "**FAILED**"
+            passed = "yes" if row.passed else "**FAILED**"
             times = " | ".join(map(span, (row.to_detect, row.to_alert, row.to_restore)))
             counts = f"{row.requests} | {row.failed} | {row.wrong}"
             happened = row.happened.replace("|", "\\|")
-            lines.append(f"| {row.fault} | {held} | {times} | {counts} | {happened} |")
+            lines.append(f"| {row.fault} | {passed} | {times} | {counts} | {happened} |")
         return "\n".join([*lines, "", f"{self.rollbacks}; {self.seconds:.0f} s, at commit `{self.commit[:12]}`", ""])
 
     @property
     def rollbacks(self) -> str:
         """The success rate of rollbacks, in words."""
-        return f"{self.rolled_back} of {self.tried} rollbacks held"
+        return f"{self.rolled_back} of {self.tried} rollbacks lasted"
 
 
 def span(seconds: float | None) -> str:
@@ -144,19 +144,19 @@ def _in_copy(
         sandbox.must("promote", sound, "--to", "production")
         stack.callback(sandbox.kill_server)
         sandbox.serve()
-    except NotHeldError as error:
-        raise UserError(f"the drill cannot be held: {error}") from None
+    except UnexpectedError as error:
+        raise UserError(f"the drill cannot run: {error}") from None
     load, scores = sandbox.load(sandbox.ledger.release(sound))
     rows = []
     with load:
         for fault in faults:
             row = _one(fault, Scenario(sandbox, load, sound, Watch()), scores)
             rows.append(row)
-            say(f"{fault.name:<18} {'held' if row.held else 'FAILED'}  {row.happened}")
+            say(f"{fault.name:<18} {'passed' if row.passed else 'FAILED'}  {row.happened}")
     tried = rolled_back = 0
-    with suppress(NotHeldError):  # a failed fault may leave things in any state
+    with suppress(UnexpectedError):  # a failed fault may leave things in any state
         total = sandbox.must("incidents")
-        tried, rolled_back = total["tried"], total["held"]
+        tried, rolled_back = total["tried"], total["lasted"]
         sandbox.settle(10)  # otherwise the MLflow update writes to a folder that is being deleted
     return rows, tried, rolled_back
 
@@ -169,7 +169,7 @@ def _one(fault: Fault, scenario: Scenario, scores: list[float]) -> Row:
         since = len(load.answers)
         watch.begin()
         happened = fault.inject(scenario)
-    except NotHeldError as error:
+    except UnexpectedError as error:
         problem = happened = one_line(error)
     except Exception as error:  # whatever the error, run the other faults
         problem = happened = f"{type(error).__name__}: {one_line(error)}"
@@ -186,7 +186,7 @@ def _one(fault: Fault, scenario: Scenario, scores: list[float]) -> Row:
         fault.name,
         fault.expected,
         happened,
-        held=not problem,
+        passed=not problem,
         to_detect=watch.detected and watch.detected - watch.began,
         to_alert=watch.to_alert,
         to_restore=watch.restored and watch.restored - watch.began,

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..params import load_params
 from .defects import Defect
-from .sandbox import PATIENCE_SECONDS, NotHeldError, Sandbox, last_line
+from .sandbox import PATIENCE_SECONDS, Sandbox, UnexpectedError, last_line
 from .scenario import Scenario, expect
 
 # Checks for inputs that differ from training.
@@ -72,7 +72,7 @@ def _monitored(scenario: Scenario, enough: Callable[[dict[str, Any]], object]) -
         said: dict[str, Any] = json.loads(done.stdout)
         if enough(said):
             return said
-    raise NotHeldError(f"the monitor did not find it; in breach: {[each['check'] for each in said['breaches']]}")
+    raise UnexpectedError(f"the monitor did not find it; in breach: {[each['check'] for each in said['breaches']]}")
 
 
 def crashing_model(scenario: Scenario) -> str:

@@ -40,7 +40,7 @@ PATIENCE_SECONDS = 120
 POLL_SECONDS = 0.05
 
 
-class NotHeldError(Exception):
+class UnexpectedError(Exception):
     """Raised if the expected effect of a fault did not happen."""
 
 
@@ -67,7 +67,7 @@ class Sandbox:
         """Run a command that must succeed, and return its --json output."""
         done = self.cli(*arguments, "--json")
         if done.returncode:
-            raise NotHeldError(f"`{' '.join(arguments)}` failed: {last_line(done)}")
+            raise UnexpectedError(f"`{' '.join(arguments)}` failed: {last_line(done)}")
         return json.loads(done.stdout)
 
     def start_cli(self, *arguments: str) -> subprocess.Popen[bytes]:
@@ -101,7 +101,7 @@ class Sandbox:
         if "http://127.0.0.1:" in text:
             self.port = int(text.split("http://127.0.0.1:")[1].split()[0])
         elif self._server and self._server.poll() is not None:
-            raise NotHeldError(f"the server has ended: {text[-300:]}")
+            raise UnexpectedError(f"the server has ended: {text[-300:]}")
         return bool(self.port)
 
     def info(self) -> dict[str, Any] | None:
@@ -138,12 +138,12 @@ class Sandbox:
         """Wait until `true` returns something true.
 
         Raises:
-            NotHeldError: it did not in time.
+            UnexpectedError: it did not in time.
         """
         deadline = time.monotonic() + seconds
         while not true():
             if time.monotonic() > deadline:
-                raise NotHeldError(f"{otherwise}, within {seconds:g} s; the server says {self.info()}")
+                raise UnexpectedError(f"{otherwise}, within {seconds:g} s; the server says {self.info()}")
             time.sleep(POLL_SECONDS)
 
     # Releases.
@@ -240,7 +240,7 @@ def run(command: list[str], folder: Path, env: dict[str, str]) -> str:
     """
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
     if done.returncode:
-        raise UserError(f"the drill cannot be held: `{' '.join(command[:4])}` failed: {last_line(done)}")
+        raise UserError(f"the drill cannot run: `{' '.join(command[:4])}` failed: {last_line(done)}")
     return done.stdout
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .load import Load
-from .sandbox import NotHeldError, Sandbox
+from .sandbox import Sandbox, UnexpectedError
 
 
 @dataclass
@@ -41,13 +41,13 @@ class Scenario:
 
 
 def expect(true: object, otherwise: str) -> None:
-    """Check that something holds.
+    """Check an expectation.
 
     Raises:
-        NotHeldError: it does not.
+        UnexpectedError: it does not.
     """
     if not true:
-        raise NotHeldError(otherwise)
+        raise UnexpectedError(otherwise)
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Fault:
     """One fault. `expected`: what must hold; `down`: whether requests may fail during it.
 
     `inject` injects it for real, and waits until the project itself has dealt with it. It records on the watch when the
-    fault was found and when it was over, and returns what happened. Raises NotHeldError if an expectation fails.
+    fault was found and when it was over, and returns what happened. Raises UnexpectedError if an expectation fails.
     """
 
     name: str

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 from uuid import uuid4
 
 from ..errors import one_line, redacted, redacted_traceback
-from ..files import append_lines, held, write_json
+from ..files import append_lines, file_lock, write_json
 from ..releases import git, scoring
 from ..releases import ledger as book
 from ..releases.ledger import Entry, Ledger
@@ -190,13 +190,13 @@ def _write(events: "Iterable[RunEvent]") -> None:
     from openlineage.client.serde import Serde
 
     lines = "".join(f"{Serde.to_json(event)}\n" for event in events)
-    with held(FILE.with_suffix(".lock")):
+    with file_lock(FILE.with_suffix(".lock")):
         if append_lines(FILE, lines) > LARGE:
             FILE.replace(ASIDE)
 
 
 def _follow(ledger: Ledger) -> None:
-    with held(TOLD.with_suffix(".lock")):
+    with file_lock(TOLD.with_suffix(".lock")):
         new = list(_untold(ledger, str(_read(TOLD).get("tip", ""))))
         if new:
             events, ids = _events(), {each.release for each in new if each.release}
@@ -232,10 +232,10 @@ def send() -> int:
         Exception: the client's error if an event cannot be sent; the next call starts with that one.
     """
     with contextlib.ExitStack() as sending:
-        with held(NEXT.with_suffix(".lock"), wait=False) as mine:
+        with file_lock(NEXT.with_suffix(".lock"), wait=False) as mine:
             if not mine:
                 return 0  # another process is waiting to send, and will send these too
-            sending.enter_context(held(SENT.with_suffix(".lock")))
+            sending.enter_context(file_lock(SENT.with_suffix(".lock")))
         return _send_files()
 
 

@@ -165,7 +165,7 @@ def stability(scores: Array, edges: tuple[float, ...], expected: tuple[float, ..
 
 
 def judge(watched: Watched, rules: Rollout, now: datetime) -> tuple[Verdict, str, bool]:
-    """Return what to do, why, and whether a person must decide if the verdict is hold."""
+    """Return what to do, why, and whether a person must decide if it is undecided."""
     bounds, enough = rules.canary, TESTS / rules.alpha
     failed = f"{watched.errors:,} of {watched.requests:,} requests"
     if watched.e_excess >= enough:
@@ -177,17 +177,17 @@ def judge(watched: Watched, rules: Rollout, now: datetime) -> tuple[Verdict, str
         return "roll back", f"more than 1 in 100 requests take longer than {bounds.p99_ms:g} ms", False
     if watched.at_share < bounds.min_requests:
         missing = bounds.min_requests - watched.at_share
-        return "hold", f"{missing:,} more requests at {watched.share:.0%}", False
+        return "undecided", f"{missing:,} more requests at {watched.share:.0%}", False
     newest = datetime.fromisoformat(watched.newest or "")
     if now - newest.astimezone(UTC) > timedelta(minutes=bounds.quiet_minutes):
-        return "hold", f"predictions: the newest in the log is of {newest:%Y-%m-%d %H:%M} UTC", False
+        return "undecided", f"predictions: the newest in the log is of {newest:%Y-%m-%d %H:%M} UTC", False
     if watched.score_psi is not None and watched.score_psi > bounds.score_psi:
         far = f"its scores are far from those on the shadow's rows (PSI {watched.score_psi:.2f})"
-        return "hold", f"{far}: requests have changed, or the model gets other inputs than in training", True
+        return "undecided", f"{far}: requests have changed, or the model gets other inputs than in training", True
     if watched.e_within < 1 / rules.alpha:
-        return "hold", f"evidence that it fails less often than {bounds.error_rate:.1%}: so far {failed}", False
+        return "undecided", f"evidence that it fails less often than {bounds.error_rate:.1%}: so far {failed}", False
     if watched.failed_share > bounds.error_rate:
-        return "hold", f"{watched.failed_share:.1%} of all requests failed, a few keys again and again", True
+        return "undecided", f"{watched.failed_share:.1%} of all requests failed, a few keys again and again", True
     if watched.p99_ms is None or watched.p99_ms > bounds.p99_ms:
-        return "hold", f"a 99th percentile of at most {bounds.p99_ms:g} ms: it is {watched.p99_ms} ms", False
+        return "undecided", f"a 99th percentile of at most {bounds.p99_ms:g} ms: it is {watched.p99_ms} ms", False
     return "promote", str(watched), False

@@ -16,7 +16,7 @@ from ..releases.ledger import Entry, Ledger
 from . import alerts, history
 from .history import Series, Sighting
 
-# A rollback has held if it was not reversed for this long.
+# A rollback has lasted if it was not reversed for this long.
 HELD = timedelta(hours=24)
 UNSEEN = ", before it was found"
 
@@ -63,9 +63,9 @@ class Summary:
     """Statistics over all incidents: medians in seconds, over those that are resolved, and rollbacks.
 
     `tried`: rollbacks in the ledger, plus those that failed and left the channel as it was (on this machine; a typo or
-    a move by another operation first does not count). `held`: those in the ledger, each verified before and after its
+    a move by another operation first does not count). `lasted`: those in the ledger, each verified before and after its
     commit, that were not reversed within 24 hours: the channel did not serve again what it left, and was not rolled
-    back once more. `success`: held / tried.
+    back once more. `success`: lasted / tried.
     """
 
     count: int
@@ -74,7 +74,7 @@ class Summary:
     to_alert: float | None
     to_restore: float | None
     tried: int
-    held: int
+    lasted: int
     success: float | None
 
 
@@ -205,7 +205,7 @@ def summary(incidents: list[Incident], ledger: Ledger) -> Summary:
     """Return medians over the incidents, and the rollback statistics."""
     entries = [entry for _, entry in ledger.entries()]
     rollbacks = [(number, entry) for number, entry in enumerate(entries) if entry.kind == "rollback"]
-    held = sum(_has_held(entry, entries[number + 1 :]) for number, entry in rollbacks)
+    lasted = sum(_has_lasted(entry, entries[number + 1 :]) for number, entry in rollbacks)
     tried = len(rollbacks) + len(operations.failed_rollbacks())
     over = [each for each in incidents if each.ended is not None]
     return Summary(
@@ -215,12 +215,12 @@ def summary(incidents: list[Incident], ledger: Ledger) -> Summary:
         to_alert=_median(each.to_alert for each in over),
         to_restore=_median(each.to_restore for each in over),
         tried=tried,
-        held=held,
-        success=held / tried if tried else None,
+        lasted=lasted,
+        success=lasted / tried if tried else None,
     )
 
 
-def _has_held(rollback: Entry, later: list[Entry]) -> bool:
+def _has_lasted(rollback: Entry, later: list[Entry]) -> bool:
     return not any(
         each.channel == rollback.channel
         and time_of(each.at) - time_of(rollback.at) < HELD

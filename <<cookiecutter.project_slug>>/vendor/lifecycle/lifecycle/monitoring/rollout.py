@@ -19,7 +19,7 @@ from ..releases.store import Store
 from .canary import Stay, judge, watch
 from .shadow import shadow
 
-State = Literal["done", "waiting", "held", "rolled back"]
+State = Literal["done", "waiting", "stopped", "rolled back"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Stop:
-    """No move, and why. held: a person decides; waiting: for what `why` says."""
+    """No move, and why. stopped: a person decides; waiting: for what `why` says."""
 
     state: State
     why: str
@@ -79,7 +79,7 @@ def advance(what: str) -> Progress:
         except MovedError as error:
             return Progress(release.id, steps, Stop("waiting", f"the next pass: {error}", {}), notes)
         except UserError as error:
-            return Progress(release.id, steps, Stop("held", str(error), {}), notes)
+            return Progress(release.id, steps, Stop("stopped", str(error), {}), notes)
         steps.append(decision)
 
 
@@ -111,7 +111,7 @@ def decide(ledger: Ledger, release: Release, store: Store, params: Params, now: 
     been = {entry.channel for entry in entries if entry.release == release.id and entry.channel}
     if "production" in been:
         return Stop(
-            "held",
+            "stopped",
             "production has served it before, and serves another release now: a person must promote it again",
             {},
         )
@@ -120,10 +120,14 @@ def decide(ledger: Ledger, release: Release, store: Store, params: Params, now: 
     at: ChannelName = "canary" if _serves(canary, release) else "staging"
     here = canary if at == "canary" else staging
     if here is None or here.release != release.id:
-        return Stop("held", "it was in staging, which serves another release now: a person must promote it again", {})
+        return Stop(
+            "stopped", "it was in staging, which serves another release now: a person must promote it again", {}
+        )
     if production is None or production.release is None:
         first = f"`promote {release.id} --to production`"
-        return Stop("held", f"production serves nothing to hold it against: the first one is a person's ({first})", {})
+        return Stop(
+            "stopped", f"production serves nothing to compare it with: the first one is a person's ({first})", {}
+        )
     view = _View(ledger, entries, release, ledger.release(production.release), store, params, now)
     found = view.shadow()
     if found["compared"]["verdict"] != "promote":
@@ -149,7 +153,9 @@ def _serves(channel: Channel | None, release: Release) -> bool:
 def _said(shadow: dict[str, Any]) -> str:
     """Describe the shadow's result for the ledger."""
     compared = shadow["compared"]
-    word = {"promote": "as good as", "roll back": "worse than", "hold": "not distinguishable from"}[compared["verdict"]]
+    word = {"promote": "as good as", "roll back": "worse than", "undecided": "not distinguishable from"}[
+        compared["verdict"]
+    ]
     mean = f" (loss {compared['difference']:+.4f} a row)" if compared["difference"] is not None else ""
     return f"{word} {shadow['champion']} on {compared['rows']:,} labelled rows{mean}"
 
@@ -192,15 +198,17 @@ class _View:
         """Decide on the canary: roll back, next share, production, or none of these yet."""
         rules = self.params.rollout
         if canary.traffic is None:
-            return Stop("held", "the canary has no share of the requests: `promote` it there with --traffic", {})
+            return Stop("stopped", "the canary has no share of the requests: `promote` it there with --traffic", {})
         expected = (tuple(found["edges"]), tuple(found["parts"]))
         watched = watch(self.release.id, self._stays(), rules, expected)
         evidence = {"shadow": found, "canary": watched.as_dict()}
         verdict, why, person = judge(watched, rules, self.now)
         if verdict == "roll back":
             return Step("roll back", "canary", canary.generation, why, evidence)
-        if verdict == "hold":
-            return Stop("held", why, evidence) if person else self._wait(canary, rules.canary.wait_days, why, evidence)
+        if verdict == "undecided":
+            return (
+                Stop("stopped", why, evidence) if person else self._wait(canary, rules.canary.wait_days, why, evidence)
+            )
         share = next((share for share in self.shares if share > canary.traffic), None)
         if share is None:
             return self.to_production(evidence, f"{_said(found)}; {why}")
@@ -223,5 +231,5 @@ class _View:
     def _wait(self, channel: Channel, days: float, why: str, evidence: dict[str, Any]) -> Stop:
         since = datetime.fromisoformat(channel.at)
         if self.now - since > timedelta(days=days):
-            return Stop("held", f"{days:g} days without a verdict; it waits for {why}", evidence)
+            return Stop("stopped", f"{days:g} days without a verdict; it waits for {why}", evidence)
         return Stop("waiting", why, evidence)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Verdict = Literal["promote", "roll back", "hold"]
+Verdict = Literal["promote", "roll back", "undecided"]
 
 # The largest share of its capital that a bet may risk.
 RISKED = 0.75
@@ -80,9 +80,9 @@ def compare_losses(difference: Array, margin: float, alpha: float, alpha_good: f
     complete = (worse >= -np.log(alpha)) | (good >= -np.log(alpha_good))
     complete[: max(at_least - 1, 0)] = False
     if len(difference) == 0:
-        return Compared("hold", 0, None, 1.0, 1.0)
+        return Compared("undecided", 0, None, 1.0, 1.0)
     at = int(np.argmax(complete)) if complete.any() else len(difference) - 1
-    verdict: Verdict = "hold"
+    verdict: Verdict = "undecided"
     if complete[at]:
         verdict = "roll back" if worse[at] >= -np.log(alpha) else "promote"
     # Capital that was not checked before `at_least` may be large: keep it finite.

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from ..errors import UserError
-from ..files import held, replacing, write_text
+from ..files import file_lock, replacing, write_text
 from . import git, window
 from .pipeline import LOCK_FILE, PIPELINE_FILE, whole_lock
 
@@ -65,7 +65,7 @@ def _rwlock() -> list[str]:
     """Remove entries of dead processes from DVC's list of files in use, which DVC does not write atomically."""
     if not RWLOCK.exists() or ((entries := _entries(RWLOCK)) is not None and _living(RWLOCK) == entries):
         return []
-    with held(DVC / "rwlock.lock", wait=False) as free:
+    with file_lock(DVC / "rwlock.lock", wait=False) as free:
         if not free:
             return []
         if (entries := _entries(RWLOCK)) is not None:
@@ -124,7 +124,7 @@ def _lives(user: dict[str, Any], written: float) -> bool:
 @contextmanager
 def _dvc_at_rest() -> Iterator[bool]:
     """Hold DVC's lock of the project. Yield whether DVC is idle here and no stage is running."""
-    with held(DVC / "lock", wait=False) as free:
+    with file_lock(DVC / "lock", wait=False) as free:
         yield free and not _stage_runs()
 
 

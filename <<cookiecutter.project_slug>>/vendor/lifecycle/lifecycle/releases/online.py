@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import held, replacing, sha256, write_json
+from ..files import file_lock, replacing, sha256, write_json
 from ..params import MonitoredColumns
 from . import ledger as book
 from .features import Built, built_below, newest
@@ -95,7 +95,7 @@ def refresh(columns: MonitoredColumns) -> Refreshed:
     store = Store()
     built = _feature_table(columns, store)
     sql = _sql(store)
-    with held(FOLDER / ".lock"):  # one refresh at a time
+    with file_lock(FOLDER / ".lock"):  # one refresh at a time
         before = _known()
         digest = sha256(built.file)
         name = f"{digest[:12]}-{sql[:12]}"

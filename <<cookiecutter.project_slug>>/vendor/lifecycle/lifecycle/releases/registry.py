@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UserError, one_line
-from ..files import held, write_json
+from ..files import file_lock, write_json
 from . import ledger as book
 from . import loading, tracking
 from .ledger import CHANNELS, ChannelName, Ledger
@@ -87,7 +87,7 @@ def _project(ledger: Ledger, store: Store) -> list[str]:
         done += (registered := _Registered(client, name)).register(own, store)
         done += registered.tag(own)
         serving = {channel: at.release for channel, at in ledger.channels().items() if at.release}
-        numbers = {release_id: str(version.version) for release_id, version in registered.held(own).items()}
+        numbers = {release_id: str(version.version) for release_id, version in registered.versions_of(own).items()}
         done += _aliases(client, name, {channel: numbers.get(serving.get(channel, "")) for channel in CHANNELS})
     return done + tracking.challenge_again(client)
 
@@ -121,7 +121,7 @@ class _Registered:
         run = self.runs.get(version.run_id)
         return run.data.tags.get(tracking.RESULT_TAG) if run else None
 
-    def held(self, releases: list[Release]) -> dict[str, "ModelVersion"]:
+    def versions_of(self, releases: list[Release]) -> dict[str, "ModelVersion"]:
         """Return release -> version. Releases that differ only in code each have their own."""
         free, found = list(self.versions), {}
         for tagged in (True, False):
@@ -138,7 +138,7 @@ class _Registered:
         """Make sure that each release has a version."""
         done = []
         for release in releases:
-            if release.id in self.held(releases):
+            if release.id in self.versions_of(releases):
                 continue
             again = "" if any(self.result(each) == release.result_digest for each in self.versions) else " again"
             DESCRIBED.unlink(missing_ok=True)  # the new version does not have the old one's description
@@ -150,15 +150,15 @@ class _Registered:
             if again:
                 tracking.TRACKED_FILE.unlink(missing_ok=True)  # other MLflow content may be gone too
             self.read()
-            if (version := self.held(releases).get(release.id)) is None:
+            if (version := self.versions_of(releases).get(release.id)) is None:
                 raise UserError(f"{release.id} was {what} again, and still has no version of {self.name} there")
             done.append(f"{release.id} is {what}{again}, as {self.name} version {version.version}")
         return done
 
     def tag(self, releases: list[Release]) -> list[str]:
         """Make sure that versions and runs have their releases' tags, and that no others do."""
-        held, done = self.held(releases), []
-        owners = {str(held[release.id].version): release for release in releases}
+        mine, done = self.versions_of(releases), []
+        owners = {str(mine[release.id].version): release for release in releases}
         of_run: dict[str, list[str]] = {}
         for version in self.versions:
             release = owners.get(str(version.version))
@@ -251,7 +251,7 @@ def try_project(store: Store) -> list[str]:
 @contextlib.contextmanager
 def alone(state: Path = PROJECTED) -> Iterator[None]:
     """Allow one process at a time: two might log a lost run twice, or leave MLflow with the older ledger."""
-    with held(state.with_suffix(".lock")):
+    with file_lock(state.with_suffix(".lock")):
         yield
 
 

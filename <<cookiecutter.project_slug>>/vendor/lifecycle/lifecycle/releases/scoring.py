@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import UserError
-from ..files import held, replacing, sha256, write_json
+from ..files import file_lock, replacing, sha256, write_json
 from ..params import MonitoredColumns
 from . import ledger as book
 from . import loading
@@ -133,7 +133,7 @@ def score_month(job: Job) -> Scored:
     content = content_digest(rows)
     version = hashlib.sha256(canonical([release.id, content])).hexdigest()[:12]
     file = FOLDER / release.model["name"] / f"{job.month}.parquet"
-    with held(file.with_name(f".{file.stem}.lock")):  # one process scores this month at a time
+    with file_lock(file.with_name(f".{file.stem}.lock")):  # one process scores this month at a time
         versions = versions_of(file)
         holds = versions[-1] if versions else None
         digest = sha256(file) if file.exists() else None

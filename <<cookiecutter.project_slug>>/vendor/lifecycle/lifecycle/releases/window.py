@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import UserError
-from ..files import held, sha256, write_json, write_text
+from ..files import file_lock, sha256, write_json, write_text
 from ..params import PARAMS_FILE, load_params, only_window_moved, set_through
 from .pipeline import LOCK_FILE
 
@@ -24,7 +24,7 @@ def moved(month: str) -> Iterator[None]:
     Raises:
         UserError: `month` cannot be the watermark, or another run is moving it.
     """
-    with held(LOCK, wait=False) as free:
+    with file_lock(LOCK, wait=False) as free:
         if not free:
             raise UserError("another `run --through` is at work here: wait until it has ended")
         before = PARAMS_FILE.read_text(encoding="utf-8")
@@ -42,7 +42,7 @@ def heal() -> list[str]:
     """Restore params.yaml if a run was killed before it built anything for its new window."""
     if not NOTE.exists():
         return []
-    with held(LOCK, wait=False) as free:
+    with file_lock(LOCK, wait=False) as free:
         return _settle() if free and NOTE.exists() else []
 
 
