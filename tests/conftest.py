@@ -73,6 +73,9 @@ def ready(tmp_path_factory):
             with closing(sqlite3.connect(project / PREFECT)) as made:
                 with closing(sqlite3.connect(shared / "prefect.db")) as kept:
                     made.backup(kept)
+            from lifecycle.testing import copy_project
+
+            copy_project(project, shared / "as-run", ".venv", "cache")
             (shared / "ready.json").write_text(json.dumps(contents(project)), encoding="utf-8")
             printed.write_text(told, encoding="utf-8")
     return out / "flight-delays", printed.read_text(encoding="utf-8")

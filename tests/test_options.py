@@ -160,10 +160,19 @@ def test_no_project_is_named_like_something_it_uses(option, answer, with_package
 
 @pytest.fixture
 def made(ready, with_packages, tmp_path):
-    """A function that bakes with an option, and builds out of the ready project's cache."""
+    """A function that bakes with an option, in the ready project as it was after its first run."""
 
     def make(**answers):
-        project = with_prefect(bake(tmp_path / "out", answers), ready)
+        baked = bake(tmp_path / "out", answers)
+        if answers == BLANK:
+            project = with_prefect(baked, ready)
+        else:
+            from lifecycle.testing import copy_project
+
+            project = tmp_path / "made" / baked.name
+            copy_project(ready[0].parents[1] / "as-run", project)
+            for name in files_of(baked):
+                shutil.copy(baked / name, project / name)
         environment = with_packages(project)
 
         def command(*arguments, check=True, **more):
@@ -178,8 +187,10 @@ def made(ready, with_packages, tmp_path):
         command("dvc", "cache", "dir", "--local", str(ready[0] / ".dvc/cache"))
         for key in ("user.name", "user.email"):
             run(project, "git", "config", key, "tests@example.com")
-        cli("run")
-        run(project, "git", "commit", "--quiet", "--all", "--allow-empty", "-m", "Result")
+        if answers == BLANK:
+            cli("run")
+        run(project, "git", "add", "--all")
+        run(project, "git", "commit", "--quiet", "-m", "Result")
         return project, command, cli
 
     return make
@@ -324,31 +335,27 @@ def test_releases_go_to_a_server_by_sftp(made, ready, tmp_path):
         check_remote(cli, command)
 
 
-@pytest.mark.parametrize("runner", RUNNERS)
-def test_months_are_scored_on_a_cluster(made, runner):
+def test_months_are_scored_on_each_cluster(made, with_packages, tmp_path):
     """In processes of their own: the files that threads write."""
-    project, _, cli = made(fan_out=runner)
+    project, _, cli = made()
     release = json.loads(cli("release", "--json"))["release"]
-    for step in (
-        ["promote", release, "--to", "staging"],
-        ["approve", release],
-        ["promote", release, "--to", "production"],
-    ):
-        cli(*step)
-    months = ["2013-01", "2013-02"]
-    params = project / "params.yaml"
-    chosen = params.read_text()
-    params.write_text(chosen.replace(f"runner: {runner}", "runner: threads"))
-    cli("score", "--months", ",".join(months))
-    params.write_text(chosen)
+    cli("promote", release, "--to", "staging")
+    score = ("score", "--channel", "staging", "--months", "2013-01,2013-02")
+    cli(*score)
     files = sorted((project / "data/scores").rglob("2013-*.parquet"))
     before = [file.read_bytes() for file in files]
     assert len(before) == 2
-    for file in files:
-        file.unlink()
-    printed = cli("score", "--months", ",".join(months), RAY_ENABLE_UV_RUN_RUNTIME_ENV="0")
-    assert "scored" in printed
-    assert [file.read_bytes() for file in files] == before
+    for runner in RUNNERS:
+        for file in files:
+            file.unlink()
+        chosen = bake(tmp_path / runner, {"fan_out": runner})
+        shutil.copy(chosen / "params.yaml", project / "params.yaml")
+        assert f"runner: {runner}" in (project / "params.yaml").read_text()
+        packages = with_packages(chosen)["PYTHONPATH"].split(os.pathsep)[-1]
+        path = f"{python_path(project)}{os.pathsep}{packages}"
+        printed = cli(*score, PYTHONPATH=path, RAY_ENABLE_UV_RUN_RUNTIME_ENV="0")
+        assert "scored" in printed
+        assert [file.read_bytes() for file in files] == before
 
 
 def test_a_blank_start_runs_passes_its_checks_and_is_released(made, tmp_path):

@@ -128,9 +128,9 @@ def edit_params(folder: Path, changes: dict[str, Any]) -> None:
     path.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
 
 
-def copy_project(source: Path, target: Path) -> None:
-    """Copy a project with all its state; where that holds its absolute path, the copy holds its own."""
-    shutil.copytree(source, target, symlinks=True)
+def copy_project(source: Path, target: Path, *without: str) -> None:
+    """Copy a project with all its state, but for names `without`. Where it holds its own path, the copy holds its own."""
+    shutil.copytree(source, target, symlinks=True, ignore=shutil.ignore_patterns(*without))
     for state in (target / ".lifecycle").glob("*.json"):
         state.write_text(state.read_text(encoding="utf-8").replace(str(source), str(target)), encoding="utf-8")
     database = target / "mlflow.db"
