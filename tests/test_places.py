@@ -12,6 +12,9 @@ pytestmark = pytest.mark.xdist_group("options")
 
 # Nothing can be written there, whoever runs this.
 HOME = "/proc/nohome"
+# All but the newest only build.
+PYTHONS = ["3.12", "3.13"]
+NEWEST = PYTHONS[-1]
 
 
 def test_in_a_larger_repository_on_a_path_with_spaces_and_letters(ready, tmp_path):
@@ -48,13 +51,15 @@ def test_in_a_larger_repository_on_a_path_with_spaces_and_letters(ready, tmp_pat
     assert all("flight-delays/" in name for name in changed if name)
 
 
-@pytest.mark.parametrize("version", ["3.12", "3.13"])
+@pytest.mark.parametrize("version", PYTHONS)
 def test_another_python_gives_the_same_bytes(version, ready_contents, tmp_path):
     python = python_of(version)
     project = bake(tmp_path / "out")
     assert "flight-delays version 1" in run(project, "make", "run", f"PYTHON={python}")
     assert f"Python {version}." in run(project, ".venv/bin/python", "--version")
     assert contents(project) == ready_contents
+    if version != NEWEST:
+        return
     for key in ("user.name", "user.email"):
         run(project, "git", "config", key, "tests@example.com")
     run(project, "git", "commit", "--quiet", "--all", "--allow-empty", "-m", "Result")
