@@ -156,6 +156,17 @@ class Pipeline:
         outcome: Literal["ran", "cached"] = "ran" if "Running stage" in log.read_text(encoding="utf-8") else "cached"
         return StageResult(stage, outcome, time.monotonic() - start, log)
 
+    def run_cache_key(self, stage: str) -> str:
+        """Return the name under which DVC keeps the stage's results for its present inputs."""
+        # Private in DVC: requirements.lock pins the version, and a test compares it with what DVC wrote.
+        from dvc.stage.cache import _can_hash, _get_stage_hash
+
+        node = next(each for each in self._order if each.name == stage)
+        node.save_deps()
+        if not _can_hash(node):
+            raise UserError(f"DVC cannot keep results of the stage {stage}: it needs deps and outs in the project")
+        return str(_get_stage_hash(node))
+
     def _put_back(self, stage: str, log: Path) -> None:
         # DVC deletes a stage's outputs before it runs. After a failure, restore the last good ones.
         from dvc.exceptions import DvcException

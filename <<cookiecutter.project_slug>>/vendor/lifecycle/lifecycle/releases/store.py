@@ -224,11 +224,19 @@ class Store:
 
         return far
 
-    def _remote(self) -> Any:
+    def runs(self, key: str) -> Path:
+        """Return the folder of the run-cache with the results of a stage; see Pipeline.run_cache_key."""
+        return Path(self._repo.stage_cache.cache_dir, key[:2], key)
+
+    def remote_of_runs(self) -> Any:
+        """Return the DVC remote as `dvc push --run-cache` uses it."""
+        return self._remote(hash_name="md5-dos2unix")
+
+    def _remote(self, **options: str) -> Any:
         from dvc.exceptions import DvcException
 
         try:
-            return self._repo.cloud.get_remote_odb()
+            return self._repo.cloud.get_remote_odb(**options)
         except DvcException as error:
             raise UserError(f"there is no DVC remote to use: {one_line(error)}") from None
 

@@ -129,7 +129,7 @@ def edit_params(folder: Path, changes: dict[str, Any]) -> None:
 
 
 def copy_project(source: Path, target: Path, *without: str) -> None:
-    """Copy a project with all its state, but for names `without`. Where it holds its own path, the copy holds its own."""
+    """Copy a project with all its state, except for names `without`. The copy's paths are its own."""
     shutil.copytree(source, target, symlinks=True, ignore=shutil.ignore_patterns(*without))
     for state in (target / ".lifecycle").glob("*.json"):
         state.write_text(state.read_text(encoding="utf-8").replace(str(source), str(target)), encoding="utf-8")
