@@ -31,7 +31,7 @@ test: $(TESTED)  ## Run all tests: answers, files, hooks, lint, the machinery, a
 test-machinery: $(TESTED)  ## Run the machinery's tests on a fresh bake, or on your project: PROJECT=path
 	@$(BIN)/python -m pytest -n auto --dist loadgroup tests/machinery $(if $(PROJECT),--project="$(PROJECT)")
 
-bench: $(STAMP)  ## Measure the cost of the wiring, as ratios; about six minutes on a quiet machine
+bench: $(STAMP)  ## Measure the cost of the wiring, as ratios; about fifteen minutes on a quiet machine
 	@$(BIN)/python benchmarks/bench.py
 
 docs: $(STAMP)  ## Build the docs as a site, in build/site; check every link

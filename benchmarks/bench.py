@@ -190,6 +190,8 @@ def main():
             [figure] = in_turns(5, lambda arguments=arguments: timed([cli, *arguments], project))
             rows.append((name, figure, None))
         rows += lifecycle(project, cli)
+        [tests] = in_turns(5, lambda: timed(["make", "test"], project))
+        rows.append(("make test", tests, None))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     print("| what | wall s | CPU s | against, wall s | ratio |\n|---|---:|---:|---:|---:|")
