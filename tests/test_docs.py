@@ -77,7 +77,7 @@ def commands(project):
 import inspect, json
 from lifecycle.commands import everything
 for each in everything():
-    print(json.dumps([each.function.__name__, inspect.getdoc(each.function), each.example]))
+    print(json.dumps([each.name, inspect.getdoc(each.function), each.example]))
 """
     found = run(project / MACHINERY, sys.executable, "-c", program)
     yield "| command | does | example |"

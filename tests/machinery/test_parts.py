@@ -25,7 +25,7 @@ from lifecycle.predictions.log import COLUMNS, FOLDER
 from lifecycle.releases import online
 from lifecycle.testing import Releases, cli, cli_json, commit_all, edit_params, environment
 
-OF_COMMAND = {each.function.__name__: each.part for each in all_commands() if each.part}
+OF_COMMAND = {each.name: each.part for each in all_commands() if each.part}
 ROOMS = Path("vendor/lifecycle/lifecycle")
 SOURCE = Path(lifecycle.__file__).parent
 # Packages that a part alone needs, and its files outside of its room. docs/how-do-i.md names these packages.

@@ -32,6 +32,7 @@ ARGUMENTS: dict[str, list[str] | None] = {
     "monitor": ["--act"],
     "incidents": [],
     "check": [],
+    "run-stage": ["train", "--commit", "0" * 40],
     "score": [],
     "refresh": [],
     "docs": [],

@@ -11,7 +11,19 @@ from typing import Any
 import yaml
 from prefect.client.orchestration import SyncPrefectClient
 
-from lifecycle.testing import ROOT, Releases, cli_json, environment
+from lifecycle.testing import (
+    FEWER_LEAVES,
+    ROOT,
+    Releases,
+    cli,
+    cli_json,
+    commit_all,
+    copy_project,
+    digests,
+    edit_params,
+    environment,
+    repro,
+)
 from lifecycle.testing.servers import free_port, running, server, wait_until
 
 from predictions import failing
@@ -57,6 +69,12 @@ class Prefect:
         return [each["id"] for each in self.post("flow_runs/filter", chosen)]
 
 
+def prefect_command(folder: Path, settings: dict[str, str], *arguments: str) -> None:
+    command = [*PREFECT, *arguments]
+    done = subprocess.run(command, cwd=folder, env=settings, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @contextmanager
 def deployed(folder: Path, home: Path) -> Iterator[Prefect]:
     """What prefect.yaml deploys, on a server of the test's own."""
@@ -66,17 +84,11 @@ def deployed(folder: Path, home: Path) -> Iterator[Prefect]:
     # PWD is what a shell in the project's folder says; the worker is started elsewhere.
     settings = environment(folder, PREFECT_HOME=str(home), PREFECT_API_URL=api, PWD=str(folder))
 
-    def prefect(*arguments: str) -> None:
-        done = subprocess.run(
-            [*PREFECT, *arguments], cwd=folder, env=settings, capture_output=True, text=True, timeout=120
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-
     start = [*PREFECT, "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     log = home / "worker.log"
     with server(start, f"{api}/health", home, home / "server.log", settings):
-        prefect("work-pool", "create", "--type", "process", "--overwrite", POOL)
-        prefect("deploy", "--all")
+        prefect_command(folder, settings, "work-pool", "create", "--type", "process", "--overwrite", POOL)
+        prefect_command(folder, settings, "deploy", "--all")
         with running([*PREFECT, "worker", "start", "--pool", POOL], home, log, settings) as worker:
             made = Prefect(SyncPrefectClient(api), {}, log, lambda: worker.poll() is None)
             made.deployed.update({each["name"]: each for each in made.post("deployments/filter", {})})
@@ -146,3 +158,47 @@ def test_a_breach_starts_the_rollback_and_a_person_approves_on_the_page(releases
         entry = last()
         assert (entry["kind"], entry["release"]) == ("approve", releases.first)
         assert (entry["by"], entry["reason"]) == ("Ada Lovelace <ada@example.org>", "through Prefect: looks right")
+
+
+def test_a_placed_stage_runs_on_another_pool_in_a_clone_of_its_own(built: Path, tmp_path: Path) -> None:
+    """Its worker shares a git remote and a DVC remote with the project, and no other file."""
+    pool, shared = "gpu-pool", tmp_path / "shared.git"
+    remote = f"[core]\n    remote = shared\n['remote \"shared\"']\n    url = {built / '.dvc-remote'}\n"
+    Path(".dvc/config").write_text(remote, encoding="utf-8")
+    Path(".dvc/config.local").unlink()
+    commit_all(built, "A DVC remote that both machines can use")
+    subprocess.run(["git", "clone", "--quiet", "--bare", str(built), str(shared)], check=True)
+    subprocess.run(["git", "remote", "add", "origin", str(shared)], cwd=built, check=True)
+    pipeline = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))
+    pipeline["stages"]["train"]["meta"]["run_on"] = pool
+    Path("dvc.yaml").write_text(yaml.safe_dump(pipeline, sort_keys=False), encoding="utf-8")
+    edit_params(built, {"train": {"num_leaves": FEWER_LEAVES}})
+    at_home = tmp_path / "at-home/project"
+    copy_project(built, at_home)
+    repro(at_home)
+    said = cli("run")
+    assert said.returncode == 1
+    assert "Prefect has no deployment run-stage/gpu-pool: add it to prefect.yaml" in said.stderr
+
+    deployment = {
+        "name": pool,
+        "entrypoint": "lifecycle.flows.stage.run_stage",
+        "work_pool": {"name": pool},
+        "pull": [{"prefect.deployments.steps.git_clone": {"repository": shared.as_uri(), "branch": "main"}}],
+    }
+    (tmp_path / "prefect.yaml").write_text(yaml.safe_dump({"name": "tests", "deployments": [deployment]}))
+    far = tmp_path / "elsewhere"
+    far.mkdir()
+    with deployed(built, tmp_path / "home") as prefect:
+        api = str(prefect.client.api_url).rstrip("/")
+        worker = environment(built, PREFECT_HOME=str(far / "home"), PREFECT_API_URL=api)
+        prefect_command(tmp_path, worker, "work-pool", "create", "--type", "process", pool)
+        prefect_command(tmp_path, worker, "deploy", "--all")
+        with running([*PREFECT, "worker", "start", "--pool", pool], far, far / "worker.log", worker):
+            done = cli("run", PREFECT_API_URL=api)
+    assert done.returncode == 0, done.stderr + (far / "worker.log").read_text(encoding="utf-8")
+    assert [line.split()[:2] for line in done.stderr.splitlines() if line.split()[:1] == ["train"]] == [
+        ["train", "ran"]
+    ]
+    ours, theirs = (digests(Path(folder, "dvc.lock"), Path(folder, "model")) for folder in (built, at_home))
+    assert [*ours.values()] == [*theirs.values()]

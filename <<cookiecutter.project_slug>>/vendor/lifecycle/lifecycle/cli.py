@@ -82,7 +82,7 @@ def add(command: Command) -> None:
     run.__signature__ = inspect.Signature([*own.values(), *added])  # type: ignore[attr-defined]
     run.__annotations__ = {**command.function.__annotations__, **options, "return": None}
     run.__doc__ = command.function.__doc__
-    app.command(command.function.__name__, epilog=f"Example:  {project.command()} {command.example}")(run)
+    app.command(command.name, epilog=f"Example:  {project.command()} {command.example}")(run)
 
 
 def _run(command: Command, given: dict[str, Any], as_json: bool, if_on: bool) -> None:

@@ -33,6 +33,7 @@ class Result:
 class Command:
     """`part`: the optional part it belongs to. `scheduled`: it has the option --if-on. `json`: it has --json."""
 
+    name: str
     function: Callable[..., Result | None]
     example: str
     part: str
@@ -44,10 +45,11 @@ COMMANDS: dict[str, Command] = {}
 
 
 def command(example: str, *, part: str = "", scheduled: bool = False, json: bool = True) -> Callable[[F], F]:
-    """Declare a function as a command of its name. `example`: words to type after the project's name."""
+    """Declare a function as a command: `run_stage` is run-stage. `example`: words to type after the project's name."""
 
     def declare(function: F) -> F:
-        COMMANDS[function.__name__] = Command(function, example, part, scheduled, json)
+        name = function.__name__.replace("_", "-")
+        COMMANDS[name] = Command(name, function, example, part, scheduled, json)
         return function
 
     return declare

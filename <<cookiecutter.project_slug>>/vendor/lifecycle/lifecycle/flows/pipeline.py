@@ -22,6 +22,7 @@ from ..releases import tracking
 from ..releases.heal import heal
 from ..releases.pipeline import LOGS, Pipeline, Stage, StageError, StageResult
 from ..stages import ingest
+from .stage import run_placed
 
 
 def _worth_retrying(_task: Any, _run: Any, state: State) -> bool:
@@ -54,7 +55,7 @@ def run_stage(pipeline: Pipeline, stage: Stage) -> StageResult:
         persist_result=False,
     )
     def as_task() -> State:
-        result = pipeline.run(stage.name)
+        result = run_placed(pipeline, stage) if stage.run_on else pipeline.run(stage.name)
         kept.append(result)
         get_run_logger().info(result.log.read_text(encoding="utf-8", errors="replace")[-20_000:])
         return Completed(name="Cached" if result.outcome == "cached" else None, message=f"log: {result.log}")

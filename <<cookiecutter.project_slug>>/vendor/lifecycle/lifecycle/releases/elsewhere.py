@@ -22,6 +22,7 @@ from .pipeline import LOCK_FILE, LOGS, PIPELINE_FILE, SAFE_LOADER, Pipeline, Sta
 from .store import Output, Store
 
 REF = "refs/lifecycle/stages/"
+MESSAGE = "For the stage "
 
 
 def hand_over(stage: str, store: Store) -> str:
@@ -48,11 +49,13 @@ def check_out(commit: str) -> None:
         UserError: the clone has changes of its own, or the commit is not in the git remote.
     """
     head = git.head()
-    if head is None or head.changed:
+    # What an earlier stage has left in a worker's clone is nobody's work.
+    mine = head is not None and git.git("show", "--no-patch", "--format=%s", head.sha).startswith(MESSAGE)
+    if head is None or (head.changed and not mine):
         raise UserError("a stage from another machine needs a clone of its own, without changes: clone the repository")
-    if head.sha != commit:
+    if git.resolve(commit) is None:
         git.git("fetch", "--quiet", git.remote() or "origin", f"{REF}{commit}")
-        git.git("checkout", "--quiet", "--detach", commit)
+    git.git("checkout", "--quiet", "--force", "--detach", commit)
 
 
 def work(stage: str, store: Store) -> StageResult:
@@ -142,7 +145,7 @@ def _snapshot(stage: str) -> str:
         git.git("add", "--update", ".", env=index)
         git.git("add", "--force", "--", PIPELINE_FILE.name, LOCK_FILE.name, *own, env=index)
         tree = git.git("write-tree", env=index).strip()
-    return git.commit_tree(tree, [head.sha], f"For the stage {stage}", env=fixed)
+    return git.commit_tree(tree, [head.sha], f"{MESSAGE}{stage}", env=fixed)
 
 
 def _remote_runs(store: Store, key: str) -> tuple[Any, str]:

@@ -39,13 +39,17 @@ class StageError(Exception):
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of dvc.yaml. Retries back off: backoff_seconds, twice that, four times that, ..."""
+    """A stage of dvc.yaml. Retries back off: backoff_seconds, twice that, four times that, ...
+
+    `run_on`: the work pool of other machines that it runs on; here if that is empty.
+    """
 
     name: str
     description: str
     retries: int = 0
     backoff_seconds: float = 0
     timeout_seconds: float | None = None
+    run_on: str = ""
 
 
 @dataclass(frozen=True)
