@@ -1,8 +1,5 @@
 """`serve`: answer prediction requests until stopped."""
 
-import logging
-import signal
-import socket
 import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +10,7 @@ from ..errors import UserError, plain
 from .command import command
 
 if TYPE_CHECKING:
+    import socket
     from asyncio import Transport
 
 # How long a client may take to send a request, and to start the next one on the same connection.
@@ -35,6 +33,8 @@ def serve(
 
     Follows every promotion and rollback without a restart. With SERVING_TOKEN set, requests need that bearer token.
     """
+    import signal
+
     import uvicorn
 
     from ..params import load_params
@@ -102,15 +102,16 @@ def configuration(app: Any, seconds: int = CLIENT_SECONDS) -> Any:
     )
 
 
-class _Plain(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return plain(super().format(record))
-
-
 def _log_to_stderr() -> None:
     """Log this project's messages from level INFO; for libraries, only warnings."""
+    import logging
+
+    class Plain(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            return plain(super().format(record))
+
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Plain("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(Plain("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger(__package__.partition(".")[0]).setLevel(logging.INFO)
 
@@ -124,12 +125,14 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> "socket.socket":
     """Return a socket that listens on this address.
 
     Raises:
         UserError: it is not available.
     """
+    import socket
+
     # asyncio sends small answers at once (TCP_NODELAY) only on sockets that are declared as TCP.
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
@@ -143,7 +146,7 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _say(listener: socket.socket, release: str | None, problem: str | None) -> None:
+def _say(listener: "socket.socket", release: str | None, problem: str | None) -> None:
     host, port = listener.getsockname()[:2]
     address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     what = f"production is {release}" if release else f"not ready: {problem or 'production serves nothing'}"

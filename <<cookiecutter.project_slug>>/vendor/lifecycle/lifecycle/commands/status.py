@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from .. import parts, project
@@ -221,4 +220,6 @@ def _watched(book: "Ledger", settings: "Monitoring") -> Watched:
 
 
 def _wrapped(text: str, first: str = "", later: str = " " * 11) -> str:
+    from textwrap import fill
+
     return fill(plain(text), COLUMNS, initial_indent=first, subsequent_indent=later, break_on_hyphens=False)

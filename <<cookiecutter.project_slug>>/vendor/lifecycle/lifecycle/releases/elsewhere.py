@@ -54,7 +54,9 @@ def check_out(commit: str) -> None:
     if head is None or (head.changed and not mine):
         raise UserError("a stage from another machine needs a clone of its own, without changes: clone the repository")
     if git.resolve(commit) is None:
-        git.git("fetch", "--quiet", git.remote() or "origin", f"{REF}{commit}")
+        if (remote := git.remote()) is None:
+            raise UserError(f"the commit {commit} is not here, and there is no git remote `origin` to fetch it from")
+        git.git("fetch", "--quiet", remote, f"{REF}{commit}")
     git.git("checkout", "--quiet", "--force", "--detach", commit)
 
 
