@@ -23,7 +23,7 @@ import importlib, os, signal
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 where = importlib.import_module({module!r})
-setattr(getattr(where, {of!r}) if {of!r} else where, {name!r}, die)
+setattr(getattr(where, {of!r}), {name!r}, die)
 from lifecycle.cli import main
 main()
 """
@@ -31,7 +31,7 @@ STEPS = {
     "before it fetches": ("lifecycle.releases.store", "Store", "fetch"),
     "with its inputs": ("lifecycle.releases.pipeline", "Pipeline", "run"),
     "before it pushes": ("lifecycle.releases.store", "Store", "push"),
-    "before the entry": ("lifecycle.releases.elsewhere", "", "_push_entry"),
+    "before the entry": ("lifecycle.releases.store", "Store", "push_run"),
 }
 
 
@@ -134,10 +134,12 @@ def test_what_cannot_be_handed_over_is_named(built: Path, remote: Path, tmp_path
         elsewhere.hand_over("fly", Store())
     with pytest.raises(StageError, match="left no result"):
         elsewhere.take_over(STAGE, Pipeline(), Store())
-    with pytest.raises(UserError, match="a clone of its own"):
+    with pytest.raises(
+        UserError, match="this clone has uncommitted changes: run stages of other machines in a clone of its own"
+    ):
         elsewhere.check_out("0" * 40)  # this work tree has changes
     git.git("remote", "remove", "origin")
-    with pytest.raises(UserError, match="no git remote to send it through"):
+    with pytest.raises(UserError, match="cannot be sent to another machine, because this repository has no git remote"):
         elsewhere.hand_over(STAGE, Store())
 
 

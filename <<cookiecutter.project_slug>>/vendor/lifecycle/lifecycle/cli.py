@@ -12,10 +12,9 @@ from typer.core import TyperGroup
 
 from . import parts, project
 from .commands import everything
-from .commands.command import COMMANDS, Command
+from .commands.command import COMMANDS, AsJson, Command
 from .errors import UserError, of_disk, plain, redacted_traceback
 
-AS_JSON = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 IF_ON = Annotated[
     bool, typer.Option("--if-on", help="For scheduled jobs: exit code 0 and a note if the part is switched off.")
 ]
@@ -70,7 +69,7 @@ def add(command: Command) -> None:
     """Add a command to the command line, with the options that many commands have."""
     own = inspect.signature(command.function).parameters
     options = {"if_on": IF_ON} if command.scheduled else {}
-    options |= {"as_json": AS_JSON} if command.json and "as_json" not in own else {}
+    options |= {"as_json": AsJson} if command.json and "as_json" not in own else {}
 
     def run(**given: Any) -> None:
         if_on = given.pop("if_on", False)

@@ -17,6 +17,7 @@ Reason = Annotated[str, typer.Option(metavar="TEXT", help="Recorded in the ledge
 Generation = Annotated[
     int | None, typer.Option(metavar="N", help="Only if the channel is at this generation (see `history --json`).")
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Limit = Annotated[int, typer.Option(help="How many to show, newest first.")]
 
 

@@ -1,16 +1,12 @@
 """One stage as a Prefect flow, for a worker on another machine, and the call to it."""
 
-import os
 import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 from prefect import flow, get_run_logger
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 
-from .. import project
 from ..errors import UserError
 from ..releases import elsewhere
 from ..releases.pipeline import LOGS, Pipeline, Stage, StageError, StageResult
@@ -24,8 +20,8 @@ def run_stage(stage: str, commit: str) -> None:
     Raises:
         UserError: it failed; the message is the command's.
     """
-    command = [sys.executable, "-m", "lifecycle.cli", "run-stage", stage, "--commit", commit]
-    own_code = os.environ | {"PYTHONPATH": project.python_path(Path.cwd())}
+    elsewhere.check_out(commit)
+    command, own_code = elsewhere.process_of(stage)
     done = subprocess.run(command, env=own_code, capture_output=True, text=True, check=False)
     get_run_logger().info(done.stdout + done.stderr)
     if done.returncode:
@@ -46,14 +42,14 @@ def run_placed(pipeline: Pipeline, stage: Stage) -> StageResult:
     commit, deployment = elsewhere.hand_over(stage.name, store), f"run-stage/{stage.run_on}"
     try:
         done = run_deployment(deployment, parameters={"stage": stage.name, "commit": commit})
+        if done.state is None or not done.state.is_completed():
+            said = done.state.message if done.state else "it has no state"
+            raise StageError(stage.name, f"on {stage.run_on}: {said}", LOGS / f"{stage.name}.log", for_good=False)
+        return replace(elsewhere.take_over(stage.name, pipeline, store), outcome="ran")
     except ObjectNotFound:
         raise UserError(
             f"dvc.yaml places the stage {stage.name} on {stage.run_on}, and Prefect has no deployment {deployment}: "
             "add it to prefect.yaml and `prefect deploy`, or run the stage here with `dvc repro`"
         ) from None
-    if done.state is None or not done.state.is_completed():
-        said = done.state.message if done.state else "it has no state"
-        raise StageError(stage.name, f"on {stage.run_on}: {said}", LOGS / f"{stage.name}.log", for_good=False)
-    result = elsewhere.take_over(stage.name, pipeline, store)
-    elsewhere.forget(commit)
-    return replace(result, outcome="ran")
+    finally:
+        elsewhere.forget(commit)

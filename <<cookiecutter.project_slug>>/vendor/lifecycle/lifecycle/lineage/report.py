@@ -67,7 +67,7 @@ def report(base: str, store: Store) -> Report:
     old = [
         out for stage in (yaml.safe_load(lock) or {"stages": {}})["stages"].values() for out in stage.get("outs", [])
     ]
-    before = _Before({out["path"]: Output(out["path"], out["md5"], out["size"]) for out in old}, store)
+    before = _Before({out["path"]: Output.of(out) for out in old}, store)
     metrics = json.loads(before.text(METRICS_FILE) or "{}")
     gates = json.loads(Path(GATES_FILE).read_bytes())
     now = json.loads(Path(METRICS_FILE).read_bytes())

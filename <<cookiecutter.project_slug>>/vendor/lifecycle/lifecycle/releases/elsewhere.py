@@ -1,4 +1,4 @@
-"""A stage that runs on another machine, which has the repository and the DVC remote, and nothing else of this one.
+"""A stage that runs on another machine, which shares only the git remote and the DVC remote with this one.
 
 Here, `hand_over` pushes the stage's inputs to the DVC remote, and the work tree as a commit to the git remote. There,
 `work` fetches both, runs the stage, and pushes its outputs and its entry in DVC's run-cache. Here again, `take_over`
@@ -7,16 +7,17 @@ fetches that entry: DVC restores the outputs, and writes dvc.lock as if the stag
 Every step may be killed and repeated. What counts is the entry in the run-cache: it is pushed last, by one rename.
 """
 
+import os
+import sys
 import tempfile
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import yaml
 
-from ..errors import UserError, one_line
+from .. import project
+from ..errors import UserError
 from . import git
 from .pipeline import LOCK_FILE, LOGS, PIPELINE_FILE, SAFE_LOADER, Pipeline, StageError, StageResult, locked
 from .store import Output, Store
@@ -29,11 +30,14 @@ def hand_over(stage: str, store: Store) -> str:
     """Push what a stage needs. Return the commit to run it from; equal work trees give the same one.
 
     Raises:
-        UserError: there is no git remote or no DVC remote, or an input is missing.
+        UserError: the project has no git remote or no DVC remote, or an input is missing.
     """
     remote = git.remote()
     if remote is None:
-        raise UserError(f"the stage {stage} runs on another machine, and there is no git remote to send it through")
+        raise UserError(
+            f"the stage {stage} cannot be sent to another machine, because this repository has no git remote: "
+            "`git remote add origin URL`"
+        )
     inputs = _inputs(stage)
     if wrong := store.fetch(inputs) or store.push(inputs):
         raise UserError(f"an input of the stage {stage} cannot be sent: {wrong[0]}")
@@ -49,19 +53,21 @@ def check_out(commit: str) -> None:
         UserError: the clone has changes of its own, or the commit is not in the git remote.
     """
     head = git.head()
-    # What an earlier stage has left in a worker's clone is nobody's work.
+    # Changes on top of such a commit are what an earlier stage wrote.
     mine = head is not None and git.git("show", "--no-patch", "--format=%s", head.sha).startswith(MESSAGE)
     if head is None or (head.changed and not mine):
-        raise UserError("a stage from another machine needs a clone of its own, without changes: clone the repository")
+        raise UserError("this clone has uncommitted changes: run stages of other machines in a clone of its own")
     if git.resolve(commit) is None:
         if (remote := git.remote()) is None:
-            raise UserError(f"the commit {commit} is not here, and there is no git remote `origin` to fetch it from")
+            raise UserError(
+                f"this clone does not have the commit {commit}, and has no git remote `origin` to fetch it from"
+            )
         git.git("fetch", "--quiet", remote, f"{REF}{commit}")
     git.git("checkout", "--quiet", "--force", "--detach", commit)
 
 
 def work(stage: str, store: Store) -> StageResult:
-    """Run a stage here, on what the DVC remote has, and push its outputs and its entry in the run-cache.
+    """Run a stage here on inputs from the DVC remote. Push its outputs and its entry in the run-cache.
 
     Raises:
         UserError: an input is not in the DVC remote, or the result cannot be pushed.
@@ -72,24 +78,27 @@ def work(stage: str, store: Store) -> StageResult:
         raise UserError(f"an input of the stage {stage} cannot be fetched: {wrong[0]}")
     store.checkout(inputs)
     pipeline = Pipeline()
-    with suppress(FileNotFoundError):  # another worker may have done it
-        _fetch_entry(pipeline.run_cache_key(stage), store)
+    key = pipeline.run_cache_key(stage)
+    store.fetch_run(key)  # another worker may have done it
     result = pipeline.run(stage)
-    outs = [Output(out["path"], out["md5"], out["size"]) for out in locked()[stage]["outs"]]
-    if wrong := store.push(outs):
+    if wrong := store.push(_outputs(locked()[stage])):
         raise UserError(f"an output of the stage {stage} cannot be pushed: {wrong[0]}")
-    _push_entry(pipeline.run_cache_key(stage), store)
+    store.push_run(key)
     return result
+
+
+def process_of(stage: str, *options: str) -> tuple[list[str], dict[str, str]]:
+    """Return the command that runs a stage for another machine, and its environment.
+
+    A process of its own: the commit that was checked out may have other code than this process has loaded.
+    """
+    command = [sys.executable, "-m", "lifecycle.cli", "run-stage", stage, *options]
+    return command, {**os.environ, "PYTHONPATH": project.python_path(Path.cwd())}
 
 
 def is_done(stage: str, pipeline: Pipeline, store: Store) -> bool:
     """Return whether the stage needs no worker: it is up to date, or the run-cache has its result, here or there."""
-    if next(each for each in pipeline.status() if each.stage == stage).fresh:
-        return True
-    with suppress(FileNotFoundError):
-        _fetch_entry(pipeline.run_cache_key(stage), store)
-        return True
-    return False
+    return _is_fresh(stage, pipeline) or store.fetch_run(pipeline.run_cache_key(stage)) is not None
 
 
 def take_over(stage: str, pipeline: Pipeline, store: Store) -> StageResult:
@@ -99,14 +108,17 @@ def take_over(stage: str, pipeline: Pipeline, store: Store) -> StageResult:
         UserError: an output is not in the DVC remote.
         StageError: no worker has left a result for these inputs.
     """
-    with suppress(FileNotFoundError):
-        for output in _fetch_entry(pipeline.run_cache_key(stage), store):
-            if wrong := store.fetch([output]):
-                raise UserError(f"an output of the stage {stage} cannot be fetched: {wrong[0]}")
-    if not is_done(stage, pipeline, store):
+    entry = store.fetch_run(pipeline.run_cache_key(stage))
+    if entry is None and not _is_fresh(stage, pipeline):
         reason = "the worker left no result for these inputs in the DVC remote"
         raise StageError(stage, reason, LOGS / f"{stage}.log", for_good=False)
+    if entry and (wrong := store.fetch(_outputs(entry))):
+        raise UserError(f"an output of the stage {stage} cannot be fetched: {wrong[0]}")
     return pipeline.run(stage)
+
+
+def _is_fresh(stage: str, pipeline: Pipeline) -> bool:
+    return next(each.fresh for each in pipeline.status() if each.stage == stage)
 
 
 def forget(commit: str) -> None:
@@ -125,76 +137,33 @@ def _declared(stage: str) -> dict[str, Any]:
 def _inputs(stage: str) -> list[Output]:
     """Return the outputs of other stages that a stage depends on, as dvc.lock has them."""
     deps = [str(dep) for dep in _declared(stage).get("deps", [])]
+    made = [out for stage in (locked() if LOCK_FILE.exists() else {}).values() for out in _outputs(stage)]
     return [
-        Output(out["path"], out["md5"], out["size"])
-        for out in (out for made in (locked() if LOCK_FILE.exists() else {}).values() for out in made.get("outs", []))
-        if any(f"{dep}/".startswith(f"{out['path']}/") or f"{out['path']}/".startswith(f"{dep}/") for dep in deps)
+        out
+        for out in made
+        if any(f"{dep}/".startswith(f"{out.path}/") or f"{out.path}/".startswith(f"{dep}/") for dep in deps)
     ]
+
+
+def _outputs(stage: dict[str, Any]) -> list[Output]:
+    """Return the outputs of a stage in dvc.lock or in an entry of the run-cache, which have the same form."""
+    return [Output.of(out) for out in stage.get("outs", [])]
 
 
 def _snapshot(stage: str) -> str:
     """Return a commit of the tracked files as they are now, and of the stage's own new ones. Moves nothing here."""
     head = git.head()
     if head is None:
-        raise UserError("there is no commit yet: `git add --all`, then `git commit`")
+        raise UserError("this repository has no commit yet: run `git add --all` and `git commit`")
     made = {output.path for output in _inputs(stage)}
-    own = [dep for dep in _declared(stage).get("deps", []) if dep not in made and Path(dep).exists()]
+    names = [PIPELINE_FILE.name, LOCK_FILE.name, *_declared(stage).get("deps", [])]
+    own = [name for name in names if name not in made and Path(name).exists()]
     when = git.git("show", "--no-patch", "--format=%cI", head.sha).strip()
     fixed = {f"GIT_{role}_DATE": when for role in ("AUTHOR", "COMMITTER")}
     with tempfile.TemporaryDirectory() as folder:
         index = {"GIT_INDEX_FILE": str(Path(folder, "index"))}
         git.git("read-tree", head.sha, env=index)
         git.git("add", "--update", ".", env=index)
-        git.git("add", "--force", "--", PIPELINE_FILE.name, LOCK_FILE.name, *own, env=index)
+        git.git("add", "--", *own, env=index)
         tree = git.git("write-tree", env=index).strip()
     return git.commit_tree(tree, [head.sha], f"{MESSAGE}{stage}", env=fixed)
-
-
-def _remote_runs(store: Store, key: str) -> tuple[Any, str]:
-    """Return the DVC remote, and the folder there with the entries of a key."""
-    remote = store.remote_of_runs()
-    return remote, remote.fs.join(remote.path, "runs", key[:2], key)
-
-
-def _push_entry(key: str, store: Store) -> None:
-    remote, folder = _remote_runs(store, key)
-    for entry in _entries(store, key):
-        target = remote.fs.join(folder, entry.name)
-        try:
-            if remote.fs.exists(target):
-                continue
-            # Under its own name only when it is whole: a reader takes any file there for an entry.
-            part = remote.fs.join(remote.path, "tmp", uuid4().hex)
-            remote.fs.makedirs(remote.fs.parent(part), exist_ok=True)
-            remote.fs.makedirs(folder, exist_ok=True)
-            remote.fs.put_file(str(entry), part)
-            remote.fs.move(part, target)
-        except Exception as error:  # every remote raises its own errors
-            raise UserError(f"the DVC remote cannot be written: {one_line(error)}") from None
-
-
-def _fetch_entry(key: str, store: Store) -> list[Output]:
-    """Fetch a key's entry into the run-cache, unless it is there. Return the outputs it names.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    entries = list(_entries(store, key))
-    if not entries:
-        remote, folder = _remote_runs(store, key)
-        local = store.runs(key)
-        for path in sorted(remote.fs.find(folder)) if remote.fs.exists(folder) else []:
-            local.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=local.parent) as scratch:
-                part = Path(scratch, "entry")
-                remote.fs.get_file(path, str(part))
-                part.replace(local / remote.fs.name(path))
-        entries = list(_entries(store, key))
-    if not entries:
-        raise FileNotFoundError(key)
-    found = yaml.load(entries[-1].read_bytes(), SAFE_LOADER)  # noqa: S506
-    return [Output(out["path"], out["md5"], out["size"]) for out in found["outs"]]
-
-
-def _entries(store: Store, key: str) -> Iterator[Path]:
-    yield from sorted(store.runs(key).glob("*"), key=lambda path: path.stat().st_mtime)

@@ -54,7 +54,7 @@ def built_below(path: str, store: Store) -> list[File]:
     Raises:
         UserError: one is lost.
     """
-    listed = [Output(out["path"], out["md5"], out["size"]) for out in outputs()]
+    listed = [Output.of(out) for out in outputs()]
     needed = [output for output in listed if f"{path}/".startswith(f"{output.path}/")]
     if wrong := store.fetch(needed):
         raise UserError(f"{path} cannot be used: {wrong[0]}. `dvc pull` or `run`")

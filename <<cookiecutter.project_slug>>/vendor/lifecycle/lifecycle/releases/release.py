@@ -108,7 +108,7 @@ def build(commit: str, store: Store) -> dict[str, Any]:
     files = {
         name: content or b"" for name, content in zip(names, git.read(*(f"{commit}:./{n}" for n in names)), strict=True)
     }
-    outs = [Output(out["path"], out["md5"], out["size"]) for out in outputs()]
+    outs = [Output.of(out) for out in outputs()]
     return record.build(git.project_tree(commit), files, sorted(outs, key=lambda out: out.path), result_digest(), store)
 
 

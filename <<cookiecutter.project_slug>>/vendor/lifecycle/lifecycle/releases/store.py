@@ -4,12 +4,16 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
+from uuid import uuid4
+
+import yaml
 
 from ..errors import UserError, one_line
 from . import pipeline
@@ -27,6 +31,11 @@ class Output:
     path: str
     md5: str
     size: int
+
+    @classmethod
+    def of(cls, out: dict[str, Any]) -> Self:
+        """Return an entry of `outs` in dvc.lock as an output."""
+        return cls(out["path"], out["md5"], out["size"])
 
 
 @dataclass(frozen=True)
@@ -224,13 +233,59 @@ class Store:
 
         return far
 
-    def runs(self, key: str) -> Path:
-        """Return the folder of the run-cache with the results of a stage; see Pipeline.run_cache_key."""
+    def push_run(self, key: str) -> None:
+        """Push the run-cache's entries for a key; see Pipeline.run_cache_key.
+
+        Raises:
+            UserError: the remote cannot be written.
+        """
+        remote, folder = self._remote_runs(key)
+        for entry in self._runs(key):
+            target = remote.fs.join(folder, entry.name)
+            try:
+                if remote.fs.exists(target):
+                    continue
+                # Under its own name only when it is whole: a reader takes any file there for an entry.
+                part = remote.fs.join(remote.path, "tmp", uuid4().hex)
+                remote.fs.makedirs(remote.fs.parent(part), exist_ok=True)
+                remote.fs.makedirs(folder, exist_ok=True)
+                remote.fs.put_file(str(entry), part)
+                remote.fs.move(part, target)
+            except Exception as error:  # every remote raises its own errors
+                raise UserError(f"the DVC remote cannot be written: {one_line(error)}") from None
+
+    def fetch_run(self, key: str) -> dict[str, Any] | None:
+        """Return the run-cache's newest entry for a key, fetched from the remote if there is none here, or None.
+
+        Raises:
+            UserError: the remote cannot be read.
+        """
+        if not self._runs(key):
+            remote, folder = self._remote_runs(key)
+            local = self._run_folder(key)
+            try:
+                for path in sorted(remote.fs.find(folder)) if remote.fs.exists(folder) else []:
+                    local.mkdir(parents=True, exist_ok=True)
+                    # Not beside it: DVC, too, takes any file in this folder for an entry.
+                    with tempfile.TemporaryDirectory(dir=local.parent) as scratch:
+                        part = Path(scratch, "entry")
+                        remote.fs.get_file(path, str(part))
+                        part.replace(local / remote.fs.name(path))
+            except Exception as error:  # every remote raises its own errors
+                raise UserError(f"the DVC remote cannot be read: {one_line(error)}") from None
+        found = self._runs(key)
+        return dict(yaml.load(found[-1].read_bytes(), pipeline.SAFE_LOADER)) if found else None  # noqa: S506
+
+    def _run_folder(self, key: str) -> Path:
         return Path(self._repo.stage_cache.cache_dir, key[:2], key)
 
-    def remote_of_runs(self) -> Any:
-        """Return the DVC remote as `dvc push --run-cache` uses it."""
-        return self._remote(hash_name="md5-dos2unix")
+    def _runs(self, key: str) -> list[Path]:
+        return sorted(self._run_folder(key).glob("*"), key=lambda path: path.stat().st_mtime)
+
+    def _remote_runs(self, key: str) -> tuple[Any, str]:
+        """Return the remote as `dvc push --run-cache` uses it, and the folder there with the entries of a key."""
+        remote = self._remote(hash_name="md5-dos2unix")
+        return remote, remote.fs.join(remote.path, "runs", key[:2], key)
 
     def _remote(self, **options: str) -> Any:
         from dvc.exceptions import DvcException
