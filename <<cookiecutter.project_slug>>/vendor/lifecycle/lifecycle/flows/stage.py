@@ -1,7 +1,9 @@
 """One stage as a Prefect flow, for a worker on another machine, and the call to it."""
 
 import subprocess
+import time
 from dataclasses import replace
+from pathlib import Path
 
 from prefect import flow, get_run_logger
 from prefect.deployments import run_deployment
@@ -9,7 +11,7 @@ from prefect.exceptions import ObjectNotFound
 
 from ..errors import UserError
 from ..releases import elsewhere
-from ..releases.pipeline import LOGS, Pipeline, Stage, StageError, StageResult
+from ..releases.pipeline import LOGS, Pipeline, Stage, StageError, StageResult, output_to
 from ..releases.store import Store
 
 
@@ -36,20 +38,30 @@ def run_placed(pipeline: Pipeline, stage: Stage) -> StageResult:
         UserError: this Prefect has no deployment for that pool.
         StageError: the stage failed there, or its worker left no result.
     """
-    store = Store()
-    if elsewhere.is_done(stage.name, pipeline, store):
-        return elsewhere.take_over(stage.name, pipeline, store)
-    commit, deployment = elsewhere.hand_over(stage.name, store), f"run-stage/{stage.run_on}"
+    start, log = time.monotonic(), LOGS / f"{stage.name}.log"
+    # DVC's progress bars would hide the lines of the run.
+    with output_to(log, mode="a"):
+        store = Store()
+        if elsewhere.is_done(stage.name, pipeline, store):
+            return elsewhere.take_over(stage.name, pipeline, store)
+        commit = elsewhere.hand_over(stage.name, store)
+        try:
+            _run_on(stage, commit, log)
+            result = elsewhere.take_over(stage.name, pipeline, store)
+        finally:
+            elsewhere.forget(commit)
+    return replace(result, outcome="ran", seconds=time.monotonic() - start)
+
+
+def _run_on(stage: Stage, commit: str, log: Path) -> None:
+    deployment = f"run-stage/{stage.run_on}"
     try:
-        done = run_deployment(deployment, parameters={"stage": stage.name, "commit": commit})
-        if done.state is None or not done.state.is_completed():
-            said = done.state.message if done.state else "it has no state"
-            raise StageError(stage.name, f"on {stage.run_on}: {said}", LOGS / f"{stage.name}.log", for_good=False)
-        return replace(elsewhere.take_over(stage.name, pipeline, store), outcome="ran")
+        state = run_deployment(deployment, parameters={"stage": stage.name, "commit": commit}).state
     except ObjectNotFound:
         raise UserError(
             f"dvc.yaml places the stage {stage.name} on {stage.run_on}, and Prefect has no deployment {deployment}: "
             "add it to prefect.yaml and `prefect deploy`, or run the stage here with `dvc repro`"
         ) from None
-    finally:
-        elsewhere.forget(commit)
+    if state is None or not state.is_completed():
+        said = state.message if state else "it has no state"
+        raise StageError(stage.name, f"on {stage.run_on}: {said}", log, for_good=False)

@@ -145,7 +145,7 @@ class Pipeline:
         log = LOGS / f"{stage}.log"
         start = time.monotonic()
         try:
-            with _output_to(log), _no_child_left_behind():
+            with output_to(log), _no_child_left_behind():
                 self._repo.reproduce(targets=[stage], single_item=True)
         except ReproductionError as error:
             self._put_back(stage, log)
@@ -175,7 +175,7 @@ class Pipeline:
         # DVC deletes a stage's outputs before it runs. After a failure, restore the last good ones.
         from dvc.exceptions import DvcException
 
-        with contextlib.suppress(DvcException), _output_to(log, mode="a"):
+        with contextlib.suppress(DvcException), output_to(log, mode="a"):
             self._repo.checkout(targets=[stage], force=True)
 
 
@@ -245,7 +245,7 @@ def _raised(lines: list[str]) -> str | None:
 
 
 @contextlib.contextmanager
-def _output_to(log: Path, mode: str = "w") -> Iterator[None]:
+def output_to(log: Path, mode: str = "w") -> Iterator[None]:
     """Redirect the output of this process and its children to a file."""
     log.parent.mkdir(exist_ok=True)
     streams = (sys.stdout, sys.stderr)
