@@ -3,7 +3,8 @@
 `make lock` runs it; needs uv. What only some answers need stands there under their condition, and
 every answer gets the same version of what it shares with the others. Of the same versions,
 requirements-test.lock has every option and the template's own tools, to test the machinery with;
-requirements-dev.lock has the tools alone, to bake and to build the docs.
+requirements-dev.lock has the tools alone, to bake and to build the docs. requirements-airflow.lock
+is of an environment of its own, for the tests that start Airflow.
 The names that the lock's packages use are added to taken_names.txt, which no project may have.
 """
 
@@ -21,6 +22,7 @@ from cookiecutter.main import cookiecutter
 TEMPLATE = Path(__file__).resolve().parent
 TAKEN = TEMPLATE / "taken_names.txt"
 DEV_LOCK, TEST_LOCK = TEMPLATE / "requirements-dev.lock", TEMPLATE / "requirements-test.lock"
+AIRFLOW_LOCK = TEMPLATE / "requirements-airflow.lock"
 LOCK = TEMPLATE / ("<" + "<cookiecutter.project_slug>" + ">") / "requirements.lock"
 # The answers that need the least, and for each option those that need more.
 LEAST = {"example": "blank", "dvc_remote": "local", "fan_out": "threads"}
@@ -67,10 +69,10 @@ def needs(folder, answers):
     return [*asked["dependencies"], *asked["optional-dependencies"]["dev"]]
 
 
-def tools():
-    """What the template itself asks for."""
+def own(group="dev"):
+    """What the template itself asks for, in one of its groups."""
     asked = tomllib.loads((TEMPLATE / "pyproject.toml").read_text())["project"]
-    return asked["optional-dependencies"]["dev"]
+    return asked["optional-dependencies"][group]
 
 
 def declared(project):
@@ -141,7 +143,8 @@ def main():
         folder = Path(name)
         least = needs(folder, LEAST)
         asked = {(key, answer): needs(folder, LEAST | {key: answer}) for key, answer in MORE}
-        everything = sorted({*least, *tools(), *(each for more in asked.values() for each in more)})
+        every_option = (each for more in asked.values() for each in more)
+        everything = sorted({*least, *own(), *own("servers"), *every_option})
         merged = folder / "all.lock"
         merged.write_text(re.sub(r"<%.*%>\n", "", LOCK.read_text()) + TEST_LOCK.read_text())
         locked = resolve(folder, everything, merged, "--generate-hashes", *upgrade)
@@ -149,7 +152,7 @@ def main():
         versions = folder / "versions.txt"
         versions.write_text("\n".join(pin for block in locked.values() for pin in pins(block)))
         pinned = ("--constraint", str(versions))
-        alone = resolve(folder, tools(), folder / "dev.lock", "--generate-hashes", *pinned)
+        alone = resolve(folder, own(), folder / "dev.lock", "--generate-hashes", *pinned)
         DEV_LOCK.write_text("".join(alone.values()))
         always = resolve(folder, least, folder / "least.lock", *pinned)
         only = {
@@ -157,6 +160,7 @@ def main():
             for choice, more in asked.items()
         }
         add_taken(taken(folder))
+        resolve(folder, own("airflow"), AIRFLOW_LOCK, "--generate-hashes", *upgrade)
     written = []
     for package, block in locked.items():
         if package not in always:
