@@ -8,7 +8,19 @@ if TYPE_CHECKING:
 
 # In the order of `--help`.
 MODULES = (
-    *("run", "status", "release", "channels", "rollout", "score", "maintenance", "lineage", "monitor", "drill"),
+    *(
+        "run",
+        "sweep",
+        "status",
+        "release",
+        "channels",
+        "rollout",
+        "score",
+        "maintenance",
+        "lineage",
+        "monitor",
+        "drill",
+    ),
     *("refresh", "serve", "ui", "check", "docs", "run_stage"),
 )
 

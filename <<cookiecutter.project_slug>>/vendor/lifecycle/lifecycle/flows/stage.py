@@ -27,8 +27,7 @@ def run_stage(stage: str, commit: str) -> None:
     done = subprocess.run(command, env=own_code, capture_output=True, text=True, check=False)
     get_run_logger().info(done.stdout + done.stderr)
     if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-        raise UserError(lines[-1].removeprefix("error: ") if lines else f"it ended with exit code {done.returncode}")
+        raise elsewhere.why_failed(done)
 
 
 def run_placed(pipeline: Pipeline, stage: Stage) -> StageResult:

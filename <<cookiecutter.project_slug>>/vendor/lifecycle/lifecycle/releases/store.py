@@ -73,6 +73,11 @@ class Store:
         """The folder of the local cache. Several projects may share it."""
         return Path(self._repo.cache.local.path)
 
+    @property
+    def root(self) -> Path:
+        """The folder with the local cache and the run-cache, laid out like a DVC remote."""
+        return Path(self._repo.cache.local_cache_dir)
+
     def is_own(self) -> bool:
         """Return whether the cache is inside this project, so that no other project uses it."""
         return self.cache.resolve().is_relative_to(Path.cwd().resolve())
@@ -260,7 +265,7 @@ class Store:
         Raises:
             UserError: the remote cannot be read.
         """
-        if not self._runs(key):
+        if not self.run(key):
             remote, folder = self._remote_runs(key)
             local = self._run_folder(key)
             try:
@@ -273,6 +278,10 @@ class Store:
                         part.replace(local / remote.fs.name(path))
             except Exception as error:  # every remote raises its own errors
                 raise UserError(f"the DVC remote cannot be read: {one_line(error)}") from None
+        return self.run(key)
+
+    def run(self, key: str) -> dict[str, Any] | None:
+        """Return the run-cache's newest entry for a key on this machine, or None."""
         found = self._runs(key)
         return dict(yaml.load(found[-1].read_bytes(), pipeline.SAFE_LOADER)) if found else None  # noqa: S506
 
