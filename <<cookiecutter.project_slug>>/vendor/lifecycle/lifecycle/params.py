@@ -1,6 +1,6 @@
 """params.yaml, typed. The only place that defines the valid values of each setting."""
 
-import json
+import math
 import re
 from collections.abc import Iterator
 from contextlib import suppress
@@ -16,6 +16,8 @@ from .files import write_text
 
 PARAMS_FILE = Path("params.yaml")
 THROUGH = "data.through"
+# The name of `fan_out` in files that were made before there was `sweep`.
+OLD_FAN_OUT = "scoring"
 
 
 def _is_month(value: str) -> str:
@@ -329,6 +331,12 @@ class Sweep(Record):
     metric: str = "validation_loss"
     space: dict[str, Space] = Field(min_length=1)
 
+    @model_validator(mode="after")
+    def _of_training(self) -> "Sweep":
+        if other := [name for name in self.space if not name.startswith("train.")]:
+            raise ValueError(f"space has {other[0]}: a sweep only tries settings of train")
+        return self
+
 
 class Breaker(Record):
     """When to stop using a canary: after `failures` within `within_seconds`, for `rest_seconds`.
@@ -374,18 +382,9 @@ class Params(Record):
     promotion: Promotion
     monitoring: Monitoring
     rollout: Rollout
-    # The name until 0.3 was `scoring`.
-    fan_out: FanOut = Field(validation_alias=AliasChoices("fan_out", "scoring"))
+    fan_out: FanOut = Field(validation_alias=AliasChoices("fan_out", OLD_FAN_OUT))
     sweep: Sweep | None = None
     serving: Serving = Serving()
-
-    @model_validator(mode="after")
-    def _sweeps_over_training(self) -> "Params":
-        for name in self.sweep.space if self.sweep else ():
-            section, _, key = name.partition(".")
-            if section != "train" or key not in self.train:
-                raise ValueError(f"sweep.space: {name} is not a setting of train")
-        return self
 
 
 def load_params(path: Path = PARAMS_FILE) -> Params:
@@ -436,8 +435,8 @@ def with_values(text: str, values: dict[str, Any]) -> str:
         raise UserError(f"{PARAMS_FILE} has no setting {missing[0]} to change")
     for name in sorted(values, key=lambda name: found[name], reverse=True):
         (start, end), value = found[name], values[name]
-        # PyYAML reads 1e-05 as text, and 2013-07-01 as a date.
-        written = json.dumps(value) if isinstance(value, str) else yaml.safe_dump(value).splitlines()[0]
+        quotes = '"' if isinstance(value, str) else None
+        written = yaml.safe_dump(value, default_style=quotes, width=math.inf).splitlines()[0]
         text = text[:start] + written + text[end:]
     return text
 

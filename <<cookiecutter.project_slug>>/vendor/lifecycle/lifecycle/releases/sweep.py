@@ -48,19 +48,11 @@ class Trial:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of a sweep: the trials, best first; and params.yaml as it is, and with the best trial's settings."""
+    """The outcome of a sweep: its trials, best first, and how the best one changes params.yaml."""
 
-    metric: str
     trials: list[Trial]
+    diff: str
     run_id: str
-    before: str
-    after: str
-
-    @property
-    def diff(self) -> str:
-        """The change that the best trial makes to params.yaml."""
-        files = (self.before.splitlines(), self.after.splitlines(), str(PARAMS_FILE), str(PARAMS_FILE))
-        return "\n".join(difflib.unified_diff(*files, n=1, lineterm=""))
 
 
 def draw(settings: Sweep, number: int) -> dict[str, Any]:
@@ -81,85 +73,82 @@ def sweep(params: Params, apply: bool = False) -> Outcome:
         raise UserError(f"{PARAMS_FILE} has no section sweep: vendor/lifecycle/docs/pipeline.md#sweep shows one")
     before = PARAMS_FILE.read_text(encoding="utf-8")
     values = [{}, *(draw(settings, number) for number in range(1, settings.trials + 1))]
-    training = _Training(
-        settings, [with_values(before, each) for each in values], bool(fan_out.address(params.fan_out))
-    )
+    training = _Training(settings, [with_values(before, each) for each in values], params.fan_out)
     what = f"the results of the trials are kept, but MLflow at {tracking.tracking_uri()} could not take them"
     with tracking.in_words(what, "Run again when it is back; no trial will run twice"):
-        runs = _Runs(settings, training.keys[1])
-        done = []
-        for number, losses in training.run(params.fan_out):
-            done.append(Trial(number, values[number], losses))
-            runs.log(done[-1])
-        done.sort(key=lambda trial: (trial.loss, trial.number))
-        runs.end(done)
-    after = with_values(before, done[0].values)
+        runs, trials = _Runs(settings, training.keys[1]), []
+        for number, losses in training.results():
+            trials.append(Trial(number, values[number], losses))
+            runs.log(trials[-1])
+        trials.sort(key=lambda trial: (trial.loss, trial.number))
+        runs.end(trials)
+    after = with_values(before, trials[0].values)
     if apply and after != before:
         write_text(PARAMS_FILE, after)
-    return Outcome(settings.metric, done, runs.parent, before, after)
+    names = (str(PARAMS_FILE), str(PARAMS_FILE))
+    diff = difflib.unified_diff(before.splitlines(), after.splitlines(), *names, n=1, lineterm="")
+    return Outcome(trials, "\n".join(diff), runs.parent)
 
 
 class _Training:
-    """The training stage with each of some texts as params.yaml. `keys`: where DVC's run-cache keeps the results."""
+    """The training stage, with each of some texts as params.yaml. `keys`: where DVC's run-cache has the results."""
 
-    def __init__(self, settings: Sweep, texts: list[str], far: bool) -> None:
-        self._metric, self._texts, self._far = settings.metric, texts, far
-        self._store, pipeline = Store(), Pipeline()
-        model = next(each["path"] for each in artifacts().values() if each["type"] == "model")
+    def __init__(self, settings: Sweep, texts: list[str], where: FanOut) -> None:
+        self._metric, self._texts, self._where = settings.metric, texts, where
+        self._far, self._store, pipeline = bool(fan_out.address(where)), Store(), Pipeline()
         stages = yaml.safe_load(PIPELINE_FILE.read_text(encoding="utf-8"))["stages"]
-        self.stage = next(name for name, stage in stages.items() if model in stage["outs"])
-        outs = stages[self.stage]["outs"]
-        found = [path for path, _, columns in tracking.curves() if path in outs and settings.metric in columns]
-        if not found:
+        model = next(each["path"] for each in artifacts().values() if each["type"] == "model")
+        self._stage = next(name for name, stage in stages.items() if model in stage["outs"])
+        declared = stages[self._stage]
+        curves = [path for path, _, names in tracking.curves() if path in declared["outs"] and self._metric in names]
+        if not curves:
             raise UserError(
-                f"sweep.metric in {PARAMS_FILE} is {settings.metric}, and {PIPELINE_FILE} has no plot of it by round from an "
-                f"output of the stage {self.stage}"
+                f"sweep.metric in {PARAMS_FILE} is {self._metric}, and {PIPELINE_FILE} has no plot of it by round from "
+                f"an output of the stage {self._stage}"
             )
-        self._curve = found[0]
-        declared = stages[self.stage].get("params", [])
-        if missed := [name for name in settings.space if not {name, name.partition(".")[0]} & {*map(str, declared)}]:
-            raise UserError(f"{PIPELINE_FILE}: the stage {self.stage} does not declare {missed[0]} among its params")
-        for status in itertools.takewhile(lambda each: each.stage != self.stage, pipeline.status()):
+        self._curve = curves[0]
+        if other := [name for name in settings.space if not {name, "train"} & {*map(str, declared.get("params", []))}]:
+            raise UserError(f"{PIPELINE_FILE}: the stage {self._stage} does not declare {other[0]} among its params")
+        for status in itertools.takewhile(lambda each: each.stage != self._stage, pipeline.status()):
             if not status.fresh:
                 raise UserError(f"the stage {status.stage} is stale ({status.reasons[0]}): `run` first, then sweep")
-        self.keys = [pipeline.run_cache_key(self.stage, yaml.safe_load(text)) for text in texts]
+        self.keys = [pipeline.run_cache_key(self._stage, yaml.safe_load(text)) for text in texts]
 
-    def run(self, settings: FanOut) -> Iterator[tuple[int, list[float]]]:
-        """Yield the losses of each trial, by round: first the known ones, then the others as they end."""
-        missing: dict[str, list[int]] = {}
-        for number, key in enumerate(self.keys):
-            if losses := self._losses(key):
+    def results(self) -> Iterator[tuple[int, list[float]]]:
+        """Yield each trial's number and its losses by round: first those that are known, then the others as they end."""
+        missing = []
+        for number in range(len(self.keys)):
+            if losses := self._losses(number):
                 say(f"trial {number}", "cached", 0, f"{self._metric} {min(losses)}")
                 yield number, losses
             else:
-                missing.setdefault(key, []).append(number)
+                missing.append(number)
         if not missing:
             return
         with (
-            elsewhere.lent(self.stage, self._store, self._far) as origin,
-            fan_out.workers(settings) as call,
-            ThreadPoolExecutor(settings.workers) as pool,
+            elsewhere.lent(self._stage, self._store, self._far) as origin,
+            fan_out.workers(self._where) as call,
+            ThreadPoolExecutor(self._where.workers) as pool,
         ):
-            running = {pool.submit(self._run_one, call, origin, numbers[0]): numbers for numbers in missing.values()}
             try:
+                running = {pool.submit(self._run, call, origin, number): number for number in missing}
                 for future in as_completed(running):
-                    yield from ((number, future.result()) for number in running[future])
+                    yield running[future], future.result()
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def _run_one(self, call: fan_out.Call, origin: elsewhere.Origin, number: int) -> list[float]:
+    def _run(self, call: fan_out.Call, origin: elsewhere.Origin, number: int) -> list[float]:
         start = time.monotonic()
-        call(elsewhere.run_apart, self.stage, origin, self._texts[number])
-        losses = self._losses(self.keys[number])
-        if losses is None:
+        call(elsewhere.run_apart, self._stage, origin, self._texts[number])
+        if (losses := self._losses(number)) is None:
             raise UserError(
-                f"trial {number} has left no result: is {PARAMS_FILE} or a dependency of {self.stage} changing?"
+                f"trial {number} has left no result: did a file that {self._stage} depends on change meanwhile?"
             )
         say(f"trial {number}", "ran", time.monotonic() - start, f"{self._metric} {min(losses)}")
         return losses
 
-    def _losses(self, key: str) -> list[float] | None:
-        """Return the losses that the run-cache has for a key, by round, or None."""
+    def _losses(self, number: int) -> list[float] | None:
+        key = self.keys[number]
         entry = self._store.fetch_run(key) if self._far else self._store.run(key)
         for out in (Output.of(out) for out in (entry or {}).get("outs", []) if out["path"] == self._curve):
             if not self._store.fetch([out]):
@@ -169,7 +158,7 @@ class _Training:
 
 
 class _Runs:
-    """The sweep in MLflow: one run, with a child for each trial. What is there already is not logged twice."""
+    """The sweep in MLflow: a run, with a child for each trial. What is there already is not logged again."""
 
     def __init__(self, settings: Sweep, first: str) -> None:
         """Find the sweep or begin it. `first`: the key of its first trial, which depends on code and features."""
@@ -178,16 +167,12 @@ class _Runs:
         self._metric, self._client = settings.metric, tracking.open_client()
         model = next(name for name, each in artifacts().items() if each["type"] == "model")
         self._experiment = tracking.experiment_of(self._client, f"{model}-sweep")
-        space = {name: each.model_dump(exclude_unset=True) for name, each in settings.space.items()}
-        digest = hashlib.sha256(canonical([first, settings.metric, settings.seed, space])).hexdigest()
+        said = {"seed": settings.seed} | {
+            name: each.model_dump(exclude_unset=True) for name, each in settings.space.items()
+        }
+        digest = hashlib.sha256(canonical([first, settings.metric, said])).hexdigest()
         found = self._client.search_runs([self._experiment], f"tags.{SWEEP_TAG} = '{digest}'")
-        if found:
-            self.parent = str(found[0].info.run_id)
-        else:
-            tags = {SWEEP_TAG: digest}
-            made = self._client.create_run(self._experiment, run_name=f"sweep-{digest[:8]}", tags=tags)
-            self.parent = str(made.info.run_id)
-        said = {"seed": settings.seed} | space
+        self.parent = found[0].info.run_id if found else self._begin(f"sweep-{digest[:8]}", {SWEEP_TAG: digest})
         tracking.log_values(self._client, self.parent, [], [Param(name, str(value)) for name, value in said.items()])
         self._there = set()
         for child in self._client.search_runs([self._experiment], f"tags.`mlflow.parentRunId` = '{self.parent}'"):
@@ -196,6 +181,9 @@ class _Runs:
             else:  # it was cut short
                 self._client.delete_run(child.info.run_id)
 
+    def _begin(self, name: str, tags: dict[str, str]) -> str:
+        return str(self._client.create_run(self._experiment, run_name=name, tags=tags).info.run_id)
+
     def log(self, trial: Trial) -> None:
         """Log a trial as a child run."""
         from mlflow.entities import Metric, Param
@@ -203,9 +191,8 @@ class _Runs:
         name = str(trial.number)
         if not trial.number or name in self._there:
             return
-        tags = {"mlflow.parentRunId": self.parent, TRIAL_TAG: name}
-        child = self._client.create_run(self._experiment, run_name=f"trial-{name}", tags=tags).info.run_id
-        now = _now()
+        child = self._begin(f"trial-{name}", {"mlflow.parentRunId": self.parent, TRIAL_TAG: name})
+        now = int(datetime.now(UTC).timestamp() * 1000)
         metrics = [Metric(self._metric, loss, now, step) for step, loss in enumerate(trial.losses, 1)]
         params = [Param(name, str(value)) for name, value in trial.values.items()]
         tracking.log_values(self._client, child, [Metric(f"best_{self._metric}", trial.loss, now, 0), *metrics], params)
@@ -218,7 +205,3 @@ class _Runs:
             self._client.log_metric(self.parent, f"{name}_{self._metric}", trial.loss)
         self._client.set_tag(self.parent, "best_trial", trials[0].number)
         self._client.set_terminated(self.parent, "FINISHED")
-
-
-def _now() -> int:
-    return int(datetime.now(UTC).timestamp() * 1000)
