@@ -163,7 +163,7 @@ class Pipeline:
         outcome: Literal["ran", "cached"] = "ran" if "Running stage" in log.read_text(encoding="utf-8") else "cached"
         return StageResult(stage, outcome, time.monotonic() - start, log)
 
-    def run_cache_key(self, stage: str, params: dict[str, Any] | None = None) -> str:
+    def run_cache_key(self, stage: str, params: Any = None) -> str:
         """Return the name under which DVC keeps the stage's results for its inputs, and for these parameters if any."""
         # Private in DVC: requirements.lock pins the version, and a test compares it with what DVC wrote.
         from dvc.dependency import ParamsDependency

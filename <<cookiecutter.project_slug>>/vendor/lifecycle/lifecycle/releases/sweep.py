@@ -115,7 +115,7 @@ class _Training:
         self.keys = [pipeline.run_cache_key(self._stage, yaml.safe_load(text)) for text in texts]
 
     def results(self) -> Iterator[tuple[int, list[float]]]:
-        """Yield each trial's number and its losses by round: first those that are known, then the others as they end."""
+        """Yield the number and losses of each trial: first the known ones, then the others as they end."""
         missing = []
         for number in range(len(self.keys)):
             if losses := self._losses(number):
