@@ -16,7 +16,7 @@ from .params import FanOut
 
 # Runs a function with its arguments, and returns its result. Any number of threads may use it.
 Call = Callable[..., Any]
-PACKAGES = {"dask": "distributed", "ray": "ray"}
+PACKAGES = {"dask": "distributed", "ray": "ray[client]"}
 
 
 def here(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -40,7 +40,7 @@ def workers(settings: FanOut) -> Iterator[Call]:
         yield here
         return
     try:
-        library = importlib.import_module(PACKAGES[settings.runner])
+        library = importlib.import_module(PACKAGES[settings.runner].partition("[")[0])
     except ModuleNotFoundError as error:
         raise UserError(
             f"fan_out.runner in params.yaml is {settings.runner}, and {error.name} is not installed: add "
