@@ -284,34 +284,31 @@ class FanOut(Record):
     workers: int = Field(ge=1)
 
 
+Range = Annotated[list[int | float], Field(min_length=2, max_length=2)]
+
+
 class Space(Record):
     """The values that a setting may take in a sweep: a list, or a range. Two whole bounds give whole numbers."""
 
     choice: list[int | float | str | bool] | None = Field(default=None, min_length=1)
-    uniform: tuple[int | float, int | float] | None = None
-    log_uniform: tuple[int | float, int | float] | None = None
+    uniform: Range | None = None
+    log_uniform: Range | None = None
 
     @model_validator(mode="after")
     def _one_of_three(self) -> "Space":
         if len(self.model_fields_set) != 1:
             raise ValueError("give one of choice, uniform and log_uniform")
-        if self.choice is None and self._range[0] >= self._range[1]:
-            raise ValueError(f"the range must be [low, high], and is {list(self._range)}")
+        if (bounds := self.uniform or self.log_uniform) and bounds[0] >= bounds[1]:
+            raise ValueError(f"the range must be [low, high], and is {bounds}")
         if self.log_uniform and self.log_uniform[0] <= 0:
             raise ValueError(f"log_uniform needs a low end above 0, and has {self.log_uniform[0]}")
         return self
-
-    @property
-    def _range(self) -> tuple[int | float, int | float]:
-        bounds = self.uniform or self.log_uniform
-        assert bounds is not None
-        return bounds
 
     def at(self, share: float) -> int | float | str | bool:
         """Return the value at a share of the way, from 0 to below 1."""
         if self.choice is not None:
             return self.choice[int(share * len(self.choice))]
-        low, high = self._range
+        low, high = self.uniform or self.log_uniform or []
         whole = isinstance(low, int) and isinstance(high, int)
         half = 0.5 if whole else 0  # each whole number has a stretch of its own
         start, end = low - half, high + half

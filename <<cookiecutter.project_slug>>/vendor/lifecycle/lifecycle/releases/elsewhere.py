@@ -156,6 +156,8 @@ def run_apart(stage: str, origin: Origin, params: str) -> None:
     Raises:
         UserError: it failed; the message is the command's.
     """
+    from dvc.config import Config
+
     with tempfile.TemporaryDirectory(prefix="stage-", dir=origin.scratch, ignore_cleanup_errors=True) as clone:
         git.git("init", "--quiet", clone)
         # Version 2 of git's protocol also fetches a commit that no branch or tag has.
@@ -164,10 +166,10 @@ def run_apart(stage: str, origin: Origin, params: str) -> None:
         git.git("-C", clone, "checkout", "--quiet", "--detach", "FETCH_HEAD")
         folder = Path(clone, origin.prefix)
         write_text(folder / PARAMS_FILE, params)
-        if origin.cache:  # nothing to fetch or to push: the cache is the remote, too
-            settings = f"[core]\n    remote = cache\n[cache]\n    dir = {origin.cache}\n"
-            settings += f"['remote \"cache\"']\n    url = {origin.cache}\n"
-            write_text(folder / ".dvc/config.local", settings)
+        if origin.cache:  # it is the remote, too: then there is nothing to fetch or to push
+            with Config(str(folder / ".dvc")).edit("local") as settings:
+                settings["core"], settings["cache"] = {"remote": "cache"}, {"dir": origin.cache}
+                settings["remote"] = {"cache": {"url": origin.cache}}
         command, own = process_of(stage, folder=folder)
         own["DVC_SITE_CACHE_DIR"] = str(folder / ".dvc/tmp/site")  # it goes with the clone
         done = subprocess.run(command, cwd=folder, env=own, capture_output=True, text=True, check=False)
