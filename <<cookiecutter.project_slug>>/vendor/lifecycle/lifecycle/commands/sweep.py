@@ -11,10 +11,11 @@ from .command import Result, command, table
 def sweep(
     apply: Annotated[bool, typer.Option("--apply", help="Write the best settings to params.yaml.")] = False,
 ) -> Result:
-    """Search for better training settings, in the space that params.yaml declares under sweep.
+    """Search for better training settings.
 
-    Each trial trains in a folder of its own. It is judged on the validation months, never on the holdout. A trial with
-    a known result does not run again, so after a kill the same command completes the sweep.
+    Tries the settings that params.yaml declares under sweep. Each trial trains in a folder of its own. It is judged on
+    the validation months, never on the holdout. A trial with a known result does not run again, so after a kill the
+    same command completes the sweep.
     """
     from ..params import PARAMS_FILE, load_params
     from ..releases import sweep as search
