@@ -22,9 +22,9 @@ import yaml
 from .. import project
 from ..errors import UserError, redacted
 from ..files import write_text
-from ..params import PARAMS_FILE
+from ..params import PARAMS_FILE, SAFE_LOADER
 from . import git
-from .pipeline import LOCK_FILE, LOGS, PIPELINE_FILE, SAFE_LOADER, Pipeline, StageError, StageResult, locked
+from .pipeline import LOCK_FILE, LOGS, PIPELINE_FILE, Pipeline, StageError, StageResult, locked
 from .store import Output, Store
 
 REF = "refs/lifecycle/stages/"

@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 import yaml
 
 from ..errors import USER_ERROR, UserError, one_line, redacted
-from ..params import PARAMS_FILE
+from ..params import PARAMS_FILE, SAFE_LOADER
 
 if TYPE_CHECKING:
     pass
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 PIPELINE_FILE = Path("dvc.yaml")
 LOCK_FILE = Path("dvc.lock")
 LOGS = Path("logs")
-# Seven times faster if PyYAML has libyaml; every command reads dvc.lock.
-SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class StageError(Exception):

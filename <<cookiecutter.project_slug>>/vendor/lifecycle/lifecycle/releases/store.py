@@ -16,6 +16,7 @@ from uuid import uuid4
 import yaml
 
 from ..errors import UserError, one_line
+from ..params import SAFE_LOADER
 from . import pipeline
 
 if TYPE_CHECKING:
@@ -283,7 +284,7 @@ class Store:
     def run(self, key: str) -> dict[str, Any] | None:
         """Return the run-cache's newest entry for a key on this machine, or None."""
         found = self._runs(key)
-        return dict(yaml.load(found[-1].read_bytes(), pipeline.SAFE_LOADER)) if found else None  # noqa: S506
+        return dict(yaml.load(found[-1].read_bytes(), SAFE_LOADER)) if found else None  # noqa: S506
 
     def _run_folder(self, key: str) -> Path:
         return Path(self._repo.stage_cache.cache_dir, key[:2], key)
