@@ -75,7 +75,9 @@ def test_a_trial_depends_on_its_seed_and_number_alone(seed: int, number: int, mo
 
 def test_draws_cover_the_space() -> None:
     shipped = load_params(ROOT / "params.yaml").sweep or Sweep(trials=1, seed=1, space=SPACE)
-    drawn = [draw(Sweep(trials=1, seed=1, space=SPACE | {"train.b": {"uniform": [1, 4]}}), number) for number in range(300)]
+    drawn = [
+        draw(Sweep(trials=1, seed=1, space=SPACE | {"train.b": {"uniform": [1, 4]}}), number) for number in range(300)
+    ]
     assert {each["train.num_leaves"] for each in drawn} == {3, 5, 7}
     assert {each["train.b"] for each in drawn} == {1, 2, 3, 4}
     below = sum(each["train.learning_rate"] < 0.095 for each in drawn)  # the middle of the range on a log scale
