@@ -162,7 +162,7 @@ class Pipeline:
         return StageResult(stage, outcome, time.monotonic() - start, log)
 
     def run_cache_key(self, stage: str, params: str = "") -> str:
-        """Return the name under which DVC keeps the stage's results for its inputs, or with this text of params.yaml."""
+        """Return the name under which DVC keeps the stage's results for its inputs, or for this params.yaml."""
         # Private in DVC: requirements.lock pins the version, and a test compares it with what DVC wrote.
         from dvc.dependency import ParamsDependency
         from dvc.stage.cache import _can_hash, _get_stage_hash
