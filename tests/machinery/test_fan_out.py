@@ -6,6 +6,7 @@ comes from a git server, data from an S3 server.
 
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -20,6 +21,9 @@ import boto3
 import pytest
 import yaml
 
+from lifecycle import fan_out
+from lifecycle.errors import UserError
+from lifecycle.params import FanOut, load_params
 from lifecycle.releases import scoring
 from lifecycle.testing import Releases, cli, cli_json, commit_all, copy_project, digests, environment
 from lifecycle.testing.servers import free_port, running, wait_until
@@ -28,6 +32,8 @@ from hosts import Host, Network, network
 
 SPACE = {"train.learning_rate": {"log_uniform": [0.03, 0.3]}, "train.num_leaves": {"choice": [3, 5, 7]}}
 KEYS = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "tests", "AWS_DEFAULT_REGION": "us-east-1"}
+# Else it depends on the home folder whether Ray wants a token.
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
 @dataclass(frozen=True)
@@ -97,7 +103,7 @@ def ray(net: Network, stack: ExitStack, project: Path, machines: list[Host]) -> 
     start = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--disable-usage-stats"]
     head = [*start, "--head", f"--node-ip-address={net.address}", f"--port={port}", f"--temp-dir={folder}"]
     head += [f"--ray-client-server-port={client}", "--include-dashboard=false", "--num-cpus=0"]
-    stack.enter_context(running(head, logs, logs / "head.log", environment(project)))
+    stack.enter_context(running(head, logs, logs / "head.log", environment(project, **TOKEN)))
     wait_until(lambda: is_up(net.address, client), "the head does not answer")
     node = [*start, f"--address={net.address}:{port}", "--num-cpus=1"]
     nodes = [started(stack, machine, *node, f"--node-ip-address={machine.address}") for machine in machines]
@@ -107,7 +113,7 @@ def ray(net: Network, stack: ExitStack, project: Path, machines: list[Host]) -> 
 def started(stack: ExitStack, machine: Host, *command: str) -> subprocess.Popen[bytes]:
     """A worker on a machine: it has the packages, a clone, and the credentials of the DVC remote."""
     clone = machine.folder / "clone"
-    own = environment(clone, **KEYS, PYTHONPATH=f"{clone}/vendor/lifecycle{os.pathsep}{clone}/src")
+    own = environment(clone, **KEYS, **TOKEN, PYTHONPATH=f"{clone}/vendor/lifecycle{os.pathsep}{clone}/src")
     log = machine.folder / "worker.log"
     return stack.enter_context(running(machine.command(*command), machine.folder, log, own))
 
@@ -124,7 +130,7 @@ def cluster(runner: str, project: Path) -> Iterator[Cluster]:
             clone = machine.command("git", "clone", "--quiet", url, machine.folder / "clone")
             subprocess.run(clone, check=True, env=environment(project))
         made = {"dask": dask, "ray": ray}[runner](net, stack, project, machines)
-        yield Cluster(made.settings | KEYS, made.workers)
+        yield Cluster(made.settings | KEYS | TOKEN, made.workers)
 
 
 def declare(project: Path, runner: str) -> None:
@@ -169,3 +175,24 @@ def test_a_cluster_elsewhere_comes_to_what_threads_here_do(runner: str, releases
                 far.workers[0].kill()
             assert score.wait() == 0, log.read_text(encoding="utf-8")
         assert scores(project) == scores(here)
+
+
+@pytest.mark.parametrize(("runner", "address"), [("dask", "tcp://127.0.0.1:{}"), ("ray", "ray://127.0.0.1:{}")])
+def test_a_cluster_that_does_not_answer_is_one_sentence(
+    runner: str, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = address.format(free_port())
+    monkeypatch.setenv(f"{runner.upper()}_ADDRESS", where)
+    with pytest.raises(UserError) as refused, fan_out.workers(FanOut(runner=runner, workers=1)):
+        pass
+    assert str(refused.value).startswith(f"no {runner} cluster answers at {where} (")
+
+
+@pytest.mark.parametrize("runner", ["threads", "dask", "ray"])
+def test_the_error_of_a_part_arrives_as_it_was_raised(runner: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in TOKEN.items():
+        monkeypatch.setenv(name, value)
+    with fan_out.workers(FanOut(runner=runner, workers=1)) as call:
+        assert call(divmod, 7, 2) == (3, 1)
+        with pytest.raises(UserError, match="change to the project's folder"):
+            call(load_params, Path("/nowhere/params.yaml"))
