@@ -1,8 +1,6 @@
 """Servers on machines of their own follow the ledger, which a person moves on a laptop."""
 
 import json
-import os
-import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,13 +8,14 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
+import psutil
 import pytest
 
 from lifecycle.testing import CLI, Releases, cli_json, commit_all, edit_params
 from lifecycle.testing.servers import running, wait_until
 
 from hosts import Host
-from team import KEYS, Team, team
+from team import Team, team
 
 PORT = 8080
 
@@ -55,6 +54,12 @@ def serving(made: Team, name: str, **settings: Any) -> Iterator[Host]:
         yield host
 
 
+def use(made: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Type commands on the laptop from now on."""
+    for name, value in made.settings(made.laptop).items():
+        monkeypatch.setenv(name, value)
+
+
 def sign_approvals(made: Team, key: Path, release: str) -> None:
     """From now on approvals must be signed, which the hosts' clones are too old to know."""
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
@@ -68,10 +73,9 @@ def sign_approvals(made: Team, key: Path, release: str) -> None:
 def test_every_host_follows_what_a_laptop_decides(
     releases: Releases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in KEYS.items():
-        monkeypatch.setenv(name, value)
     soon, late = {"follow_seconds": 0.5}, {"follow_seconds": 3600}
     with team(releases.folder) as made, serving(made, "east", **soon) as east, serving(made, "west", **late) as west:
+        use(made, monkeypatch)
         wait_for(releases.first, east, west)
         assert not made.clone(east).joinpath(".lifecycle/releases", releases.second).exists()
 
@@ -90,16 +94,15 @@ def test_every_host_follows_what_a_laptop_decides(
         wait_for(releases.first, east)
 
 
-def test_a_host_without_the_git_server_says_so_and_goes_on(
-    releases: Releases, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in KEYS.items():
-        monkeypatch.setenv(name, value)
+def test_a_host_without_the_git_server_says_so_and_goes_on(releases: Releases, monkeypatch: pytest.MonkeyPatch) -> None:
     with team(releases.folder) as made, serving(made, "east", follow_seconds=0.5) as east:
+        use(made, monkeypatch)
         wait_for(releases.first, east)
         wait_until(lambda: ask(east, "/info")["ledger"]["asked"])
         assert ask(east, "/info")["ledger"]["problem"] is None
-        os.killpg(made.git_server.pid, signal.SIGKILL)
+        for process in psutil.process_iter(["cmdline"]):
+            if f"--base-path={made.laptop.parent / 'servers'}" in (process.info["cmdline"] or ()):
+                process.kill()
         wait_until(lambda: ask(east, "/info")["ledger"]["problem"])
         state = ask(east, "/info")
         assert "cannot be reached" in state["ledger"]["problem"]
