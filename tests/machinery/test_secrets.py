@@ -15,8 +15,8 @@ import typer
 from lifecycle.cli import app
 from lifecycle.errors import UserError, redacted
 from lifecycle.params import load_params
+from lifecycle.processes import free_port, running, server, wait_until
 from lifecycle.testing import CLI, ROOT, Releases, edit_params, environment, is_quiet
-from lifecycle.testing.servers import free_port, running, server, wait_until
 
 # What each command is given; a new command needs a line here. None: it ends only when it is told to.
 ARGUMENTS: dict[str, list[str] | None] = {

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from prefect.client.orchestration import SyncPrefectClient
 
+from lifecycle.processes import free_port, running, server, wait_until
 from lifecycle.testing import (
     FEWER_LEAVES,
     ROOT,
@@ -24,7 +25,6 @@ from lifecycle.testing import (
     environment,
     repro,
 )
-from lifecycle.testing.servers import free_port, running, server, wait_until
 
 from predictions import failing
 

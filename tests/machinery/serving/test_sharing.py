@@ -13,9 +13,9 @@ from lifecycle.errors import UserError
 from lifecycle.params import PredictionLog
 from lifecycle.predictions import ids, sharing
 from lifecycle.predictions import log as predictions
+from lifecycle.processes import wait_until
 from lifecycle.serving import rotation
 from lifecycle.serving.log import Log, Scored
-from lifecycle.testing.servers import wait_until
 
 STORE = Path("store")
 DIE = """

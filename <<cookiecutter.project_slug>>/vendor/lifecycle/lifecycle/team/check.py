@@ -12,12 +12,12 @@ from typing import Any, Literal
 
 import yaml
 
-from .errors import one_line, redacted
-from .params import load_params
-from .releases import approvals, git, tracking
-from .releases import ledger as book
-from .releases.pipeline import Pipeline
-from .releases.store import Store
+from ..errors import one_line, redacted
+from ..params import load_params
+from ..releases import approvals, git, tracking
+from ..releases import ledger as book
+from ..releases.pipeline import Pipeline
+from ..releases.store import Store
 
 # Nobody waits longer for a server that does not answer.
 PATIENCE_SECONDS = 10
@@ -89,7 +89,7 @@ def _mlflow() -> Checked:
 
 
 def _prefect() -> Checked:
-    from . import flows  # noqa: F401  Prefect's settings
+    from .. import flows  # noqa: F401  Prefect's settings
 
     if not (url := os.environ.get("PREFECT_API_URL")):
         said = "each run starts a server of its own, and nothing runs on a schedule"
