@@ -100,6 +100,8 @@ def test_a_worker_runs_what_prefect_yaml_deploys(built: Path, tmp_path: Path) ->
         for deployment in prefect.deployed.values():
             ((_, step),) = deployment["pull_steps"][0].items()
             assert step == {"directory": str(built)}
+        flows = [each["name"] for each in prefect.post("flows/filter", {})]
+        assert all(name.startswith(POOL) for name in flows), "another project's flows would be taken for these"
         scheduled = {name for name, each in prefect.deployed.items() if each["schedules"]}
         assert {"daily", "monitor", "rollout", "score"} <= scheduled
 
@@ -178,7 +180,7 @@ def test_a_placed_stage_runs_on_another_pool_in_a_clone_of_its_own(built: Path, 
     repro(at_home)
     said = cli("run")
     assert said.returncode == 1
-    assert "Prefect has no deployment run-stage/gpu-pool: add it to prefect.yaml" in said.stderr
+    assert f"Prefect has no deployment {POOL}-run-stage/gpu-pool: add it to prefect.yaml" in said.stderr
 
     deployment = {
         "name": pool,

@@ -14,7 +14,7 @@ from ..params import Scoring, load_params
 from ..releases import scoring
 from ..releases.ledger import ChannelName
 from ..releases.scoring import Job, Scored
-from . import of_part
+from . import flow_name, of_part
 
 
 @task(name="score", task_run_name="score-{job.month}", retries=2, retry_delay_seconds=2, persist_result=False)
@@ -23,14 +23,14 @@ def score_month(job: Job) -> Scored:
     return scoring.score_month(job)
 
 
-@flow(name="score-months")
+@flow(name=flow_name("score-months"))
 def score_months(jobs: list[Job]) -> list[Scored]:
     """Score months in parallel, on the task runner."""
     done: list[Scored] = score_month.map(jobs).result()
     return done
 
 
-@flow(name="score")
+@flow(name=flow_name("score"))
 @of_part("scoring")
 def score(channel: ChannelName = "production", months: list[str] | None = None) -> list[Scored]:
     """Score all months of the feature table, or the given ones, with a channel's release."""
