@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from lifecycle import project
 from lifecycle.testing import own_settings
-from lifecycle.testing.servers import free_port, running, server, wait_until
+from lifecycle.testing.servers import running, server, wait_until
 
 TEMPLATE = Path(__file__).resolve().parents[2]
 BIN = TEMPLATE / "build/airflow/bin"

@@ -89,9 +89,9 @@ def pipeline(deployment: dict[str, Any], schedule: CronTriggerTimetable) -> None
         admit = Command(task_id="admit", arguments=["admit"], **retried({"retries": 3, "backoff_seconds": 2}))
         track = Command(task_id="track", arguments=["track"], trigger_rule=TriggerRule.NONE_FAILED)
         tasks = {name: stage_tasks(name, stage) for name, stage in STAGES.items()}
-        for name, (first, last) in tasks.items():
+        for name, (first, _) in tasks.items():
             first.set_upstream([tasks[needed][1] for needed in needs(name)] or admit)
-            last.set_downstream(track)
+        track.set_upstream([last for _, last in tasks.values() if not last.downstream_list])
 
 
 def stage_tasks(name: str, stage: dict[str, Any]) -> tuple[Command, Command]:
