@@ -303,12 +303,13 @@ class PredictionLog(Record):
 
 
 class Serving(Record):
-    """Settings of the HTTP server."""
+    """Settings of the HTTP server. `follow_seconds`: how often it fetches the ledger; null: only when asked to."""
 
     max_rows: int = Field(default=1000, ge=1)
     max_body_kb: int = Field(default=2048, ge=1)
     unseen_categories: Literal["refuse", "missing"] = "refuse"
     shadow: bool = True
+    follow_seconds: float | None = Field(default=5, gt=0)
     breaker: Breaker = Breaker()
     log: PredictionLog = PredictionLog()
 

@@ -239,6 +239,42 @@ class Store:
 
         return far
 
+    def remote_place(self) -> tuple[str, str, bool]:
+        """Return the remote's name and URL, and whether it is outside of this project.
+
+        Raises:
+            UserError: there is no remote.
+        """
+        from dvc.exceptions import DvcException
+
+        try:
+            remote = self._repo.cloud.get_remote()
+        except DvcException as error:
+            raise UserError(f"there is no DVC remote to use: {one_line(error)}") from None
+        local = remote.fs.protocol == "local"
+        return (
+            remote.name,
+            remote.config.get("url", remote.path),
+            not (local and Path(remote.path).is_relative_to(Path.cwd())),
+        )
+
+    def try_remote(self) -> None:
+        """Write a small file to the remote, read it and delete it.
+
+        Raises:
+            UserError: one of these is not possible.
+        """
+        remote = self._remote()
+        probe = remote.fs.join(remote.path, "tmp", uuid4().hex)
+        try:
+            remote.fs.makedirs(remote.fs.parent(probe), exist_ok=True)
+            with tempfile.NamedTemporaryFile() as file:
+                remote.fs.put_file(file.name, probe)
+            remote.fs.size(probe)
+            remote.fs.remove(probe)
+        except Exception as error:  # every remote raises its own errors
+            raise UserError(f"you may not read and write the DVC remote: {one_line(error)}") from None
+
     def push_run(self, key: str) -> None:
         """Push the run-cache's entries for a key; see Pipeline.run_cache_key.
 
