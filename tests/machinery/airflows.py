@@ -33,9 +33,12 @@ class Airflow:
     url: str
     settings: dict[str, str]
     token: str
+    components: dict[str, subprocess.Popen[bytes]]
 
     def ask(self, path: str, body: Any = None, method: str = "") -> Any:
-        """Return what the API answers."""
+        """Return what the API answers. All components must live."""
+        for name, process in self.components.items():
+            assert process.poll() is None, (self.home / f"{name}.log").read_text(encoding="utf-8")[-5000:]
         headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
         data = None if body is None else json.dumps(body).encode()
         asked = Request(f"{self.url}/api/v2/{path}", data, headers, method=method or ("POST" if data else "GET"))
@@ -106,12 +109,14 @@ def airflow(settings: dict[str, str]) -> Iterator[Airflow]:
     url = settings["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"].removesuffix("/execution/")
     subprocess.run([BIN / "airflow", "db", "migrate"], env=settings, cwd=home, check=True, capture_output=True)
     with ExitStack() as stack:
-        for component in ("scheduler", "dag-processor"):
-            stack.enter_context(running([str(BIN / "airflow"), component], home, home / f"{component}.log", settings))
+        started = {
+            name: stack.enter_context(running([str(BIN / "airflow"), name], home, home / f"{name}.log", settings))
+            for name in ("scheduler", "dag-processor")
+        }
         start = [str(BIN / "airflow"), "api-server"]
         stack.enter_context(server(start, f"{url}/api/v2/version", home, home / "api.log", settings))
         with urlopen(f"{url}/auth/token", timeout=30) as answer:
-            yield Airflow(home, url, settings, json.loads(answer.read())["access_token"])
+            yield Airflow(home, url, settings, json.loads(answer.read())["access_token"], started)
 
 
 def set_up(folder: Path, **more: str) -> None:
