@@ -94,7 +94,10 @@ def settings_of(home: Path, address: str, port: int, **more: str) -> dict[str, s
         "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_hex(32),
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://{address}:{port}/execution/",
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__PARALLELISM": "4",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+        # Airflow sees that a task has ended only after up to so many seconds, by default 5.
+        "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
     }
     return kept | own | more
