@@ -32,6 +32,8 @@ ARGUMENTS: dict[str, list[str] | None] = {
     "monitor": ["--act"],
     "incidents": [],
     "check": [],
+    "admit": [],
+    "track": [],
     "run-stage": ["train", "--commit", "0" * 40],
     "score": [],
     "refresh": [],

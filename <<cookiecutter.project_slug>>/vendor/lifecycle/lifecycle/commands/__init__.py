@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 # In the order of `--help`.
 MODULES = (
     *("run", "status", "release", "channels", "rollout", "score", "maintenance", "lineage", "monitor", "drill"),
-    *("refresh", "serve", "ui", "check", "docs", "run_stage"),
+    *("refresh", "serve", "ui", "check", "docs", "steps"),
 )
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ..releases.scoring import Scored
 
 
-@command("score --months 2013-09,2013-10", part="scoring")
+@command("score --months 2013-09,2013-10", part="scoring", scheduled=True)
 def score(
     channel: Annotated[ChannelName, typer.Option(help="The channel whose release scores.")] = "production",
     months: Annotated[str, typer.Option(metavar="YYYY-MM,...", help="Default: all months.")] = "",

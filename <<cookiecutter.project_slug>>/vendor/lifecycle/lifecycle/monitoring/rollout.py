@@ -12,6 +12,7 @@ from .. import parts
 from ..errors import UserError
 from ..params import Params, load_params
 from ..predictions import sharing
+from ..releases import ledger as book
 from ..releases import operations
 from ..releases.ledger import Channel, ChannelName, Entry, Ledger, MovedError
 from ..releases.reconcile import open_ledger
@@ -57,6 +58,12 @@ class Progress:
     steps: list[Step]
     stop: Stop
     notes: list[str]
+
+
+def nothing_staged() -> str | None:
+    """Return a sentence if there is no staging release to roll out, or None."""
+    staging = book.load().channel("staging")
+    return None if staging and staging.release else "staging serves nothing, so there is nothing to roll out"
 
 
 def advance(what: str) -> Progress:

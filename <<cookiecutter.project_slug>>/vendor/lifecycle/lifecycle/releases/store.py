@@ -59,6 +59,12 @@ class Problem:
         return f"{self.path} ({self.md5[:8]}) is {self.what} in the {self.where}"
 
 
+class RemoteError(UserError):
+    """The DVC remote cannot be used now."""
+
+    for_good = False
+
+
 class Store:
     """The DVC cache of this project and its remote."""
 
@@ -162,7 +168,7 @@ class Store:
         except FileNotFoundError:
             return  # the check below reports which
         except (DvcException, OSError) as error:
-            raise UserError(f"the DVC remote cannot be used: {one_line(error)}") from None
+            raise RemoteError(f"the DVC remote cannot be used: {one_line(error)}") from None
 
     def _local(self) -> Any:
         return self._repo.cache.local
@@ -229,7 +235,7 @@ class Store:
             except FileNotFoundError:
                 return None
             except Exception as error:  # every remote raises its own errors
-                raise UserError(f"the DVC remote cannot be read: {one_line(error)}") from None
+                raise RemoteError(f"the DVC remote cannot be read: {one_line(error)}") from None
 
         return far
 
@@ -288,7 +294,7 @@ class Store:
                 remote.fs.put_file(str(entry), part)
                 remote.fs.move(part, target)
             except Exception as error:  # every remote raises its own errors
-                raise UserError(f"the DVC remote cannot be written: {one_line(error)}") from None
+                raise RemoteError(f"the DVC remote cannot be written: {one_line(error)}") from None
 
     def fetch_run(self, key: str) -> dict[str, Any] | None:
         """Return the run-cache's newest entry for a key, fetched from the remote if there is none here, or None.
@@ -308,7 +314,7 @@ class Store:
                         remote.fs.get_file(path, str(part))
                         part.replace(local / remote.fs.name(path))
             except Exception as error:  # every remote raises its own errors
-                raise UserError(f"the DVC remote cannot be read: {one_line(error)}") from None
+                raise RemoteError(f"the DVC remote cannot be read: {one_line(error)}") from None
         found = self._runs(key)
         return dict(yaml.load(found[-1].read_bytes(), pipeline.SAFE_LOADER)) if found else None  # noqa: S506
 
