@@ -47,6 +47,7 @@ ARGUMENTS: dict[str, list[str] | None] = {
     "release": ["--reason", "a test"],
     "doctor": [],
     "run": ["--json"],
+    "sweep": [],
     "restore": ["{first}"],
     "reproduce": ["{first}", "--at-least", "L2"],
     # Its copy of the project has none of these settings, so what it is asked does not matter.

@@ -45,9 +45,8 @@ def run_stage(stage: str, commit: str) -> State | None:
     get_run_logger().info(done.stdout + done.stderr)
     if not done.returncode:
         return None
-    lines = [line.removeprefix("error: ") for line in done.stderr.splitlines() if line.startswith("error: ")]
-    message = lines[-1] if lines else f"it ended with exit code {done.returncode}"
-    return Failed(message=message, name=FOR_GOOD if done.returncode == USER_ERROR else None)
+    failed = str(elsewhere.why_failed(done))
+    return Failed(message=failed, name=FOR_GOOD if done.returncode == USER_ERROR else None)
 
 
 def run_placed(pipeline: Pipeline, stage: Stage) -> StageResult:
