@@ -29,6 +29,7 @@ WORKER = next(
     for each in yaml.safe_load_all((DEPLOY / "prefect-worker.yaml").read_text(encoding="utf-8"))
     if each["kind"] == "Deployment"
 )
+IMAGE = f"registry.example.org/{NAMESPACE}:1"
 BIN = Path(sys.executable).parent
 KEYS = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "key-of-the-bucket", "AWS_DEFAULT_REGION": "us-east-1"}
 PASSWORD = "admin:password-of-prefect"  # noqa: S105  of tests
@@ -36,24 +37,20 @@ PASSWORD = "admin:password-of-prefect"  # noqa: S105  of tests
 
 @dataclass(frozen=True)
 class Team:
-    """What a team has beside the project, which is the current folder. `settings`: to reach Prefect's server."""
+    """What a team has beside the project, which is the current folder."""
 
     folder: Path
     network: Network
     cluster: Cluster
     repository: str
-    settings: dict[str, str]
 
     def kubectl(self, *words: str | Path, text: str = "") -> str:
         return self.run("kubectl", "--namespace", NAMESPACE, *words, text=text)
 
-    def prefect(self, *words: str | Path) -> str:
-        return self.run(BIN / "prefect", "--no-prompt", *words)
-
-    def run(self, *words: str | Path, text: str = "") -> str:
+    def run(self, *words: str | Path, text: str = "", **variables: str) -> str:
         own = environment(Path.cwd(), KUBECONFIG=str(self.cluster.folder / "config"), GIT_REPOSITORY=self.repository)
         done = subprocess.run(
-            [*map(str, words)], env=own | self.settings, input=text, capture_output=True, text=True, timeout=120
+            [*map(str, words)], env=own | variables, input=text, capture_output=True, text=True, timeout=120
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
@@ -135,6 +132,7 @@ def prefect_server(net: Network, folder: Path) -> Iterator[dict[str, str]]:
 
 @contextmanager
 def made_team(project: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Team]:
+    """A team with a project, whose git remote and DVC remote become the team's."""
     if not shutil.which("kubectl"):
         lacking("kubectl", "There is no kubectl here")
     with network() as net, bucket(net, folder / "s3") as s3:
@@ -144,10 +142,9 @@ def made_team(project: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> I
         for name, value in KEYS.items():
             monkeypatch.setenv(name, value)
         commit_all(project, "A DVC remote for the team")
-        image = image_of(folder / "image")
-        with git_server(net, project, folder / "git") as repository, prefect_server(net, folder / "prefect") as settings_:
-            subprocess.run(["git", "remote", "add", "origin", repository], cwd=project, check=True)
-            images = {WORKER: Image(), f"registry.example.org/{NAMESPACE}:1": image}
-            # No pod sees a folder of this machine's projects.
-            with cluster(net, folder / "cluster", images, [folder.parent, ROOT]) as made:
-                yield Team(folder, net, made, repository, settings_)
+        images = {WORKER: Image(), IMAGE: image_of(folder / "image")}
+        # No pod sees a folder of this machine's projects.
+        hidden = [folder.parent, ROOT]
+        with git_server(net, project, folder / "git") as url, cluster(net, folder / "cluster", images, hidden) as made:
+            subprocess.run(["git", "remote", "add", "origin", url], cwd=project, check=True)
+            yield Team(folder, net, made, url)

@@ -128,6 +128,7 @@ class Cluster:
         metadata.setdefault("name", metadata.get("generateName", "") + uuid4().hex[:5])
         if (plural, namespace, metadata["name"]) in self.objects:
             raise Refusal(409, "AlreadyExists", f'{plural} "{metadata["name"]}" already exists')
+        metadata["generation"] = 1
         if plural == "jobs":
             body["status"] = {"active": 1}
         made = copy.deepcopy(self.put(plural, body))
@@ -142,8 +143,8 @@ class Cluster:
             kept = self.get(plural, namespace, name)
         except Refusal:
             return self.create(plural, namespace, body)
-        same = ("uid", "creationTimestamp")
-        body["metadata"] |= {"namespace": namespace} | {key: kept["metadata"][key] for key in same}
+        body["metadata"] = kept["metadata"] | body["metadata"]
+        body["metadata"]["generation"] += body.get("spec") != kept.get("spec")
         return copy.deepcopy(self.put(plural, body | ({"status": kept["status"]} if "status" in kept else {})))
 
     def delete(self, plural: str, namespace: str, name: str) -> Object:
@@ -203,10 +204,12 @@ class Cluster:
         ready = sum(map(is_ready, mine))
         status = {
             "replicas": len(mine), "updatedReplicas": len(new), "readyReplicas": ready, "availableReplicas": ready,
-            "observedGeneration": deployment["metadata"].get("generation", 0),
+            "observedGeneration": deployment["metadata"]["generation"],
         }  # fmt: skip
         if status != deployment.get("status"):
-            self.put("deployments", deployment | {"status": status})
+            with self.changed:
+                latest = self.objects["deployments", namespace, deployment["metadata"]["name"]]
+                self.put("deployments", copy.deepcopy(latest) | {"status": status})
         if len(new) < wanted and len(mine) <= wanted:
             self.start(deployment, template, label)
         surplus = sorted(old, key=is_ready) or new[wanted:]

@@ -1,17 +1,29 @@
 """The Dockerfile and deploy/kubernetes, on a stand-in for a cluster, with the real `kubectl` and Prefect's real worker."""
 
 import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from typing import Any
 
+import pytest
 import yaml
 
-from lifecycle.testing import FEWER_LEAVES, OWN, cli, copy_project, digests, edit_params, repro
+from lifecycle.releases import ledger
+from lifecycle.releases.store import Store
+from lifecycle.testing import FEWER_LEAVES, OWN, Releases, cli, copy_project, digests, edit_params, repro
 from lifecycle.testing.servers import wait_until
 
-from machines import DEPLOY, KEYS, NAMESPACE, PASSWORD, POOL, Team
+from clients import probe
+from machines import BIN, DEPLOY, IMAGE, KEYS, NAMESPACE, PASSWORD, POOL, Team, made_team, prefect_server
 from stand_in import Pod
 
+TOKEN = "token-of-serving"  # noqa: S105  of tests
 RESULTS = ("dvc.lock", "model", "reports/learning_curve.csv")
 
 
@@ -21,20 +33,25 @@ def place(project: Path, stage: str) -> None:
     (project / "dvc.yaml").write_text(yaml.safe_dump(pipeline, sort_keys=False), encoding="utf-8")
 
 
-def start_worker(team: Team) -> None:
-    """What docs/kubernetes.md says, up to the worker."""
-    team.secret(NAMESPACE, **KEYS)
-    team.secret("prefect", **{name: team.settings[name] for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING")})
-    team.prefect("work-pool", "create", "--type", "kubernetes", "--base-job-template", DEPLOY / "job-template.json", POOL)
-    team.prefect("deploy", "--all", "--prefect-file", DEPLOY / "prefect.yaml")
-    team.apply(DEPLOY / "prefect-worker.yaml")
+@contextmanager
+def worker(team: Team) -> Iterator[dict[str, str]]:
+    """What docs/kubernetes.md says, up to the worker; yields what Prefect's clients need in their environment."""
+    with prefect_server(team.network, team.folder / "prefect") as settings:
+        team.secret(NAMESPACE, **KEYS)
+        of_prefect = {name: settings[name] for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING")}
+        team.secret("prefect", **of_prefect, PREFECT_WORKER_QUERY_SECONDS="1")
+        prefect = (BIN / "prefect", "--no-prompt")
+        template = ("--type", "kubernetes", "--base-job-template", DEPLOY / "job-template.json")
+        team.run(*prefect, "work-pool", "create", *template, POOL, **settings)
+        team.run(*prefect, "deploy", "--all", "--prefect-file", DEPLOY / "prefect.yaml", **settings)
+        team.apply(DEPLOY / "prefect-worker.yaml")
+        yield settings
 
 
 def test_a_placed_stage_runs_in_a_pod_and_in_another_when_that_is_killed(
     team: Team, built: Path, tmp_path: Path
 ) -> None:
     """The pod has the image and the Secrets, and no file of the project's."""
-    start_worker(team)
     place(built, "train")
     edit_params(built, {"train": {"num_leaves": FEWER_LEAVES}})
     at_home = tmp_path / "at-home/project"
@@ -45,8 +62,8 @@ def test_a_placed_stage_runs_in_a_pod_and_in_another_when_that_is_killed(
         names = [pod["metadata"]["name"] for pod in team.cluster.find("pods", NAMESPACE, "job-name")]
         return [team.cluster.pods[name] for name in names]
 
-    with ThreadPoolExecutor() as beside:
-        done = beside.submit(cli, "run", folder=built, **team.settings)
+    with worker(team) as settings, ThreadPoolExecutor() as beside:
+        done = beside.submit(cli, "run", folder=built, **settings)
         wait_until(lambda: done.done() or any(pod.runs(f"{OWN}.train") for pod in pods()), "no pod trains")
         assert not done.done(), done.result().stderr
         pods()[0].kill()
@@ -66,3 +83,67 @@ def test_a_placed_stage_runs_in_a_pod_and_in_another_when_that_is_killed(
 def digests_in(project: Path) -> dict[str, str]:
     found = digests(*(project / name for name in RESULTS))
     return {str(Path(name).relative_to(project)): digest for name, digest in found.items()}
+
+
+class Requests:
+    """Clients that ask without a pause, each time on a new connection. They hear of a pod's end a second late."""
+
+    def __init__(self, team: Team, rows: list[dict[str, Any]]) -> None:
+        self.statuses: list[int | str] = []
+        self._team, self._body = team, json.dumps({"rows": rows}).encode()
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=(number,)) for number in range(3)]
+
+    def _ask(self, number: int) -> None:
+        headers = {"Host": "serving", "Content-Type": "application/json", "Authorization": f"Bearer {TOKEN}"}
+        known = 0.0
+        while not self._stop.is_set():
+            if time.monotonic() - known > 1:
+                known, addresses = time.monotonic(), self._team.cluster.endpoints(NAMESPACE, "serving")
+            connection = HTTPConnection(addresses[len(self.statuses) % len(addresses)], timeout=60)
+            try:
+                connection.request("POST", "/predict", self._body, headers)
+                self.statuses.append(connection.getresponse().status)
+            except (OSError, HTTPException) as error:
+                self.statuses.append(repr(error))
+            finally:
+                connection.close()
+
+    def __enter__(self) -> "Requests":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+
+def test_a_rolling_update_of_serving_loses_no_request(
+    releases: Releases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, _ = probe(releases.first)
+    manifest = (DEPLOY / "serving.yaml").read_text(encoding="utf-8")
+    with made_team(releases.folder, tmp_path, monkeypatch) as team:
+        release = ledger.load().release(releases.first)
+        assert Store().push(release.outputs(release.model["path"])) == []
+        team.secret(NAMESPACE, **KEYS, GIT_REPOSITORY=team.repository)
+        team.secret("serving", SERVING_TOKEN=TOKEN)
+        team.apply(DEPLOY / "serving.yaml")
+        team.kubectl("rollout", "status", "deployment/serving", "--timeout=100s")
+        old = {pod["metadata"]["name"] for pod in team.cluster.find("pods", NAMESPACE)}
+        assert len(old) == 2
+        new_image = IMAGE.removesuffix("1") + "2"
+        team.cluster.images[new_image] = team.cluster.images[IMAGE]
+        with Requests(team, rows) as requests:
+            team.apply("-", manifest.replace(IMAGE, new_image))
+            print(team.kubectl("rollout", "status", "deployment/serving", "--timeout=100s"))
+            wait_until(lambda: not any(team.cluster.pods[name].thread.is_alive() for name in old), "an old pod goes on")
+        assert {*requests.statuses} == {200}, Counter(requests.statuses)
+        new = team.cluster.find("pods", NAMESPACE)
+        assert {pod["spec"]["containers"][0]["image"] for pod in new} == {new_image}
+        for name in old:
+            assert "every logged prediction is on the disk" in team.cluster.pods[name].log.read_text(encoding="utf-8")
+        print(len(requests.statuses))
+        print(team.kubectl("get", "deployments,pods,services,poddisruptionbudgets"))
