@@ -18,8 +18,8 @@ from lifecycle.testing import ROOT, commit_all, environment
 from lifecycle.testing.servers import free_port, running, server, wait_until
 
 from hosts import Network, network
-from stand_in import Cluster, Image, cluster
 from needs import lacking
+from stand_in import Cluster, Image, cluster
 
 DEPLOY = ROOT / "deploy/kubernetes"
 NAMESPACE: str = yaml.safe_load((DEPLOY / "prefect.yaml").read_text(encoding="utf-8"))["name"]
@@ -32,7 +32,7 @@ WORKER = next(
 IMAGE = f"registry.example.org/{NAMESPACE}:1"
 BIN = Path(sys.executable).parent
 KEYS = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "key-of-the-bucket", "AWS_DEFAULT_REGION": "us-east-1"}
-PASSWORD = "admin:password-of-prefect"  # noqa: S105  of tests
+PASSWORD = "admin:password-of-prefect"
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,9 @@ def image_of(folder: Path) -> Image:
                     target.mkdir(parents=True, exist_ok=True)
                     shutil.copy(source, target)
     (install,) = (line for line in lines if line.endswith(" /opt/project"))
-    words = install.removeprefix("RUN uv ").replace(" --system", f" --python {sys.executable} --target {folder / 'opt'}")
+    words = install.removeprefix("RUN uv ").replace(
+        " --system", f" --python {sys.executable} --target {folder / 'opt'}"
+    )
     uv = BIN / "uv" if (BIN / "uv").exists() else "uv"
     subprocess.run([uv, *words.split()[:-1], str(copied)], check=True, capture_output=True)
     (variables,) = (line for line in lines if line.startswith("ENV "))

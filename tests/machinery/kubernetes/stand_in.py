@@ -1,8 +1,8 @@
 """A stand-in for a Kubernetes cluster: as much of its API as `kubectl` and Prefect's worker call. It is not a cluster.
 
-A container is a process on a Host of its pod's: it has an address, an empty folder for each volume, the variables of the
-pod's spec and those of its image, and what its ServiceAccount's Roles allow. Its user is root, and there are no limits of
-memory or cores. A Service has no address of its own: `endpoints` says where its ready pods are.
+A container is a process on a Host of its pod's. It has an address, an empty folder for each volume, the variables of
+its image and of the pod's spec, and the rights that Roles give its ServiceAccount. Its user is root, and nothing limits
+its memory or cores. A Service has no address of its own: `endpoints` says where its ready pods are.
 """
 
 import base64
@@ -66,7 +66,7 @@ class Image:
     opt: Path | None = None
 
 
-class Refusal(Exception):
+class RefusalError(Exception):
     """An answer that is an error, as the API gives it."""
 
     def __init__(self, code: int, reason: str, message: str) -> None:
@@ -120,28 +120,29 @@ class Cluster:
         with self.changed:
             if found := self.objects.get((plural, namespace, name)):
                 return copy.deepcopy(found)
-        raise Refusal(404, "NotFound", f'{plural} "{name}" not found')
+        raise RefusalError(404, "NotFound", f'{plural} "{name}" not found')
 
     def create(self, plural: str, namespace: str, body: Object) -> Object:
         metadata = body["metadata"]
         metadata["namespace"] = namespace
         metadata.setdefault("name", metadata.get("generateName", "") + uuid4().hex[:5])
         if (plural, namespace, metadata["name"]) in self.objects:
-            raise Refusal(409, "AlreadyExists", f'{plural} "{metadata["name"]}" already exists')
-        metadata["generation"] = 1
+            raise RefusalError(409, "AlreadyExists", f'{plural} "{metadata["name"]}" already exists')
+        metadata["generation"], metadata["uid"] = 1, str(uuid4())
         if plural == "jobs":
             body["status"] = {"active": 1}
+            body["spec"]["selector"] = {"matchLabels": {"batch.kubernetes.io/controller-uid": metadata["uid"]}}
         made = copy.deepcopy(self.put(plural, body))
         if plural == "jobs":
             labels = {"job-name": metadata["name"], "batch.kubernetes.io/job-name": metadata["name"]}
-            self.start(made, body["spec"]["template"], labels)
+            self.start(made, body["spec"]["template"], labels | body["spec"]["selector"]["matchLabels"])
         return made
 
     def apply(self, plural: str, namespace: str, name: str, body: Object) -> Object:
         """Server-side apply of one manager's fields, which are all there are."""
         try:
             kept = self.get(plural, namespace, name)
-        except Refusal:
+        except RefusalError:
             return self.create(plural, namespace, body)
         body["metadata"] = kept["metadata"] | body["metadata"]
         body["metadata"]["generation"] += body.get("spec") != kept.get("spec")
@@ -232,7 +233,9 @@ class Cluster:
         for each in container.get("env", []):
             source = each.get("valueFrom", {})
             if "secretKeyRef" in source:
-                found[each["name"]] = self._secret(namespace, source["secretKeyRef"]["name"])[source["secretKeyRef"]["key"]]
+                found[each["name"]] = self._secret(namespace, source["secretKeyRef"]["name"])[
+                    source["secretKeyRef"]["key"]
+                ]
             elif source:
                 assert source == {"fieldRef": {"fieldPath": "metadata.namespace"}}
                 found[each["name"]] = namespace
@@ -242,8 +245,7 @@ class Cluster:
 
     def _secret(self, namespace: str, name: str) -> dict[str, str]:
         return {
-            key: base64.b64decode(value).decode()
-            for key, value in self.get("secrets", namespace, name)["data"].items()
+            key: base64.b64decode(value).decode() for key, value in self.get("secrets", namespace, name)["data"].items()
         }
 
     def may(self, token: str, verb: str, resource: str, namespace: str | None) -> bool:
@@ -308,7 +310,7 @@ class Pod:
             self._say(pod, podIP=host.address, startTime=now())
             good = all(self._run(host, pod, each) == 0 for each in pod["spec"].get("initContainers", []))
             good = good and self._run(host, pod, container) == 0
-        except Refusal as refusal:  # a Secret is not there
+        except RefusalError as refusal:  # a Secret is not there
             self.log.write_text(str(refusal))
         finally:
             self._end(good)
@@ -324,7 +326,7 @@ class Pod:
         shutil.rmtree(self.folder / "volumes", ignore_errors=True)
 
     def _say(self, pod: Object, state: Object | None = None, ready: bool = False, **status: str) -> None:
-        with suppress(Refusal):
+        with suppress(RefusalError):
             pod["metadata"] |= self.cluster.get("pods", self.namespace, self.name)["metadata"]
         pod["status"] |= status
         if state:
@@ -342,7 +344,10 @@ class Pod:
         own = {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.defpath])}
         own |= image.environment | self.cluster.variables(pod, container)
         if pod["spec"].get("automountServiceAccountToken", True):
-            own |= {"KUBERNETES_SERVICE_HOST": self.cluster.network.address, "KUBERNETES_SERVICE_PORT": str(self.cluster.port)}
+            own |= {
+                "KUBERNETES_SERVICE_HOST": self.cluster.network.address,
+                "KUBERNETES_SERVICE_PORT": str(self.cluster.port),
+            }
             mounts.insert(0, self._account(pod))
         for mount in container.get("volumeMounts", []):
             # /tmp stays this machine's: the Python that stands for an image may be there.
@@ -373,7 +378,11 @@ class Pod:
         probe = container.get("readinessProbe", {}).get("httpGet")
         ready: bool | None = None
         while process.poll() is None and not self.stopping.is_set():
-            is_it = answers(f"http://{host.address}:{number_of(probe['port'], container)}{probe['path']}") if probe else True
+            is_it = (
+                answers(f"http://{host.address}:{number_of(probe['port'], container)}{probe['path']}")
+                if probe
+                else True
+            )
             if main and is_it != ready:
                 ready = is_it
                 self._say(pod, state, ready, phase="Running")
@@ -414,40 +423,49 @@ class Handler(BaseHTTPRequestHandler):
         try:
             token = self.headers.get("Authorization", "").removeprefix("Bearer ")
             if token not in self.cluster.tokens:
-                raise Refusal(401, "Unauthorized", "Unauthorized")
+                raise RefusalError(401, "Unauthorized", "Unauthorized")
             if (found := discovery(parts.path)) is not None:
                 self._answer(200, found)
             elif match := PATH.fullmatch(parts.path):
                 # JSON is YAML too.
                 self._resource(token, yaml.safe_load(body) if body else {}, **match.groupdict())
             else:
-                raise Refusal(404, "NotFound", f"the stand-in has no {parts.path}")
-        except Refusal as refusal:
+                raise RefusalError(404, "NotFound", f"the stand-in has no {parts.path}")
+        except RefusalError as refusal:
             self._answer(refusal.code, refusal.status)
         except (BrokenPipeError, ConnectionError, ssl.SSLError):
             self.close_connection = True
 
-    do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = _handle
+    do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = _handle  # noqa: N815  the names that http.server asks for
 
     def _resource(
-        self, token: str, body: Object, version: str, namespace: str | None, plural: str, name: str | None, part: str | None
+        self,
+        token: str,
+        body: Object,
+        version: str,
+        namespace: str | None,
+        plural: str,
+        name: str | None,
+        part: str | None,
     ) -> None:
         cluster, kind = self.cluster, KINDS.get(version, {}).get(plural)
         if kind is None:
-            raise Refusal(404, "NotFound", f"the stand-in has no {plural} of {version}")
+            raise RefusalError(404, "NotFound", f"the stand-in has no {plural} of {version}")
         watches = self.query.get("watch") in ("1", "true", "True")
         verb = {"GET": "get" if name else "watch" if watches else "list", "POST": "create"}.get(
             self.command, self.command.lower()
         )
         resource = f"{plural}/{part}" if part else plural
         if not cluster.may(token, verb, f"{version.rpartition('/')[0]}:{resource}", namespace):
-            raise Refusal(403, "Forbidden", f"{resource} is forbidden: the Role has no {verb}")
+            raise RefusalError(403, "Forbidden", f"{resource} is forbidden: the Role has no {verb}")
         if part:
             self._follow(cluster.pods[name or ""])
         elif watches:
             self._watch(plural, namespace)
         elif verb == "list":
-            found = cluster.find(plural, namespace, self.query.get("labelSelector", ""), self.query.get("fieldSelector", ""))
+            found = cluster.find(
+                plural, namespace, self.query.get("labelSelector", ""), self.query.get("fieldSelector", "")
+            )
             position = {"resourceVersion": str(len(cluster.history))}
             self._answer(200, {"apiVersion": version, "kind": f"{kind}List", "metadata": position, "items": found})
         elif verb == "create":
@@ -459,7 +477,9 @@ class Handler(BaseHTTPRequestHandler):
         elif verb == "delete":
             self._answer(200, cluster.delete(plural, namespace or "", name or ""))
         else:
-            raise Refusal(405, "MethodNotAllowed", f"the stand-in has no {self.command} {self.headers.get('Content-Type')}")
+            raise RefusalError(
+                405, "MethodNotAllowed", f"the stand-in has no {self.command} {self.headers.get('Content-Type')}"
+            )
 
     def _answer(self, code: int, body: Object) -> None:
         content = json.dumps(body).encode()
@@ -491,7 +511,8 @@ class Handler(BaseHTTPRequestHandler):
                 self.wfile.write(json.dumps({"type": event, "object": each}).encode() + b"\n")
             self.wfile.flush()
             with cluster.changed:
-                cluster.changed.wait_for(lambda: len(cluster.history) > seen or cluster.ended, timeout=1)
+                if len(cluster.history) == seen:
+                    cluster.changed.wait(1)
                 news, seen = cluster.history[seen:], len(cluster.history)
             there = [
                 (event, each) for _, kind, event, each in news if kind == plural and chosen(each, namespace, *selectors)
@@ -528,7 +549,13 @@ def discovery(path: str) -> Object | None:
         return None
     verbs = ["create", "delete", "get", "list", "patch", "update", "watch"]
     resources = [
-        {"name": plural, "singularName": kind.lower(), "namespaced": plural != "namespaces", "kind": kind, "verbs": verbs}
+        {
+            "name": plural,
+            "singularName": kind.lower(),
+            "namespaced": plural != "namespaces",
+            "kind": kind,
+            "verbs": verbs,
+        }
         for plural, kind in KINDS[version].items()
     ]
     return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": version, "resources": resources}
@@ -601,12 +628,16 @@ def cluster(network: Network, folder: Path, images: dict[str, Image], hidden: li
     server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     made.port = server.server_address[1]
     one = {
-        "clusters": {"cluster": {"server": f"https://{network.address}:{made.port}", "certificate-authority": "ca.crt"}},
+        "clusters": {
+            "cluster": {"server": f"https://{network.address}:{made.port}", "certificate-authority": "ca.crt"}
+        },
         "users": {"user": {"token": token}},
         "contexts": {"context": {"cluster": "stand-in", "user": "stand-in"}},
     }
     settings = {kind: [{"name": "stand-in", **each}] for kind, each in one.items()}
-    (folder / "config").write_text(json.dumps({"kind": "Config", "apiVersion": "v1", "current-context": "stand-in"} | settings))
+    (folder / "config").write_text(
+        json.dumps({"kind": "Config", "apiVersion": "v1", "current-context": "stand-in"} | settings)
+    )
     threads = [threading.Thread(target=each, daemon=True) for each in (server.serve_forever, made.control)]
     for thread in threads:
         thread.start()

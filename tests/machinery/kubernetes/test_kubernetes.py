@@ -1,6 +1,7 @@
-"""The Dockerfile and deploy/kubernetes, on a stand-in for a cluster, with the real `kubectl` and Prefect's real worker."""
+"""The Dockerfile and deploy/kubernetes, with the real `kubectl`, Prefect's real worker and a stand-in for a cluster."""
 
 import json
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -11,19 +12,21 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
 import yaml
 
+from lifecycle.commands.serve import GRACE_SECONDS
 from lifecycle.releases import ledger
 from lifecycle.releases.store import Store
-from lifecycle.testing import FEWER_LEAVES, OWN, Releases, cli, copy_project, digests, edit_params, repro
+from lifecycle.testing import FEWER_LEAVES, OWN, ROOT, Releases, cli, copy_project, digests, edit_params, repro
 from lifecycle.testing.servers import wait_until
 
 from clients import probe
-from machines import BIN, DEPLOY, IMAGE, KEYS, NAMESPACE, PASSWORD, POOL, Team, made_team, prefect_server
+from machines import BIN, DEPLOY, IMAGE, KEYS, NAMESPACE, PASSWORD, POOL, WORKER, Team, made_team, prefect_server
 from stand_in import Pod
 
-TOKEN = "token-of-serving"  # noqa: S105  of tests
+TOKEN = "token-of-serving"
 RESULTS = ("dvc.lock", "model", "reports/learning_curve.csv")
 
 
@@ -31,6 +34,42 @@ def place(project: Path, stage: str) -> None:
     pipeline = yaml.safe_load((project / "dvc.yaml").read_text(encoding="utf-8"))
     pipeline["stages"][stage]["meta"]["run_on"] = POOL
     (project / "dvc.yaml").write_text(yaml.safe_dump(pipeline, sort_keys=False), encoding="utf-8")
+
+
+def manifests(name: str) -> list[dict[str, Any]]:
+    return [*yaml.safe_load_all((DEPLOY / name).read_text(encoding="utf-8"))]
+
+
+def fits(manifest: dict[str, Any]) -> None:
+    """Check a manifest against the three versions of Kubernetes that get fixes."""
+    major, newest, _ = kubernetes_validate.latest_version().split(".")
+    for minor in range(int(newest) - 2, int(newest) + 1):
+        kubernetes_validate.validate(manifest, f"{major}.{minor}", strict=True)
+
+
+@pytest.mark.parametrize("name", ["prefect-worker.yaml", "serving.yaml"])
+def test_the_manifests_fit_the_schemas(name: str) -> None:
+    for manifest in manifests(name):
+        fits(manifest)
+        assert manifest["metadata"]["namespace"] == NAMESPACE
+
+
+def test_the_dockerfile_is_clean() -> None:
+    done = subprocess.run([BIN / "hadolint", ROOT / "Dockerfile"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_worker_has_the_version_of_the_lock() -> None:
+    assert WORKER.startswith("prefecthq/prefect:")
+    version = WORKER.partition(":")[2].partition("-")[0]
+    assert f"\nprefect=={version} " in (ROOT / "requirements.lock").read_text(encoding="utf-8")
+
+
+def test_serve_has_time_to_end() -> None:
+    (deployment,) = (each for each in manifests("serving.yaml") if each["kind"] == "Deployment")
+    pod = deployment["spec"]["template"]["spec"]
+    pause = int(pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][1])
+    assert pod["terminationGracePeriodSeconds"] >= pause + GRACE_SECONDS + 10
 
 
 @contextmanager
@@ -73,11 +112,17 @@ def test_a_placed_stage_runs_in_a_pod_and_in_another_when_that_is_killed(
     assert digests_in(built) == digests_in(at_home)
     wait_until(lambda: not any(pod.thread.is_alive() for pod in pods()), "a pod goes on")
     jobs = team.cluster.find("jobs", NAMESPACE)
+    for job in jobs:
+        # Prefect wants these two here, where Kubernetes does not look.
+        for extra in ("parallelism", "completions"):
+            del job["spec"]["template"]["spec"][extra]
+        fits(job)
     assert [job["status"].get("succeeded", 0) for job in jobs] == [0, 1]
     assert not any(secret in json.dumps(jobs) for secret in (KEYS["AWS_SECRET_ACCESS_KEY"], PASSWORD))
     assert team.cluster.calls
     assert all(allowed for *_, allowed in team.cluster.calls), team.cluster.calls
-    assert "train ran" in team.kubectl("logs", pods()[1].name)
+    assert "train ran" in team.kubectl("logs", f"job/{jobs[1]['metadata']['name']}")
+    assert "started!" in team.kubectl("logs", "deployment/prefect-worker")
 
 
 def digests_in(project: Path) -> dict[str, str]:
@@ -138,12 +183,13 @@ def test_a_rolling_update_of_serving_loses_no_request(
         team.cluster.images[new_image] = team.cluster.images[IMAGE]
         with Requests(team, rows) as requests:
             team.apply("-", manifest.replace(IMAGE, new_image))
-            print(team.kubectl("rollout", "status", "deployment/serving", "--timeout=100s"))
+            team.kubectl("rollout", "status", "deployment/serving", "--timeout=100s")
             wait_until(lambda: not any(team.cluster.pods[name].thread.is_alive() for name in old), "an old pod goes on")
         assert {*requests.statuses} == {200}, Counter(requests.statuses)
         new = team.cluster.find("pods", NAMESPACE)
         assert {pod["spec"]["containers"][0]["image"] for pod in new} == {new_image}
         for name in old:
             assert "every logged prediction is on the disk" in team.cluster.pods[name].log.read_text(encoding="utf-8")
-        print(len(requests.statuses))
-        print(team.kubectl("get", "deployments,pods,services,poddisruptionbudgets"))
+        shown = team.kubectl("get", "deployments,pods,services,poddisruptionbudgets", "--output=name").splitlines()
+        names = ["deployment.apps/serving", "service/serving", "poddisruptionbudget.policy/serving"]
+        assert {*shown} == {*names, *(f"pod/{pod['metadata']['name']}" for pod in new)}
