@@ -19,7 +19,7 @@ from lifecycle.testing.servers import free_port, running, server, wait_until
 
 from hosts import Network, network
 from needs import lacking
-from stand_in import Cluster, Image, cluster
+from stand_in import MOUNT, Cluster, Image, cluster
 
 DEPLOY = ROOT / "deploy/kubernetes"
 NAMESPACE: str = yaml.safe_load((DEPLOY / "prefect.yaml").read_text(encoding="utf-8"))["name"]
@@ -81,15 +81,15 @@ def image_of(folder: Path) -> Image:
                     shutil.copy(source, target)
     (install,) = (line for line in lines if line.endswith(" /opt/project"))
     words = install.removeprefix("RUN uv ").replace(
-        " --system", f" --python {sys.executable} --target {folder / 'opt'}"
+        " --system", f" --python {sys.executable} --target {folder / 'files'}"
     )
     uv = BIN / "uv" if (BIN / "uv").exists() else "uv"
     subprocess.run([uv, *words.split()[:-1], str(copied)], check=True, capture_output=True)
     (variables,) = (line for line in lines if line.startswith("ENV "))
     made = dict(word.split("=") for word in variables.split()[1:])
     (workdir,) = (line.split()[1] for line in lines if line.startswith("WORKDIR "))
-    path = os.pathsep.join(["/opt/bin", str(BIN), os.defpath])
-    return Image(made | {"PATH": path, "PYTHONPATH": "/opt"}, workdir, folder / "opt")
+    path = os.pathsep.join([f"{MOUNT}/bin", str(BIN), os.defpath])
+    return Image(made | {"PATH": path, "PYTHONPATH": MOUNT}, workdir, folder / "files")
 
 
 @contextmanager

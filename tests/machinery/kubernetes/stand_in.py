@@ -13,6 +13,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import ssl
 import subprocess
 import sys
@@ -38,7 +39,6 @@ from hosts import Host, Network
 Object = dict[str, Any]
 KINDS = {
     "v1": {
-        "events": "Event",
         "namespaces": "Namespace",
         "pods": "Pod",
         "secrets": "Secret",
@@ -54,16 +54,18 @@ PATH = re.compile(
     r"/(?:api|apis)/(?P<version>v1|[\w.]+/v1)(?:/namespaces/(?P<namespace>[^/]+))?/(?P<plural>[a-z]+)"
     r"(?:/(?P<name>[^/]+))?(?:/(?P<part>log))?"
 )
+# A folder that every machine has, and none needs.
+MOUNT = "/mnt"
 ACCOUNT = "/run/secrets/kubernetes.io/serviceaccount"
 
 
 @dataclass(frozen=True)
 class Image:
-    """What stands for a container image: its variables, its working folder, and the folder that is its /opt."""
+    """What stands for a container image: its variables, its working folder, and its own files, which are at MOUNT."""
 
     environment: dict[str, str] = field(default_factory=dict)
     workdir: str = "/"
-    opt: Path | None = None
+    files: Path | None = None
 
 
 class RefusalError(Exception):
@@ -87,7 +89,7 @@ class Cluster:
     images: dict[str, Image]
     hidden: list[Path]
     objects: dict[tuple[str, str, str], Object] = field(default_factory=dict)
-    history: list[tuple[int, str, str, Object]] = field(default_factory=list)
+    history: list[tuple[str, str, Object]] = field(default_factory=list)
     calls: set[tuple[str, str, bool]] = field(default_factory=set)
     changed: threading.Condition = field(default_factory=threading.Condition)
     pods: dict[str, "Pod"] = field(default_factory=dict)
@@ -107,11 +109,11 @@ class Cluster:
             self.objects[key] = made
             if event == "DELETED":
                 del self.objects[key]
-            self.history.append((len(self.history) + 1, plural, event, copy.deepcopy(made)))
+            self.history.append((plural, event, copy.deepcopy(made)))
             self.changed.notify_all()
         return made
 
-    def find(self, plural: str, namespace: str | None = None, labels: str = "", fields: str = "") -> list[Object]:
+    def find(self, plural: str, namespace: str = "", labels: str = "", fields: str = "") -> list[Object]:
         with self.changed:
             found = [copy.deepcopy(each) for (kind, *_), each in self.objects.items() if kind == plural]
         return [each for each in found if chosen(each, namespace, labels, fields)]
@@ -221,9 +223,11 @@ class Cluster:
         """Where a Service's ready pods are."""
         service = self.get("services", namespace, name)["spec"]
         labels = ",".join(f"{key}={value}" for key, value in service["selector"].items())
-        pods = [pod for pod in self.find("pods", namespace, labels) if is_ready(pod)]
-        going = "deletionTimestamp"
-        return [f"{pod['status']['podIP']}:{port_of(pod, service)}" for pod in pods if going not in pod["metadata"]]
+        return [
+            f"{pod['status']['podIP']}:{number_of(service['ports'][0]['targetPort'], pod['spec']['containers'][0])}"
+            for pod in self.find("pods", namespace, labels)
+            if is_ready(pod) and "deletionTimestamp" not in pod["metadata"]
+        ]
 
     def variables(self, pod: Object, container: Object) -> dict[str, str]:
         """The variables of a container. Those of a Secret are there only if it is."""
@@ -232,10 +236,8 @@ class Cluster:
             found |= self._secret(namespace, source["secretRef"]["name"])
         for each in container.get("env", []):
             source = each.get("valueFrom", {})
-            if "secretKeyRef" in source:
-                found[each["name"]] = self._secret(namespace, source["secretKeyRef"]["name"])[
-                    source["secretKeyRef"]["key"]
-                ]
+            if secret := source.get("secretKeyRef"):
+                found[each["name"]] = self._secret(namespace, secret["name"])[secret["key"]]
             elif source:
                 assert source == {"fieldRef": {"fieldPath": "metadata.namespace"}}
                 found[each["name"]] = namespace
@@ -244,16 +246,14 @@ class Cluster:
         return found
 
     def _secret(self, namespace: str, name: str) -> dict[str, str]:
-        return {
-            key: base64.b64decode(value).decode() for key, value in self.get("secrets", namespace, name)["data"].items()
-        }
+        data = self.get("secrets", namespace, name)["data"]
+        return {key: base64.b64decode(value).decode() for key, value in data.items()}
 
-    def may(self, token: str, verb: str, resource: str, namespace: str | None) -> bool:
-        """Whether the owner of a token may do this, by the Roles that are bound to it."""
+    def may(self, token: str, verb: str, group: str, resource: str, namespace: str) -> bool:
+        """Whether the owner of a token may do this, by the Roles that are bound to it. `kubectl` may do everything."""
         who = self.tokens[token]
         if who is None:
             return True
-        group, _, resource = resource.rpartition(":")
         allowed = any(
             group in rule["apiGroups"] and resource in rule["resources"] and verb in rule["verbs"]
             for binding in self.find("rolebindings", namespace)
@@ -299,11 +299,16 @@ class Pod:
         for each in self.processes():
             with suppress(psutil.NoSuchProcess):
                 each.kill()
+        # What the first one has left behind, if it ended before.
+        with suppress(ProcessLookupError):
+            if self.process is not None:
+                os.killpg(self.process.pid, signal.SIGKILL)
 
     def _live(self) -> None:
         pod = self.cluster.get("pods", self.namespace, self.name)
         self.folder.mkdir(parents=True)
-        host = self.cluster.network.host(self.folder)
+        with self.cluster.changed:  # one at a time
+            host = self.cluster.network.host(self.folder)
         (container,) = pod["spec"]["containers"]
         good = False
         try:
@@ -339,26 +344,23 @@ class Pod:
         self.cluster.put("pods", copy.deepcopy(pod))
 
     def _run(self, host: Host, pod: Object, container: Object) -> int:
+        """Run a container to its end. Return its exit code."""
         image = self.cluster.images[container["image"]]
-        mounts = [f"mount -t tmpfs none {shlex.quote(str(each))}" for each in self.cluster.hidden]
         own = {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.defpath])}
         own |= image.environment | self.cluster.variables(pod, container)
+        volumes = {mount["mountPath"]: self.folder / "volumes" / mount["name"] for mount in container["volumeMounts"]}
+        for volume in volumes.values():
+            volume.mkdir(parents=True, exist_ok=True)
+        if image.files:
+            volumes[MOUNT] = image.files
+        mounts = [f"mount --bind {shlex.quote(str(volume))} {path}" for path, volume in volumes.items()]
         if pod["spec"].get("automountServiceAccountToken", True):
-            own |= {
-                "KUBERNETES_SERVICE_HOST": self.cluster.network.address,
-                "KUBERNETES_SERVICE_PORT": str(self.cluster.port),
-            }
-            mounts.insert(0, self._account(pod))
-        for mount in container.get("volumeMounts", []):
-            # /tmp stays this machine's: the Python that stands for an image may be there.
-            if mount["mountPath"] != "/tmp":
-                volume = self.folder / "volumes" / mount["name"]
-                volume.mkdir(parents=True, exist_ok=True)
-                mounts.insert(0, shlex.join(["mount", "--bind", str(volume), mount["mountPath"]]))
-        if image.opt:
-            mounts.insert(0, shlex.join(["mount", "--bind", str(image.opt), "/opt"]))
-        if container.get("securityContext", {}).get("readOnlyRootFilesystem"):
-            mounts += ["mount --bind /tmp /tmp", "mount -o remount,bind,ro /"]
+            own["KUBERNETES_SERVICE_HOST"] = self.cluster.network.address
+            own["KUBERNETES_SERVICE_PORT"] = str(self.cluster.port)
+            mounts.append(self._account(pod))
+        mounts += [f"mount -t tmpfs none {shlex.quote(str(each))}" for each in self.cluster.hidden]
+        if container["securityContext"].get("readOnlyRootFilesystem"):
+            mounts.append("mount -o remount,bind,ro /")
         folder = container.get("workingDir", image.workdir)
         script = " && ".join([*mounts, f"cd {shlex.quote(folder)}", 'exec "$@"'])
         words = [expanded(word, own) for word in [*container.get("command", []), *container.get("args", [])]]
@@ -376,20 +378,16 @@ class Pod:
         main = container in pod["spec"]["containers"]
         state = {"running": {"startedAt": now()}}
         probe = container.get("readinessProbe", {}).get("httpGet")
+        url = probe and f"http://{host.address}:{number_of(probe['port'], container)}{probe['path']}"
         ready: bool | None = None
         while process.poll() is None and not self.stopping.is_set():
-            is_it = (
-                answers(f"http://{host.address}:{number_of(probe['port'], container)}{probe['path']}")
-                if probe
-                else True
-            )
-            if main and is_it != ready:
-                ready = is_it
+            before, ready = ready, url is None or answers(url)
+            if main and ready != before:
                 self._say(pod, state, ready, phase="Running")
             time.sleep(0.05)
         if process.poll() is None:
-            if before := container.get("lifecycle", {}).get("preStop"):
-                subprocess.run(host.command(*before["exec"]["command"]), check=False)
+            if hook := container.get("lifecycle", {}).get("preStop"):
+                subprocess.run(host.command(*hook["exec"]["command"]), check=False)
             process.terminate()
             with suppress(subprocess.TimeoutExpired):
                 process.wait(pod["spec"].get("terminationGracePeriodSeconds", 30))
@@ -428,7 +426,7 @@ class Handler(BaseHTTPRequestHandler):
                 self._answer(200, found)
             elif match := PATH.fullmatch(parts.path):
                 # JSON is YAML too.
-                self._resource(token, yaml.safe_load(body) if body else {}, **match.groupdict())
+                self._resource(token, yaml.safe_load(body) if body else {}, **match.groupdict(default=""))
             else:
                 raise RefusalError(404, "NotFound", f"the stand-in has no {parts.path}")
         except RefusalError as refusal:
@@ -439,14 +437,7 @@ class Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = _handle  # noqa: N815  the names that http.server asks for
 
     def _resource(
-        self,
-        token: str,
-        body: Object,
-        version: str,
-        namespace: str | None,
-        plural: str,
-        name: str | None,
-        part: str | None,
+        self, token: str, body: Object, version: str, namespace: str, plural: str, name: str, part: str
     ) -> None:
         cluster, kind = self.cluster, KINDS.get(version, {}).get(plural)
         if kind is None:
@@ -456,10 +447,10 @@ class Handler(BaseHTTPRequestHandler):
             self.command, self.command.lower()
         )
         resource = f"{plural}/{part}" if part else plural
-        if not cluster.may(token, verb, f"{version.rpartition('/')[0]}:{resource}", namespace):
+        if not cluster.may(token, verb, version.rpartition("/")[0], resource, namespace):
             raise RefusalError(403, "Forbidden", f"{resource} is forbidden: the Role has no {verb}")
         if part:
-            self._follow(cluster.pods[name or ""])
+            self._follow(cluster.pods[name])
         elif watches:
             self._watch(plural, namespace)
         elif verb == "list":
@@ -469,13 +460,13 @@ class Handler(BaseHTTPRequestHandler):
             position = {"resourceVersion": str(len(cluster.history))}
             self._answer(200, {"apiVersion": version, "kind": f"{kind}List", "metadata": position, "items": found})
         elif verb == "create":
-            self._answer(201, cluster.create(plural, namespace or "", with_data(body)))
+            self._answer(201, cluster.create(plural, namespace, with_data(body)))
         elif verb == "get":
-            self._answer(200, cluster.get(plural, namespace or "", name or ""))
+            self._answer(200, cluster.get(plural, namespace, name))
         elif verb == "patch" and "apply-patch" in self.headers.get("Content-Type", ""):
-            self._answer(200, cluster.apply(plural, namespace or "", name or "", with_data(body)))
+            self._answer(200, cluster.apply(plural, namespace, name, with_data(body)))
         elif verb == "delete":
-            self._answer(200, cluster.delete(plural, namespace or "", name or ""))
+            self._answer(200, cluster.delete(plural, namespace, name))
         else:
             raise RefusalError(
                 405, "MethodNotAllowed", f"the stand-in has no {self.command} {self.headers.get('Content-Type')}"
@@ -498,7 +489,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.flush()
 
-    def _watch(self, plural: str, namespace: str | None) -> None:
+    def _watch(self, plural: str, namespace: str) -> None:
         cluster, since = self.cluster, self.query.get("resourceVersion", "")
         selectors = (self.query.get("labelSelector", ""), self.query.get("fieldSelector", ""))
         until = time.monotonic() + float(self.query.get("timeoutSeconds", 3600))
@@ -515,7 +506,7 @@ class Handler(BaseHTTPRequestHandler):
                     cluster.changed.wait(1)
                 news, seen = cluster.history[seen:], len(cluster.history)
             there = [
-                (event, each) for _, kind, event, each in news if kind == plural and chosen(each, namespace, *selectors)
+                (event, each) for kind, event, each in news if kind == plural and chosen(each, namespace, *selectors)
             ]
 
     def _follow(self, pod: Pod) -> None:
@@ -578,10 +569,6 @@ def number_of(port: int | str, container: Object) -> int:
     return named[port] if isinstance(port, str) else port
 
 
-def port_of(pod: Object, service: Object) -> int:
-    return number_of(service["ports"][0]["targetPort"], pod["spec"]["containers"][0])
-
-
 def expanded(word: str, variables: dict[str, str]) -> str:
     """A word of a command: Kubernetes puts the value in the place of $(NAME)."""
     return re.sub(r"\$\((\w+)\)", lambda found: variables.get(found[1], found[0]), word)
@@ -594,10 +581,10 @@ def with_data(body: Object) -> Object:
     return body
 
 
-def chosen(made: Object, namespace: str | None, labels: str = "", fields: str = "") -> bool:
+def chosen(made: Object, namespace: str, labels: str = "", fields: str = "") -> bool:
     """Whether selectors choose an object."""
     metadata = made["metadata"]
-    tests: list[Callable[[], bool]] = [lambda: namespace in (None, metadata["namespace"])]
+    tests: list[Callable[[], bool]] = [lambda: namespace in ("", metadata["namespace"])]
     for each in filter(None, labels.split(",")):
         key, equals, value = each.replace("==", "=").partition("=")
         found = metadata.get("labels", {}).get(key)
@@ -646,8 +633,8 @@ def cluster(network: Network, folder: Path, images: dict[str, Image], hidden: li
     finally:
         made.ended = True
         for pod in made.pods.values():
-            pod.stop()
             pod.kill()
+            pod.stop()
         for pod in made.pods.values():
             pod.thread.join()
         server.shutdown()

@@ -1,6 +1,7 @@
 """The Dockerfile and deploy/kubernetes, with the real `kubectl`, Prefect's real worker and a stand-in for a cluster."""
 
 import json
+import re
 import subprocess
 import threading
 import time
@@ -19,7 +20,18 @@ import yaml
 from lifecycle.commands.serve import GRACE_SECONDS
 from lifecycle.releases import ledger
 from lifecycle.releases.store import Store
-from lifecycle.testing import FEWER_LEAVES, OWN, ROOT, Releases, cli, copy_project, digests, edit_params, repro
+from lifecycle.testing import (
+    FEWER_LEAVES,
+    OWN,
+    ROOT,
+    Releases,
+    cli,
+    copy_project,
+    digests,
+    edit_params,
+    environment,
+    repro,
+)
 from lifecycle.testing.servers import wait_until
 
 from clients import probe
@@ -57,6 +69,16 @@ def test_the_manifests_fit_the_schemas(name: str) -> None:
 def test_the_dockerfile_is_clean() -> None:
     done = subprocess.run([BIN / "hadolint", ROOT / "Dockerfile"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_git_gets_its_credentials_from_the_environment(tmp_path: Path) -> None:
+    (helper,) = re.findall(r"credential\.helper '(.*)'", (ROOT / "Dockerfile").read_text(encoding="utf-8"))
+    filled = subprocess.run(
+        ["git", "-c", f"credential.helper={helper}", "credential", "fill"],
+        env=environment(tmp_path, GIT_USERNAME="oauth2", GIT_TOKEN="token-of-git"),
+        input="protocol=https\nhost=git.example.org\n\n", capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "username=oauth2\npassword=token-of-git\n" in filled.stdout
 
 
 def test_the_worker_has_the_version_of_the_lock() -> None:
