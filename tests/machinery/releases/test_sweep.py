@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lifecycle.params import Space, Sweep, load_params, with_values
@@ -85,7 +85,7 @@ def test_draws_cover_the_space() -> None:
     assert len({json.dumps(draw(shipped, number)) for number in range(shipped.trials)}) > shipped.trials / 2
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20)
 @given(rate=st.floats(1e-9, 1, allow_nan=False), name=st.text(max_size=20))
 def test_a_change_of_params_yaml_leaves_every_other_byte(rate: float, name: str) -> None:
     before = (ROOT / "params.yaml").read_text(encoding="utf-8")

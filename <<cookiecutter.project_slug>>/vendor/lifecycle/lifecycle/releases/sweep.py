@@ -112,7 +112,7 @@ class _Training:
         for status in itertools.takewhile(lambda each: each.stage != self._stage, pipeline.status()):
             if not status.fresh:
                 raise UserError(f"the stage {status.stage} is stale ({status.reasons[0]}): `run` first, then sweep")
-        self.keys = [pipeline.run_cache_key(self._stage, yaml.safe_load(text)) for text in texts]
+        self.keys = [pipeline.run_cache_key(self._stage, text) for text in texts]
 
     def results(self) -> Iterator[tuple[int, list[float]]]:
         """Yield the number and losses of each trial: first the known ones, then the others as they end."""
