@@ -16,6 +16,8 @@ from .params import FanOut
 
 # Runs a function with its arguments, and returns its result. Any number of threads may use it.
 Call = Callable[..., Any]
+# Ray gives up a connection after half a minute.
+CONNECTS = 4
 PACKAGES = {"dask": "distributed", "ray": "ray[client]"}
 
 
@@ -94,7 +96,13 @@ def _ray(ray: Any, where: str, count: int) -> Iterator[Call]:
         except ray.exceptions.RayError as error:
             raise _lost(error) from None
 
-    ray.init(**({"address": where} if where else own), log_to_driver=False, logging_level="ERROR")
+    for attempt in range(CONNECTS):
+        try:
+            ray.init(**({"address": where} if where else own), log_to_driver=False, logging_level="ERROR")
+            break
+        except ConnectionError as error:  # its head, which starts a server for each client, is busy
+            if attempt == CONNECTS - 1:
+                raise UserError(f"Ray at {where} does not take the connection ({one_line(error)}): try again") from None
     try:
         yield call
     finally:
