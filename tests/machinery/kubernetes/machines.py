@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
@@ -22,17 +23,27 @@ from needs import lacking
 from stand_in import MOUNT, Cluster, Image, cluster
 
 DEPLOY = ROOT / "deploy/kubernetes"
-NAMESPACE: str = yaml.safe_load((DEPLOY / "prefect.yaml").read_text(encoding="utf-8"))["name"]
-POOL = f"{NAMESPACE}-kubernetes"
-WORKER = next(
-    each["spec"]["template"]["spec"]["containers"][0]["image"]
-    for each in yaml.safe_load_all((DEPLOY / "prefect-worker.yaml").read_text(encoding="utf-8"))
-    if each["kind"] == "Deployment"
-)
-IMAGE = f"registry.example.org/{NAMESPACE}:1"
+(DEPLOYMENT,) = yaml.safe_load((DEPLOY / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]
+POOL: str = DEPLOYMENT["work_pool"]["name"]
 BIN = Path(sys.executable).parent
 KEYS = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "key-of-the-bucket", "AWS_DEFAULT_REGION": "us-east-1"}
 PASSWORD = "admin:password-of-prefect"
+
+
+def manifests(name: str) -> dict[str, Any]:
+    """The objects of a file, by kind: there is one of each."""
+    return {each["kind"]: each for each in yaml.safe_load_all((DEPLOY / name).read_text(encoding="utf-8"))}
+
+
+def pod_of(name: str) -> dict[str, Any]:
+    """What the Deployment of a file says of its pods."""
+    spec: dict[str, Any] = manifests(name)["Deployment"]["spec"]["template"]["spec"]
+    return spec
+
+
+NAMESPACE: str = manifests("serving.yaml")["Deployment"]["metadata"]["namespace"]
+IMAGE: str = pod_of("serving.yaml")["containers"][0]["image"]
+WORKER: str = pod_of("prefect-worker.yaml")["containers"][0]["image"]
 
 
 @dataclass(frozen=True)

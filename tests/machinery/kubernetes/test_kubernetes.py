@@ -35,7 +35,22 @@ from lifecycle.testing import (
 )
 
 from clients import probe
-from machines import BIN, DEPLOY, IMAGE, KEYS, NAMESPACE, PASSWORD, POOL, WORKER, Team, made_team, prefect_server
+from machines import (
+    BIN,
+    DEPLOY,
+    DEPLOYMENT,
+    IMAGE,
+    KEYS,
+    NAMESPACE,
+    PASSWORD,
+    POOL,
+    WORKER,
+    Team,
+    made_team,
+    manifests,
+    pod_of,
+    prefect_server,
+)
 from stand_in import Pod
 
 TOKEN = "token-of-serving"
@@ -44,12 +59,8 @@ RESULTS = ("dvc.lock", "model", "reports/learning_curve.csv")
 
 def place(project: Path, stage: str) -> None:
     pipeline = yaml.safe_load((project / "dvc.yaml").read_text(encoding="utf-8"))
-    pipeline["stages"][stage]["meta"]["run_on"] = POOL
+    pipeline["stages"][stage]["meta"]["run_on"] = DEPLOYMENT["name"]
     (project / "dvc.yaml").write_text(yaml.safe_dump(pipeline, sort_keys=False), encoding="utf-8")
-
-
-def manifests(name: str) -> list[dict[str, Any]]:
-    return [*yaml.safe_load_all((DEPLOY / name).read_text(encoding="utf-8"))]
 
 
 def fits(manifest: dict[str, Any]) -> None:
@@ -61,7 +72,7 @@ def fits(manifest: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("name", ["prefect-worker.yaml", "serving.yaml"])
 def test_the_manifests_fit_the_schemas(name: str) -> None:
-    for manifest in manifests(name):
+    for manifest in manifests(name).values():
         fits(manifest)
         assert manifest["metadata"]["namespace"] == NAMESPACE
 
@@ -88,8 +99,7 @@ def test_the_worker_has_the_version_of_the_lock() -> None:
 
 
 def test_serve_has_time_to_end() -> None:
-    (deployment,) = (each for each in manifests("serving.yaml") if each["kind"] == "Deployment")
-    pod = deployment["spec"]["template"]["spec"]
+    pod = pod_of("serving.yaml")
     pause = int(pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][1])
     assert pod["terminationGracePeriodSeconds"] >= pause + GRACE_SECONDS + 10
 
@@ -159,9 +169,9 @@ class Requests:
         self.statuses: list[int | str] = []
         self._team, self._body = team, json.dumps({"rows": rows}).encode()
         self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._ask, args=(number,)) for number in range(3)]
+        self._threads = [threading.Thread(target=self._ask) for _ in range(3)]
 
-    def _ask(self, number: int) -> None:
+    def _ask(self) -> None:
         headers = {"Host": "serving", "Content-Type": "application/json", "Authorization": f"Bearer {TOKEN}"}
         known = 0.0
         while not self._stop.is_set():
@@ -201,7 +211,7 @@ def test_a_rolling_update_of_serving_loses_no_request(
         team.kubectl("rollout", "status", "deployment/serving", "--timeout=100s")
         old = {pod["metadata"]["name"] for pod in team.cluster.find("pods", NAMESPACE)}
         assert len(old) == 2
-        new_image = IMAGE.removesuffix("1") + "2"
+        new_image = f"{IMAGE}-new"
         team.cluster.images[new_image] = team.cluster.images[IMAGE]
         with Requests(team, rows) as requests:
             team.apply("-", manifest.replace(IMAGE, new_image))
