@@ -23,7 +23,7 @@ from running import python_path, run, with_prefect
 pytestmark = pytest.mark.xdist_group("options")
 
 REMOTES = {"s3": "dvc-s3", "gs": "dvc-gs", "azure": "dvc-azure", "ssh": "dvc-ssh"}
-RUNNERS = {"dask": "prefect-dask", "ray": "prefect-ray"}
+RUNNERS = {"dask": "distributed", "ray": "ray"}
 OPTIONS = [("dvc_remote", *each) for each in REMOTES.items()]
 OPTIONS += [("fan_out", *each) for each in RUNNERS.items()]
 

@@ -17,8 +17,8 @@ from urllib.request import Request, urlopen
 from filelock import FileLock
 
 from lifecycle import project
+from lifecycle.processes import running, server, wait_until
 from lifecycle.testing import own_settings
-from lifecycle.testing.servers import running, server, wait_until
 
 TEMPLATE = Path(__file__).resolve().parents[2]
 BIN = TEMPLATE / "build/airflow/bin"

@@ -10,8 +10,8 @@ from pathlib import Path
 import boto3
 
 from lifecycle.errors import UserError
+from lifecycle.team.servers import BUCKET, Servers, git_server, keys, s3_server, team_servers
 from lifecycle.testing import commit_all, environment
-from lifecycle.testing.team import BUCKET, Servers, git_server, keys, s3_server, team_servers
 
 from hosts import Host, Network, network
 from needs import lacking
@@ -53,30 +53,46 @@ def team(project: Path) -> Iterator[Team]:
         folder.mkdir()
         git = stack.enter_context(git_server(folder, net.address, project.name))
         made = Team(project, net, git, stack.enter_context(s3_server(folder, net.address)))
-        _share(made)
+        _share(made, "dvc")
         yield made
+
+
+@dataclass(frozen=True)
+class WholeTeam:
+    """All of a team's servers, for several projects."""
+
+    network: Network
+    servers: Servers
+    folder: Path
+
+    def take_in(self, project: Path, name: str) -> Team:
+        """Give a project a repository and a place in S3 of this name, and push what it has."""
+        repository = self.folder / f"{name}.git"
+        subprocess.run(["git", "init", "--quiet", "--bare", "--initial-branch=main", str(repository)], check=True)
+        url = f"{self.servers.git.rpartition('/')[0]}/{repository.name}"
+        made = Team(project, self.network, url, self.servers.s3, self.servers)
+        _share(made, name)
+        return made
 
 
 @contextmanager
-def whole_team(project: Path) -> Iterator[Team]:
-    """A team with all servers; what the project has is there."""
+def whole_team(folder: Path) -> Iterator[WholeTeam]:
+    """All servers, as `make team` starts them."""
     with network() as net, ExitStack() as stack:
         try:
-            servers = stack.enter_context(team_servers(project.parent / "servers", project.name, net.address))
+            servers = stack.enter_context(team_servers(folder, "project", net.address))
         except UserError as error:
             lacking("postgresql", str(error))
-        made = Team(project, net, servers.git, servers.s3, servers)
-        _share(made)
-        yield made
+        yield WholeTeam(net, servers, folder)
 
 
-def _share(made: Team) -> None:
+def _share(made: Team, place: str) -> None:
     """Push the project's commits, its ledger, its results, and what its DVC remote has of releases."""
     s3, remote = boto3.client("s3", **_client(made.s3)), made.laptop / ".dvc-remote"
     for path in remote.rglob("*"):
         if path.is_file():
-            s3.upload_file(str(path), BUCKET, f"dvc/{path.relative_to(remote)}")
-    settings = f"[core]\n    remote = team\n['remote \"team\"']\n    url = s3://{BUCKET}/dvc\n"
+            s3.upload_file(str(path), BUCKET, f"{place}/{path.relative_to(remote)}")
+    settings = f"[core]\n    remote = team\n['remote \"team\"']\n    url = s3://{BUCKET}/{place}\n"
     (made.laptop / ".dvc/config").write_text(settings, encoding="utf-8")
     (made.laptop / ".dvc/config.local").unlink()
     commit_all(made.laptop, "A DVC remote that every machine reaches")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from lifecycle.processes import free_port, wait_until
 from lifecycle.testing import (
     FEWER_LEAVES,
     LEAVES,
@@ -21,7 +22,6 @@ from lifecycle.testing import (
     own,
     repro,
 )
-from lifecycle.testing.servers import free_port, wait_until
 
 import synthetic
 from airflows import BIN, DAGS, Airflow, airflow, installed, set_up, settings_of

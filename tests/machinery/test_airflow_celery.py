@@ -8,9 +8,9 @@ from pathlib import Path
 
 import yaml
 
+from lifecycle.processes import free_port, running, wait_until
+from lifecycle.team.servers import keys, postgres
 from lifecycle.testing import FEWER_LEAVES, LEAVES, commit_all, copy_project, digests, edit_params, repro
-from lifecycle.testing.servers import free_port, running, wait_until
-from lifecycle.testing.team import keys, postgres
 
 from airflows import BIN, DAGS, airflow, set_up, settings_of
 from hosts import Host

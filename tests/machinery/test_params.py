@@ -51,6 +51,15 @@ def test_the_shipped_parameters_are_valid_and_all_used() -> None:
             {"channels": {"staging": {"approvals": 0, "after": "canary"}, "canary": {"approvals": 0}}},
             "staging cannot come after canary",
         ),
+        ("fan_out", {"runner": "spark"}, "fan_out.runner"),
+        ("sweep", {"trials": 0}, "sweep.trials"),
+        ("sweep", {"space": {}}, "sweep.space"),
+        ("sweep", {"space": {"split.holdout_months": {"choice": [1]}}}, "a sweep only tries settings of train"),
+        ("sweep", {"space": {"train.a": {"choice": []}}}, "sweep.space.train.a.choice"),
+        ("sweep", {"space": {"train.a": {}}}, "give one of choice, uniform and log_uniform"),
+        ("sweep", {"space": {"train.a": {"choice": [1], "uniform": [0, 1]}}}, "give one of choice, uniform and log"),
+        ("sweep", {"space": {"train.a": {"uniform": [2, 1]}}}, "the range must be [low, high], and is [2, 1]"),
+        ("sweep", {"space": {"train.a": {"log_uniform": [0, 1]}}}, "log_uniform needs a low end above 0, and has 0"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_key(section: str, values: dict[str, Any], says: str, file: Path) -> None:
@@ -60,6 +69,13 @@ def test_a_mistake_is_one_line_that_names_the_key(section: str, values: dict[str
     assert says in str(refusal.value)
     assert str(refusal.value).startswith(f"{file}: ")
     assert "\n" not in str(refusal.value)
+
+
+def test_the_old_name_of_fan_out_still_works(file: Path) -> None:
+    new = load_params(file)
+    text = file.read_text(encoding="utf-8")
+    file.write_text(re.sub("(?m)^fan_out:", "scoring:", text), encoding="utf-8")
+    assert load_params(file) == new
 
 
 @pytest.mark.parametrize("text", ["", "data: [", "\t", "- a\n- b\n", "text", "data:\n  through: 2013-07\n"])

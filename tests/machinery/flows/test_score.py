@@ -22,7 +22,7 @@ def test_every_runner_comes_to_the_same_files(api: str, releases: Releases, runn
     before = digests(*files)
     for file in files:
         file.unlink()
-    edit_params(releases.folder, {"scoring": {"runner": runner}})
+    edit_params(releases.folder, {"fan_out": {"runner": runner}})
     with temporary_settings(updates={PREFECT_API_URL: api}):
         done = score()
     assert done == expected

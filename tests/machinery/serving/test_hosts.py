@@ -11,8 +11,8 @@ from urllib.request import Request, urlopen
 import psutil
 import pytest
 
+from lifecycle.processes import running, wait_until
 from lifecycle.testing import CLI, Releases, cli_json, commit_all, edit_params
-from lifecycle.testing.servers import running, wait_until
 
 from hosts import Host
 from team import Team, team

@@ -11,7 +11,7 @@ import yaml
 
 from . import parts, project
 from .errors import UserError, one_line
-from .params import PARAMS_FILE, Params, load_params
+from .params import OLD_FAN_OUT, PARAMS_FILE, Params, load_params
 from .releases.pipeline import PIPELINE_FILE
 from .releases.record import METRICS_FILE
 
@@ -137,7 +137,7 @@ def _parameters(pipeline: dict[str, Any], found: Findings) -> None:
         found.see(
             value is not None, f"{PIPELINE_FILE} asks for the parameter {name}, which {PARAMS_FILE} does not have"
         )
-    own = {*Params.model_fields} - {"train"}
+    own = {*Params.model_fields, OLD_FAN_OUT} - {"train"}
     for section in params:
         read = section in own or any(name.split(".")[0] == section for name in declared)
         found.see(

@@ -1,18 +1,25 @@
 """params.yaml, typed. The only place that defines the valid values of each setting."""
 
+import math
 import re
+from collections.abc import Iterator
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import UserError
 from .files import write_text
 
 PARAMS_FILE = Path("params.yaml")
-THROUGH = re.compile(r"(?m)^(\s+through:\s*)[^\s#]+")
+THROUGH = "data.through"
+# Many times faster if PyYAML has libyaml.
+SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# The name of `fan_out` in files that were made before there was `sweep`.
+OLD_FAN_OUT = "scoring"
 
 
 def _is_month(value: str) -> str:
@@ -21,7 +28,15 @@ def _is_month(value: str) -> str:
     return value
 
 
+def _is_public(value: str) -> str:
+    if re.search(r"://[^/]*:[^/]*@", value):
+        raise ValueError("it holds a password, and this file is committed: leave it to the environment")
+    return value
+
+
 Month = Annotated[str, AfterValidator(_is_month)]
+# A place without credentials.
+PublicUrl = Annotated[str, AfterValidator(_is_public)]
 
 
 class Record(BaseModel):
@@ -45,7 +60,7 @@ class Limits(Record):
 class Data(Record):
     """The data window. Both ends are included."""
 
-    source: str
+    source: PublicUrl
     since: Month
     through: Month
     limits: Limits = Limits()
@@ -54,8 +69,6 @@ class Data(Record):
     def _in_order(self) -> "Data":
         if self.through < self.since:
             raise ValueError(f"through ({self.through}) is earlier than since ({self.since})")
-        if re.search(r"://[^/]*:[^/]*@", self.source):
-            raise ValueError("source holds a password, and this file is committed: leave it to the environment")
         return self
 
     def months(self) -> list[str]:
@@ -272,11 +285,62 @@ class Rollout(Record):
     canary: Canary
 
 
-class Scoring(Record):
-    """How batch scoring is distributed. `workers`: number of partitions at a time."""
+class FanOut(Record):
+    """How batch scoring and sweeps are distributed. `workers`: number of parts at a time."""
 
     runner: Literal["threads", "dask", "ray"] = "threads"
     workers: int = Field(ge=1)
+
+
+Range = Annotated[list[int | float], Field(min_length=2, max_length=2)]
+
+
+class Space(Record):
+    """The values that a setting may take in a sweep: a list, or a range. Two whole bounds give whole numbers."""
+
+    choice: list[int | float | str | bool] | None = Field(default=None, min_length=1)
+    uniform: Range | None = None
+    log_uniform: Range | None = None
+
+    @model_validator(mode="after")
+    def _one_of_three(self) -> "Space":
+        if len(self.model_fields_set) != 1:
+            raise ValueError("give one of choice, uniform and log_uniform")
+        if (bounds := self.uniform or self.log_uniform) and bounds[0] >= bounds[1]:
+            raise ValueError(f"the range must be [low, high], and is {bounds}")
+        if self.log_uniform and self.log_uniform[0] <= 0:
+            raise ValueError(f"log_uniform needs a low end above 0, and has {self.log_uniform[0]}")
+        return self
+
+    def at(self, share: float) -> int | float | str | bool:
+        """Return the value at a share of the way, from 0 to below 1."""
+        if self.choice is not None:
+            return self.choice[int(share * len(self.choice))]
+        low, high = self.uniform or self.log_uniform or []
+        whole = isinstance(low, int) and isinstance(high, int)
+        half = 0.5 if whole else 0  # each whole number has a stretch of its own
+        start, end = low - half, high + half
+        value = start * (end / start) ** share if self.log_uniform else start + share * (end - start)
+        # Four digits: what is written to params.yaml is what was tried.
+        return min(max(round(value) if whole else float(f"{value:.4g}"), low), high)
+
+
+class Sweep(Record):
+    """A random search over settings of `train`. Each trial's values depend on the seed and its number alone.
+
+    `metric`: the column of the training stage's curve whose lowest value counts.
+    """
+
+    trials: int = Field(ge=1)
+    seed: int = Field(ge=0)
+    metric: str = "validation_loss"
+    space: dict[str, Space] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _of_training(self) -> "Sweep":
+        if other := [name for name in self.space if not name.startswith("train.")]:
+            raise ValueError(f"space has {other[0]}: a sweep only tries settings of train")
+        return self
 
 
 class Breaker(Record):
@@ -294,12 +358,15 @@ class Breaker(Record):
 class PredictionLog(Record):
     """How the prediction log is written. The first two settings determine what a crash can lose.
 
-    `keep_days`: `monitor` deletes older days; null keeps all.
+    `keep_days`: `monitor` deletes older days; null keeps all. `store`: a URL where the logs of all hosts come together;
+    `ship_seconds`: how often a server copies its own there.
     """
 
     flush_seconds: float = Field(default=0.2, gt=0)
     queue: int = Field(default=20_000, ge=1)
     keep_days: int | None = Field(default=None, ge=1)
+    store: PublicUrl | None = None
+    ship_seconds: float = Field(default=300, gt=0)
 
 
 class Serving(Record):
@@ -324,7 +391,8 @@ class Params(Record):
     promotion: Promotion
     monitoring: Monitoring
     rollout: Rollout
-    scoring: Scoring
+    fan_out: FanOut = Field(validation_alias=AliasChoices("fan_out", OLD_FAN_OUT))
+    sweep: Sweep | None = None
     serving: Serving = Serving()
 
 
@@ -335,13 +403,17 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
         UserError: the file is missing, is not YAML, or has a value out of range; the message says which.
     """
     try:
-        return Params.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return Params.model_validate(yaml.load(path.read_text(encoding="utf-8"), SAFE_LOADER))  # noqa: S506
     except FileNotFoundError:
         raise UserError(f"there is no {path} here: change to the project's folder") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise _not_yaml(path, error) from None
     except ValidationError as error:
         raise UserError(f"{path}: {described(error)}") from None
+
+
+def _not_yaml(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}")
 
 
 def described(error: ValidationError, section: str = "") -> str:
@@ -353,28 +425,51 @@ def described(error: ValidationError, section: str = "") -> str:
 
 def only_window_moved(before: str, path: Path = PARAMS_FILE) -> bool:
     """Return whether the file only differs from `before` in `data.through`, as `run --through` writes it."""
-    return _with_through(before, load_params(path).data.through) == path.read_text(encoding="utf-8")
+    with suppress(UserError):
+        return with_values(before, {THROUGH: load_params(path).data.through}) == path.read_text(encoding="utf-8")
+    return False
 
 
-def _with_through(text: str, month: str) -> str:
-    return THROUGH.sub(rf'\g<1>"{month}"', text, count=1)
+def with_values(text: str, values: dict[str, Any]) -> str:
+    """Return the text of params.yaml with other values for some settings, by dotted name. No other byte changes.
+
+    Raises:
+        UserError: the text has no such setting.
+    """
+    try:
+        found = dict(_scalars(yaml.compose(text, SAFE_LOADER)))
+    except yaml.YAMLError as error:
+        raise _not_yaml(PARAMS_FILE, error) from None
+    if missing := sorted(values.keys() - found.keys()):
+        raise UserError(f"{PARAMS_FILE} has no setting {missing[0]} to change")
+    for name in sorted(values, key=lambda name: found[name], reverse=True):
+        (start, end), value = found[name], values[name]
+        quotes = '"' if isinstance(value, str) else None
+        written = yaml.safe_dump(value, default_style=quotes, width=math.inf).splitlines()[0]
+        text = text[:start] + written + text[end:]
+    return text
+
+
+def _scalars(node: yaml.Node | None, prefix: str = "") -> Iterator[tuple[str, tuple[int, int]]]:
+    """Yield the dotted name of each single value, and where it begins and ends in the text."""
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        if isinstance(value, yaml.ScalarNode):
+            yield f"{prefix}{key.value}", (value.start_mark.index, value.end_mark.index)
+        yield from _scalars(value, f"{prefix}{key.value}.")
 
 
 def set_through(month: str, path: Path = PARAMS_FILE) -> str:
     """Move the watermark without changing any other byte of the file. Return the text it replaced.
 
     Raises:
-        UserError: `month` is not of the form YYYY-MM, is before `since`, or the file has no `through:` line.
+        UserError: `month` is not of the form YYYY-MM, is before `since`, or the file has no data.through.
     """
     try:
         _is_month(month)
     except ValueError as error:
-        raise UserError(f"{path}: data.through: {error} (found {month!r})") from None
+        raise UserError(f"{path}: {THROUGH}: {error} (found {month!r})") from None
     before = path.read_text(encoding="utf-8")
-    after = _with_through(before, month)
-    if not THROUGH.search(before):
-        raise UserError(f"{path} has no `through:` line under `data:` to change")
-    if after != before:
+    if (after := with_values(before, {THROUGH: month})) != before:
         write_text(path, after)
         try:
             load_params(path)

@@ -8,8 +8,8 @@ if TYPE_CHECKING:
 
 # In the order of `--help`.
 MODULES = (
-    *("run", "status", "release", "channels", "rollout", "score", "maintenance", "lineage", "monitor", "drill"),
-    *("refresh", "serve", "ui", "check", "docs", "steps"),
+    *("run", "sweep", "status", "release", "channels", "rollout", "score", "maintenance", "lineage", "monitor"),
+    *("drill", "refresh", "serve", "ui", "check", "docs", "steps"),
 )
 
 

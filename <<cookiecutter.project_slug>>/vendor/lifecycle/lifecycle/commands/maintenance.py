@@ -63,7 +63,7 @@ def doctor(
     --team, if a server does not work.
     """
     if team:
-        from ..team_check import check_team
+        from ..team.check import check_team
 
         rows = check_team()
         width = max(len(row.part) for row in rows)

@@ -1,15 +1,12 @@
 """`score`: batch scoring."""
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from ..releases.channel_names import ChannelName
 from .command import Result, command, table, with_repairs
-
-if TYPE_CHECKING:
-    from ..releases.scoring import Scored
 
 
 @command("score --months 2013-09,2013-10", part="scoring", scheduled=True)
@@ -22,6 +19,7 @@ def score(
     Writes one file a month to data/scores. Skips a month with the same rows and release as last time. A corrected month
     becomes a new version.
     """
+    from .. import fan_out
     from ..lineage import openlineage
     from ..params import load_params
     from ..releases import scoring
@@ -29,23 +27,10 @@ def score(
     params = load_params()
     chosen = [month for month in months.split(",") if month]
     jobs, notes = scoring.plan(channel, chosen, params.monitoring.columns)
-    if params.scoring.runner == "threads":
-        done = scoring.score(jobs, params.scoring.workers)
-        notes += openlineage.tell_of_scores(done)
-    else:
-        done = _as_flow(channel, chosen)
+    with fan_out.workers(params.fan_out) as call:
+        done = scoring.score(jobs, params.fan_out.workers, call)
+    notes += openlineage.tell_of_scores(done)
     rows = [(each.month, each.outcome, f"{each.rows:,} rows", each.file) for each in done]
     text = f"{jobs[0].release}, which {channel} serves\n{table(rows)}" if jobs else "the feature table has no rows"
     data = {"release": jobs[0].release if jobs else None, "months": [asdict(each) for each in done], "notes": notes}
     return Result(data, with_repairs(notes, text))
-
-
-def _as_flow(channel: ChannelName, months: list[str]) -> "list[Scored]":
-    """Score on the cluster that params.yaml names."""
-    from ..flows import server
-
-    server.ensure_api()
-    from ..flows.score import score as flow
-
-    done: list[Scored] = flow(channel, months)
-    return done

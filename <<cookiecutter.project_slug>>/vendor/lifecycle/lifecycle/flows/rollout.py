@@ -3,10 +3,10 @@
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 
-from . import of_part
+from . import flow_name, of_part
 
 
-@flow(name="rollout")
+@flow(name=flow_name("rollout"))
 @of_part("monitoring")
 def rollout(release: str = "") -> str:
     """Advance the rollout of a release, by default the staging release. Return its state."""

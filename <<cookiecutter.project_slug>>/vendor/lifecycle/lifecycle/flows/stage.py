@@ -21,6 +21,7 @@ from ..progress import note
 from ..releases import elsewhere
 from ..releases.pipeline import LOGS, Pipeline, Stage, StageError, StageResult, output_to
 from ..releases.store import Store
+from . import flow_name
 
 # A running stage reports at this interval, the shortest that Prefect has. After two without a report it is lost.
 HEARTBEAT_SECONDS = 30
@@ -32,7 +33,7 @@ POLL_SECONDS = 1
 FOR_GOOD = "Refused"
 
 
-@flow(name="run-stage")
+@flow(name=flow_name("run-stage"))
 def run_stage(stage: str, commit: str) -> State | None:
     """Run one stage for another machine, in the clone that the pull step of its deployment made.
 
@@ -44,9 +45,8 @@ def run_stage(stage: str, commit: str) -> State | None:
     get_run_logger().info(done.stdout + done.stderr)
     if not done.returncode:
         return None
-    lines = [line.removeprefix("error: ") for line in done.stderr.splitlines() if line.startswith("error: ")]
-    message = lines[-1] if lines else f"it ended with exit code {done.returncode}"
-    return Failed(message=message, name=FOR_GOOD if done.returncode == USER_ERROR else None)
+    failed = str(elsewhere.why_failed(done))
+    return Failed(message=failed, name=FOR_GOOD if done.returncode == USER_ERROR else None)
 
 
 def run_placed(pipeline: Pipeline, stage: Stage) -> StageResult:
@@ -73,7 +73,8 @@ def run_placed(pipeline: Pipeline, stage: Stage) -> StageResult:
 
 def _run_on(stage: Stage, commit: str, log: Path) -> None:
     """Run the stage on its work pool and wait for the end. If this process stops waiting, cancel it there."""
-    deployment, parameters = f"run-stage/{stage.run_on}", {"stage": stage.name, "commit": commit}
+    deployment = f"{flow_name('run-stage')}/{stage.run_on}"
+    parameters = {"stage": stage.name, "commit": commit}
     with get_client(sync_client=True) as client:
         try:
             own = client.read_deployment_by_name(deployment).job_variables or {}

@@ -8,21 +8,27 @@ Every step may be killed and repeated. What counts is the entry in the run-cache
 """
 
 import os
+import subprocess
 import sys
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from .. import project
-from ..errors import UserError
+from ..errors import UserError, redacted
+from ..files import write_text
+from ..params import PARAMS_FILE, SAFE_LOADER
 from . import git
-from .pipeline import LOCK_FILE, LOGS, PIPELINE_FILE, SAFE_LOADER, Pipeline, StageError, StageResult, locked
+from .pipeline import LOCK_FILE, LOGS, PIPELINE_FILE, Pipeline, StageError, StageResult, locked
 from .store import Output, Store
 
 REF = "refs/lifecycle/stages/"
+SCRATCH = Path(".lifecycle/scratch")
 MESSAGE = "For the stage "
 
 
@@ -87,13 +93,88 @@ def work(stage: str, store: Store) -> StageResult:
     return result
 
 
-def process_of(stage: str, *options: str) -> tuple[list[str], dict[str, str]]:
-    """Return the command that runs a stage for another machine, and its environment.
+def process_of(stage: str, *options: str, folder: Path | None = None) -> tuple[list[str], dict[str, str]]:
+    """Return the command that runs a stage for another machine, and its environment; in the clone here, or in another.
 
     A process of its own: the commit that was checked out may have other code than this process has loaded.
     """
     command = [sys.executable, "-m", "lifecycle.cli", "run-stage", stage, *options]
-    return command, {**os.environ, "PYTHONPATH": project.python_path(Path.cwd())}
+    return command, {**os.environ, "PYTHONPATH": project.python_path(folder or Path.cwd())}
+
+
+def why_failed(done: subprocess.CompletedProcess[str]) -> UserError:
+    """Return the message of a stage that ended badly."""
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    return UserError(lines[-1].removeprefix("error: ") if lines else f"it ended with exit code {done.returncode}")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a worker gets a stage from: plain values, which can be sent to another machine.
+
+    `cache`, `scratch`: the DVC cache and the folder for new clones of a worker on this machine.
+    """
+
+    repository: str
+    ref: str
+    prefix: str
+    cache: str = ""
+    scratch: str | None = None
+
+
+@contextmanager
+def lent(stage: str, store: Store, far: bool) -> Iterator[Origin]:
+    """Offer a stage to workers on this machine, or through the git remote and the DVC remote to those elsewhere.
+
+    Raises:
+        UserError: as for `hand_over`; or the URL of the git remote holds a password, and would be sent to the workers.
+    """
+    prefix = git.git("rev-parse", "--show-prefix").strip()
+    if not far:
+        if wrong := store.fetch(_inputs(stage)):
+            raise UserError(f"an input of the stage {stage} is lost: {wrong[0]}. `dvc pull` or `run`")
+        SCRATCH.mkdir(parents=True, exist_ok=True)
+        top = git.git("rev-parse", "--show-toplevel").strip()
+        yield Origin(top, _snapshot(stage), prefix, str(store.root.resolve()), str(SCRATCH.resolve()))
+        return
+    commit = hand_over(stage, store)
+    try:
+        url = git.git("remote", "get-url", git.remote() or "origin").strip()
+        if redacted(url) != url:
+            raise UserError(
+                "the URL of the git remote origin holds a password, and would be sent to the workers: use a credential "
+                "helper instead, and `git remote set-url origin` without the password"
+            )
+        yield Origin(url, f"{REF}{commit}", prefix)
+    finally:
+        forget(commit)
+
+
+def run_apart(stage: str, origin: Origin, params: str) -> None:
+    """Run a stage in a new clone with this text as params.yaml. Its result is then in DVC's run-cache.
+
+    Raises:
+        UserError: it failed; the message is the command's.
+    """
+    from dvc.config import Config
+
+    with tempfile.TemporaryDirectory(prefix="stage-", dir=origin.scratch, ignore_cleanup_errors=True) as clone:
+        git.git("init", "--quiet", clone)
+        # Version 2 of git's protocol also fetches a commit that no branch or tag has.
+        version = ("-c", "protocol.version=2")
+        git.git("-C", clone, *version, "fetch", "--quiet", "--depth=1", origin.repository, origin.ref)
+        git.git("-C", clone, "checkout", "--quiet", "--detach", "FETCH_HEAD")
+        folder = Path(clone, origin.prefix)
+        write_text(folder / PARAMS_FILE, params)
+        if origin.cache:  # it is the remote, too: then there is nothing to fetch or to push
+            with Config(str(folder / ".dvc")).edit("local") as settings:
+                settings["core"], settings["cache"] = {"remote": "cache"}, {"dir": origin.cache}
+                settings["remote"] = {"cache": {"url": origin.cache}}
+        command, own = process_of(stage, folder=folder)
+        own["DVC_SITE_CACHE_DIR"] = str(folder / ".dvc/tmp/site")  # it goes with the clone
+        done = subprocess.run(command, cwd=folder, env=own, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise why_failed(done)
 
 
 def is_done(stage: str, pipeline: Pipeline, store: Store) -> bool:

@@ -80,8 +80,21 @@ def extract(commit: str, folder: Path, *names: str) -> None:
     if names:
         tree_names = [entry.split("\t")[1] for entry in git.git("ls-tree", "--full-tree", tree).splitlines()]
         names = tuple(name for name in names if name in tree_names)
-    with tarfile.open(fileobj=io.BytesIO(git.archive(tree, *names))) as archive:
+    unpack(git.archive(tree, *names), folder)
+
+
+def unpack(packed: bytes, folder: Path) -> None:
+    """Extract a tar archive into a folder."""
+    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
         archive.extractall(folder, filter="data")
+
+
+def pack(folder: Path) -> bytes:
+    """Return a release's folder as one archive, for another machine."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        archive.add(folder, ".")
+    return packed.getvalue()
 
 
 def wrong_files(release: Release, folder: Path) -> list[str]:

@@ -10,13 +10,16 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
+from functools import reduce
 from graphlib import TopologicalSorter
+from operator import getitem
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 import yaml
 
 from ..errors import USER_ERROR, UserError, one_line, redacted
+from ..params import PARAMS_FILE, SAFE_LOADER
 
 if TYPE_CHECKING:
     pass
@@ -24,8 +27,6 @@ if TYPE_CHECKING:
 PIPELINE_FILE = Path("dvc.yaml")
 LOCK_FILE = Path("dvc.lock")
 LOGS = Path("logs")
-# Seven times faster if PyYAML has libyaml; every command reads dvc.lock.
-SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class StageError(Exception):
@@ -160,13 +161,19 @@ class Pipeline:
         outcome: Literal["ran", "cached"] = "ran" if "Running stage" in log.read_text(encoding="utf-8") else "cached"
         return StageResult(stage, outcome, time.monotonic() - start, log)
 
-    def run_cache_key(self, stage: str) -> str:
-        """Return the name under which DVC keeps the stage's results for its present inputs."""
+    def run_cache_key(self, stage: str, params: str = "") -> str:
+        """Return the name under which DVC keeps the stage's results for its inputs, or for this params.yaml."""
         # Private in DVC: requirements.lock pins the version, and a test compares it with what DVC wrote.
+        from dvc.dependency import ParamsDependency
         from dvc.stage.cache import _can_hash, _get_stage_hash
+        from dvc.utils.serialize import parse_yaml
 
         node = next(each for each in self._order if each.name == stage)
         node.save_deps()
+        for dep in node.deps if params else []:
+            if isinstance(dep, ParamsDependency) and dep.def_path == PARAMS_FILE.name:
+                values = parse_yaml(params, PARAMS_FILE)
+                dep.hash_info.value = {name: reduce(getitem, name.split("."), values) for name in dep.params}
         if not _can_hash(node):
             raise UserError(f"DVC cannot keep results of the stage {stage}: it needs deps and outs in the project")
         return str(_get_stage_hash(node))

@@ -1,5 +1,8 @@
 """Batch scoring: predict whole months of the feature table with a channel's release, one file per month.
 
+A worker gets the rows of a month and the release, and returns the scores; it needs neither git nor DVC. All files are
+written here.
+
     data/scores/<model>/<month>.parquet                      the current version
     data/scores/<model>/<month>.json                         every version so far: release, input, digest, time
     data/scores/<model>/replaced/<month>.<version>.parquet   earlier versions
@@ -13,6 +16,7 @@ import hashlib
 import json
 import os
 import re
+import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -22,6 +26,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import UserError
+from ..fan_out import Call, here
 from ..files import file_lock, replacing, sha256, write_json
 from ..params import MonitoredColumns
 from . import ledger as book
@@ -29,7 +34,7 @@ from . import loading
 from .features import built_for
 from .ledger import ChannelName
 from .reconcile import open_ledger
-from .record import Release, canonical, content_digest
+from .record import Release, canonical, content_digest, read_release
 from .store import Store
 
 FOLDER = Path("data/scores")
@@ -39,7 +44,7 @@ _loading = threading.Lock()
 
 @dataclass(frozen=True)
 class Job:
-    """One month to score. Holds plain values, so it can be sent to another process or machine."""
+    """One month to score."""
 
     month: str
     release: str
@@ -106,14 +111,14 @@ def plan(channel: ChannelName, months: list[str], columns: MonitoredColumns) -> 
     )
 
 
-def score(jobs: list[Job], workers: int) -> list[Scored]:
+def score(jobs: list[Job], workers: int, call: Call = here) -> list[Scored]:
     """Run these jobs, `workers` at a time."""
     with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(score_month, jobs))
+        return list(pool.map(lambda job: score_month(job, call), jobs))
 
 
-def score_month(job: Job) -> Scored:
-    """Score a month, unless the current version has the same inputs.
+def score_month(job: Job, call: Call = here) -> Scored:
+    """Score a month, unless the current version has the same inputs. `call` runs the model, here or on a worker.
 
     Replaces the file atomically, then the manifest. If killed in between, the next run does both again.
 
@@ -139,7 +144,8 @@ def score_month(job: Job) -> Scored:
         digest = sha256(file) if file.exists() else None
         if holds and holds.version == version and holds.sha256 == digest:
             return Scored(job.month, "unchanged", version, rows.num_rows, str(file))
-        scores = _with_ids(rows, key, time, version, release.id, _model(release.id).predict(rows))
+        predicted = call(predict, release.id, _packed(release.id, Path.cwd()), rows.select(names))
+        scores = _with_ids(rows, key, time, version, release.id, predicted)
         if holds and holds.sha256 == digest:
             _keep(file, holds.version)
         with replacing(file) as aside:
@@ -169,15 +175,24 @@ def _release(release_id: str, folder: Path) -> Release:
 
 
 @lru_cache(maxsize=4)
-def _loaded(release_id: str, folder: Path) -> Any:
-    release = _release(release_id, folder)
-    return loading.try_out(release, loading.materialise(release, Store()))
+def _packed(release_id: str, folder: Path) -> bytes:
+    return loading.pack(loading.materialise(_release(release_id, folder), Store()))
 
 
-def _model(release_id: str) -> Any:
-    """Load and test a release's model, once per process."""
+def predict(release_id: str, packed: bytes, rows: Any) -> Any:
+    """Return a release's predictions, on any machine. It brings the release's folder along, packed."""
     with _loading:
-        return _loaded(release_id, Path.cwd())
+        model, _ = _loaded(release_id, packed)
+    return model.predict(rows)
+
+
+@lru_cache(maxsize=4)
+def _loaded(release_id: str, packed: bytes) -> tuple[Any, Any]:
+    """Unpack, load and test a release's model, once per process. Its code may import more later: keep the folder."""
+    folder = tempfile.TemporaryDirectory(prefix=f"{release_id}-")
+    path = Path(folder.name)
+    loading.unpack(packed, path)
+    return loading.try_out(read_release((path / loading.RECORD).read_bytes(), release_id), path), folder
 
 
 def _keep(file: Path, version: str) -> None:

@@ -16,6 +16,7 @@ from uuid import uuid4
 import yaml
 
 from ..errors import UserError, one_line
+from ..params import SAFE_LOADER
 from . import pipeline
 
 if TYPE_CHECKING:
@@ -78,6 +79,11 @@ class Store:
     def cache(self) -> Path:
         """The folder of the local cache. Several projects may share it."""
         return Path(self._repo.cache.local.path)
+
+    @property
+    def root(self) -> Path:
+        """The folder with the local cache and the run-cache, laid out like a DVC remote."""
+        return Path(self._repo.cache.local_cache_dir)
 
     def is_own(self) -> bool:
         """Return whether the cache is inside this project, so that no other project uses it."""
@@ -302,7 +308,7 @@ class Store:
         Raises:
             UserError: the remote cannot be read.
         """
-        if not self._runs(key):
+        if not self.run(key):
             remote, folder = self._remote_runs(key)
             local = self._run_folder(key)
             try:
@@ -315,8 +321,12 @@ class Store:
                         part.replace(local / remote.fs.name(path))
             except Exception as error:  # every remote raises its own errors
                 raise RemoteError(f"the DVC remote cannot be read: {one_line(error)}") from None
+        return self.run(key)
+
+    def run(self, key: str) -> dict[str, Any] | None:
+        """Return the run-cache's newest entry for a key on this machine, or None."""
         found = self._runs(key)
-        return dict(yaml.load(found[-1].read_bytes(), pipeline.SAFE_LOADER)) if found else None  # noqa: S506
+        return dict(yaml.load(found[-1].read_bytes(), SAFE_LOADER)) if found else None  # noqa: S506
 
     def _run_folder(self, key: str) -> Path:
         return Path(self._repo.stage_cache.cache_dir, key[:2], key)

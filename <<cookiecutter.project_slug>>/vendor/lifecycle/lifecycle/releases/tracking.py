@@ -30,7 +30,7 @@ from .pipeline import LOCK_FILE, PIPELINE_FILE, artifacts, flat, outputs, result
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import DatasetInput, Metric
+    from mlflow.entities import DatasetInput, Metric, Param
     from mlflow.models import ModelSignature
 
 TRACKED_FILE = Path(".lifecycle/tracked.json")
@@ -200,7 +200,7 @@ def _track(flow_run_id: str | None, commit: str | None) -> Tracked:
     client = open_client()
     name = next(name for name, artifact in artifacts().items() if artifact["type"] == "model")
     digest = result_digest()
-    experiment = _experiment(client, name)
+    experiment = experiment_of(client, name)
     run_id = _finished_run(client, experiment, digest)
     if run_id is None:
         _drop_versions(client, name, digest)
@@ -211,7 +211,8 @@ def _track(flow_run_id: str | None, commit: str | None) -> Tracked:
     return tracked
 
 
-def _experiment(client: "MlflowClient", name: str) -> str:
+def experiment_of(client: "MlflowClient", name: str) -> str:
+    """Return the id of an experiment, which is made if there is none of this name."""
     found = client.get_experiment_by_name(name)
     if found is not None:
         return str(found.experiment_id)
@@ -270,10 +271,7 @@ def _log_run(client: "MlflowClient", experiment: str, name: str, digest: str, ta
     tags |= {"gates": f"failed: {'; '.join(failed)}" if failed else "passed"}
     run_id = str(client.create_run(experiment, tags=tags, run_name=f"{name}-{digest[:8]}").info.run_id)
     params = [Param(key, str(value)) for key, value in flat(yaml.safe_load(PARAMS_FILE.read_text(encoding="utf-8")))]
-    # MLflow accepts at most 1,000 metrics and 100 parameters in one call.
-    metrics = list(_metrics())
-    for start in range(0, max(len(metrics), len(params)), 100):
-        client.log_batch(run_id, metrics[start : start + 100], params[start : start + 100])
+    log_values(client, run_id, list(_metrics()), params)
     client.log_inputs(run_id, list(_datasets()))
     client.log_artifacts(run_id, str(REPORTS), "reports")
     for file in (PIPELINE_FILE, LOCK_FILE, PARAMS_FILE):
@@ -284,6 +282,12 @@ def _log_run(client: "MlflowClient", experiment: str, name: str, digest: str, ta
     client.set_terminated(run_id, "FINISHED")
     client.set_tag(run_id, DONE_TAG, uri)
     return run_id
+
+
+def log_values(client: "MlflowClient", run_id: str, metrics: "list[Metric]", params: "list[Param]") -> None:
+    """Log any number of metrics and parameters. MLflow takes at most 1,000 and 100 in one call."""
+    for start in range(0, max(len(metrics), len(params)), 100):
+        client.log_batch(run_id, metrics[start : start + 100], params[start : start + 100])
 
 
 def _tags(digest: str, flow_run_id: str | None, commit: str | None) -> dict[str, str]:
@@ -303,13 +307,20 @@ def _metrics() -> Iterator["Metric"]:
     now = int(datetime.now(UTC).timestamp() * 1000)
     for key, value in flat(json.loads(METRICS_FILE.read_text(encoding="utf-8"))):
         yield Metric(key, float(value), now, 0)
-    plots = yaml.safe_load(PIPELINE_FILE.read_text(encoding="utf-8")).get("plots", [])
-    for plot in (definition for each in plots for definition in each.values() if definition.get("x") in STEPS):
-        for path, columns in plot["y"].items():
-            with Path(path).open(encoding="utf-8") as file:
-                for row in csv.DictReader(file):
-                    for column in [columns] if isinstance(columns, str) else columns:
-                        yield Metric(column, float(row[column]), now, int(row[plot["x"]]))
+    for path, step, columns in curves():
+        with Path(path).open(encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                for column in columns:
+                    yield Metric(column, float(row[column]), now, int(row[step]))
+
+
+def curves() -> Iterator[tuple[str, str, list[str]]]:
+    """Yield the curves that grow during training, from the plots in dvc.yaml: file, column of the step, columns."""
+    for plot in yaml.safe_load(PIPELINE_FILE.read_text(encoding="utf-8")).get("plots", []):
+        for definition in plot.values():
+            if definition.get("x") in STEPS:
+                for path, columns in definition["y"].items():
+                    yield path, definition["x"], [columns] if isinstance(columns, str) else columns
 
 
 def _datasets() -> Iterator["DatasetInput"]:

@@ -270,6 +270,7 @@ class Service:
             "waiting": self.log.waiting,
             "dropped": self.log.dropped,
             "problem": self.log.problem or None,
+            "behind": self.log.behind or None,
             "a_crash_loses": self.log.promise,
         }
         return {"channels": channels, "ledger": self.ledger.state(), "online": _online(table), "log": log}

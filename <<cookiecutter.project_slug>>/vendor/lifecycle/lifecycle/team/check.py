@@ -12,12 +12,13 @@ from typing import Any, Literal
 
 import yaml
 
-from .errors import one_line, redacted
-from .params import load_params
-from .releases import approvals, git, tracking
-from .releases import ledger as book
-from .releases.pipeline import Pipeline
-from .releases.store import Store
+from .. import flows, project
+from ..errors import one_line, redacted
+from ..params import load_params
+from ..releases import approvals, git, tracking
+from ..releases import ledger as book
+from ..releases.pipeline import Pipeline
+from ..releases.store import Store
 
 # Nobody waits longer for a server that does not answer.
 PATIENCE_SECONDS = 10
@@ -89,8 +90,6 @@ def _mlflow() -> Checked:
 
 
 def _prefect() -> Checked:
-    from . import flows  # noqa: F401  Prefect's settings
-
     if not (url := os.environ.get("PREFECT_API_URL")):
         said = "each run starts a server of its own, and nothing runs on a schedule"
         yield "missing", said, "export PREFECT_API_URL=https://.../api"
@@ -104,10 +103,11 @@ def _prefect() -> Checked:
     ):
         version = client.request("GET", "/admin/version").json()
         yield "works", f"{redacted(url)} answers, version {version}"
-        there = {each["name"] for each in client.request("POST", "/deployments/filter", json={}).json()}
-        declared = yaml.safe_load(DEPLOYMENTS.read_bytes())["deployments"]
-        pools = {str(each["name"]): str(each["work_pool"]["name"]) for each in declared}
-        pools |= {stage.run_on: stage.run_on for stage in Pipeline().stages() if stage.run_on}
+        pools = _deployments()
+        own = {"flows": {"name": {"any_": [name.partition("/")[0] for name in pools]}}}
+        names = {each["id"]: each["name"] for each in client.request("POST", "/flows/filter", json=own).json()}
+        deployed = client.request("POST", "/deployments/filter", json=own).json()
+        there = {f"{names[each['flow_id']]}/{each['name']}" for each in deployed}
         if absent := [name for name in pools if name not in there]:
             yield "missing", f"these deployments are not there: {', '.join(absent)}", "prefect --no-prompt deploy --all"
         for pool in dict.fromkeys(pools[name] for name in pools if name in there):
@@ -116,6 +116,19 @@ def _prefect() -> Checked:
                 yield "works", f"the pool {pool} has a worker"
             else:
                 yield "fails", f"the pool {pool} has no worker: its runs wait", f"prefect worker start --pool {pool}"
+
+
+def _deployments() -> dict[str, str]:
+    """Return the deployments of this machinery's flows as `flow/name`, each with its work pool."""
+    own = project.here().name
+    found = {}
+    for each in yaml.safe_load(DEPLOYMENTS.read_bytes())["deployments"]:
+        module, _, function = str(each["entrypoint"]).rpartition(".")
+        if module.startswith("lifecycle."):
+            flow = own if function == "pipeline" else flows.flow_name(function.replace("_", "-"))
+            found[f"{flow}/{each['name']}"] = str(each["work_pool"]["name"])
+    placed = [stage.run_on for stage in Pipeline().stages() if stage.run_on]
+    return found | {f"{flows.flow_name('run-stage')}/{pool}": pool for pool in placed}
 
 
 def _approvals() -> Checked:

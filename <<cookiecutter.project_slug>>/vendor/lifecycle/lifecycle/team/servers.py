@@ -1,6 +1,6 @@
 """A team's servers on one machine, to try a project with and to test it with. They keep nothing when they end.
 
-    python -m lifecycle.testing.team
+    python -m lifecycle.team.servers
 
 starts git, S3, PostgreSQL, MLflow and Prefect, and says how to use them. The docs: team.md.
 """
@@ -20,7 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..errors import UserError
-from .servers import free_port, running, server, wait_until
+from ..processes import free_port, running, server, wait_until
 
 # As root, PostgreSQL refuses to run. This account owns no file of anybody's.
 ACCOUNT = "nobody"
