@@ -113,8 +113,8 @@ def airflow(settings: dict[str, str]) -> Iterator[Airflow]:
     subprocess.run([BIN / "airflow", "db", "migrate"], env=settings, cwd=home, check=True, capture_output=True)
     with ExitStack() as stack:
         started = {
-            name: stack.enter_context(running([str(BIN / "airflow"), name], home, home / f"{name}.log", settings))
-            for name in ("scheduler", "dag-processor")
+            name: stack.enter_context(running([str(BIN / "airflow"), *words], home, home / f"{name}.log", settings))
+            for name, *words in (("scheduler", "scheduler", "--skip-serve-logs"), ("dag-processor", "dag-processor"))
         }
         start = [str(BIN / "airflow"), "api-server"]
         stack.enter_context(server(start, f"{url}/api/v2/version", home, home / "api.log", settings))

@@ -1,5 +1,6 @@
 """The pipeline and the loop on a real Airflow: LocalExecutor, on SQLite."""
 
+import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from lifecycle.processes import free_port, wait_until
 from lifecycle.testing import (
     FEWER_LEAVES,
     LEAVES,
+    ROOT,
     Releases,
     copy_project,
     digests,
@@ -22,7 +24,7 @@ from lifecycle.testing import (
 )
 
 import synthetic
-from airflows import BIN, DAGS, Airflow, airflow, set_up, settings_of
+from airflows import BIN, DAGS, Airflow, airflow, installed, set_up, settings_of
 
 LOOP = ("refresh", "monitor", "rollout", "score")
 # The first stage, and how it fails: a try that hangs is over after these seconds.
@@ -93,6 +95,27 @@ def wait_for_dags(local: Local) -> list[dict[str, Any]]:
     wait_until(lambda: local.airflow.ask("dags")["dags"], "Airflow has no DAG")
     found: list[dict[str, Any]] = local.airflow.ask("dags")["dags"]
     return found
+
+
+ODD: dict[str, dict[str, Any]] = {
+    "dvc.yaml: the stage ingest has foreach, which Airflow's DAG does not read": {"foreach": ["a", "b"]},
+    "dvc.yaml: the stage ingest has ${...} in a path, which": {"deps": ["${data.source}"]},
+    "dvc.yaml places the stage ingest on gpu-pool, and LocalExecutor has no queues": {"meta": {"run_on": "gpu-pool"}},
+}
+
+
+@pytest.mark.parametrize("message", ODD)
+def test_what_airflow_cannot_run_is_refused_by_name(message: str, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / DAGS, tmp_path / DAGS)
+    pipeline = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
+    pipeline["stages"][FIRST] |= ODD[message]
+    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump(pipeline, sort_keys=False), encoding="utf-8")
+    shutil.copy(ROOT / "prefect.yaml", tmp_path)
+    installed()
+    settings = settings_of(tmp_path / "home", "127.0.0.1", free_port())
+    command = [BIN / "python", *(tmp_path / DAGS).glob("*.py")]
+    done = subprocess.run(command, env=settings, capture_output=True, text=True)
+    assert message in done.stderr.splitlines()[-1]
 
 
 def test_a_run_leaves_the_bytes_of_dvc_repro_and_an_event_for_each_output(local: Local, tmp_path: Path) -> None:

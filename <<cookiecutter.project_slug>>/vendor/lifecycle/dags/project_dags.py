@@ -71,9 +71,9 @@ def dag(name: str, deployment: dict[str, Any], schedule: CronTriggerTimetable, *
     """Return a DAG, still empty. Its tasks run on the queue that has the name of the deployment's work pool."""
     return DAG(
         name,
-        description=deployment["description"],
+        description=deployment.get("description"),
         schedule=schedule,
-        default_args={"queue": deployment["work_pool"]["name"], "retries": 0},
+        default_args={"queue": deployment.get("work_pool", {}).get("name", NAME), "retries": 0},
         tags=[NAME],
         catchup=False,
         # Two runs, or two stages, in one folder would disturb each other.
@@ -178,9 +178,17 @@ def schedule_of(deployment: dict[str, Any]) -> CronTriggerTimetable | None:
     return CronTriggerTimetable(active[0]["cron"], timezone=active[0].get("timezone", "UTC"))
 
 
+def check(name: str, stage: dict[str, Any]) -> None:
+    """Refuse what only DVC can resolve: an edge between two tasks would be missing."""
+    found = [word for word in ("foreach", "matrix", "wdir") if word in stage]
+    if "${" in " ".join([*stage.get("deps", []), *outputs(stage)]):
+        found.append("${...} in a path")
+    if found:
+        raise ValueError(f"dvc.yaml: the stage {name} has {found[0]}, which Airflow's DAG does not read: write it out")
+
+
 for stage_name, declared in STAGES.items():
-    if odd := {"foreach", "matrix", "wdir"} & declared.keys():
-        raise ValueError(f"dvc.yaml: the stage {stage_name} has {min(odd)}, which Airflow's DAG does not read")
+    check(stage_name, declared)
 for each in DEPLOYED["deployments"]:
     flow = each["entrypoint"].removeprefix(FLOWS).rpartition(".")[2]
     if not each["entrypoint"].startswith(FLOWS) or (timetable := schedule_of(each)) is None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @command("admit", step=True)
 def admit() -> Result:
-    """Check new files of the source at the gate, and pin those that pass.
+    """Check new files of the source, and pin those that pass.
 
     The first step of `run`, for engines that call a command for each step. Exit code 2 if a retry will not help.
     """
