@@ -5,6 +5,8 @@ BIN := .venv/bin
 # For a bake and the docs; and, for tests and types, all packages of a project too, with every option.
 STAMP := .venv/.installed
 TESTED := .venv/.tested
+# Airflow, which tests start, needs other versions of what they share.
+AIRFLOW := build/airflow/.installed
 DEMO := build/flight-delays
 
 .DEFAULT_GOAL := help
@@ -25,10 +27,10 @@ demo: $(STAMP)  ## Bake a project into build/, run its pipeline, release, promot
 test test-machinery: export PYTHONDONTWRITEBYTECODE :=
 test test-machinery: export PYTHONPYCACHEPREFIX := $(CURDIR)/build/pycache
 
-test: $(TESTED)  ## Run all tests: answers, files, hooks, lint, the machinery, and a baked project
+test: $(TESTED) $(AIRFLOW)  ## Run all tests: answers, files, hooks, lint, the machinery, and a baked project
 	@$(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder
 
-test-machinery: $(TESTED)  ## Run the machinery's tests on a fresh bake, or on your project: PROJECT=path
+test-machinery: $(TESTED) $(AIRFLOW)  ## Run the machinery's tests on a fresh bake, or on your project: PROJECT=path
 	@$(BIN)/python -m pytest -n auto --dist loadgroup tests/machinery $(if $(PROJECT),--project="$(PROJECT)")
 
 bench: $(STAMP)  ## Measure the cost of the wiring, as ratios; about fifteen minutes on a quiet machine
@@ -55,10 +57,11 @@ clean:  ## Remove everything made here: build/, caches and .venv
 define install
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 		"Python 3.11 or newer is needed, and $(PYTHON) is older: try make $(MAKECMDGOALS) PYTHON=python3.12")'
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@command -v uv > /dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@echo 'Installing $< into .venv ...'
-	@PATH="$$PATH:$(CURDIR)/$(BIN)" uv pip install --quiet --python $(BIN)/python \
+	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	@command -v uv > /dev/null || test -x $(BIN)/uv || \
+		$(@D)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	@echo 'Installing $< into $(@D) ...'
+	@PATH="$$PATH:$(CURDIR)/$(BIN):$(CURDIR)/$(@D)/bin" uv pip install --quiet --python $(@D)/bin/python \
 		--compile-bytecode --require-hashes -r $<
 	@touch $@
 endef
@@ -67,3 +70,5 @@ $(STAMP): requirements-dev.lock
 $(TESTED): requirements-test.lock
 	$(install)
 	@touch $(STAMP)
+$(AIRFLOW): requirements-airflow.lock
+	$(install)

@@ -108,7 +108,7 @@ def test_its_releases_are_whole_and_can_be_rolled_back_to(rolled_back):
 
 
 def test_an_old_release_is_served_and_its_prediction_traced(rolled_back, ready):
-    from lifecycle.testing.servers import free_port, server, wait_until
+    from lifecycle.processes import free_port, server, wait_until
 
     project, (first, _), cli, _ = rolled_back
     cli("refresh")

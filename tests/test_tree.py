@@ -12,6 +12,7 @@ from baking import BLANK, HOSTILE, LONG, PROJECT, SHORT, TEMPLATE, Refusal, bake
 # The files of a default bake but for vendor/, one a line. After adding one to the template, add it.
 EXPECTED = """
 .devcontainer/devcontainer.json
+.dockerignore
 .dvc/.gitignore
 .dvc/config
 .dvcignore
@@ -26,10 +27,15 @@ EXPECTED = """
 .gitignore
 .pre-commit-config.yaml
 .template.json
+Dockerfile
 LICENSE
 Makefile
 README.md
 data/source.json
+deploy/kubernetes/job-template.json
+deploy/kubernetes/prefect-worker.yaml
+deploy/kubernetes/prefect.yaml
+deploy/kubernetes/serving.yaml
 docs/ci.md
 docs/data.md
 docs/how-do-i.md

@@ -11,7 +11,7 @@ import yaml
 from lifecycle.contract import load_params
 from lifecycle.parts import why_off
 from lifecycle.testing import CLI, Releases, cli, cli_json, environment
-from lifecycle.testing.servers import answers, free_port, server, wait_until
+from lifecycle.processes import answers, free_port, server, wait_until
 
 
 def keys(folder: Path) -> list[Any]:

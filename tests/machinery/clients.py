@@ -14,12 +14,12 @@ import uvicorn
 from lifecycle import params
 from lifecycle.commands.serve import CLIENT_SECONDS, configuration, listen
 from lifecycle.predictions import log as predictions
+from lifecycle.processes import wait_until
 from lifecycle.releases import ledger as book
 from lifecycle.serving.app import Service, make_app
 from lifecycle.serving.guard import guard
 from lifecycle.serving.loader import Loader
 from lifecycle.serving.log import Log
-from lifecycle.testing.servers import wait_until
 
 
 @dataclass(frozen=True)

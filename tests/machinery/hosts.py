@@ -3,9 +3,11 @@
 import os
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import psutil
 
 from needs import lacking
 
@@ -24,6 +26,24 @@ class Host:
         covers = [f"mount -t tmpfs none '{folder}'" for folder in self.hidden]
         start = " && ".join([*covers, 'exec "$@"'])
         return ["ip", "netns", "exec", self.name, "sh", "-c", start, "sh", *map(str, words)]
+
+    def processes(self) -> list[psutil.Process]:
+        """What runs there now."""
+        pids = subprocess.run(["ip", "netns", "pids", self.name], capture_output=True, text=True, check=True).stdout
+        return [psutil.Process(int(pid)) for pid in pids.split() if psutil.pid_exists(int(pid))]
+
+    def commands(self) -> list[str]:
+        """The command lines of what runs there now."""
+        found = []
+        for process in self.processes():
+            with suppress(psutil.Error):
+                found.append(" ".join(process.cmdline()))
+        return found
+
+    def crash(self) -> None:
+        """End everything that runs there, at once."""
+        for process in self.processes():
+            process.kill()
 
     def unplug(self) -> None:
         """Pull its cable: packets are lost, and neither side hears of it."""

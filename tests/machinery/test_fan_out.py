@@ -17,21 +17,21 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import boto3
 import pytest
 import yaml
 
 from lifecycle import fan_out
 from lifecycle.errors import UserError
 from lifecycle.params import FanOut, load_params
+from lifecycle.processes import free_port, running, wait_until
 from lifecycle.releases import scoring
+from lifecycle.team.servers import keys
 from lifecycle.testing import Releases, cli, cli_json, commit_all, copy_project, digests, environment
-from lifecycle.testing.servers import free_port, running, wait_until
 
-from hosts import Host, Network, network
+from hosts import Host
+from team import Team, team
 
 SPACE = {"train.learning_rate": {"log_uniform": [0.03, 0.3]}, "train.num_leaves": {"choice": [3, 5, 7]}}
-KEYS = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "tests", "AWS_DEFAULT_REGION": "us-east-1"}
 # Else it depends on the home folder whether Ray wants a token.
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
@@ -52,51 +52,21 @@ def is_up(address: str, port: int) -> bool:
     return True
 
 
-@contextmanager
-def remotes(project: Path, net: Network) -> Iterator[None]:
-    """A git server and an S3 server, which the project has as its remotes."""
-    git, s3, shared = free_port(), free_port(), project.parent / "shared"
-    shared.mkdir()
-    subprocess.run(["git", "clone", "--quiet", "--bare", str(project), str(shared / "project.git")], check=True)
-    serve = ["git", "daemon", "--export-all", "--enable=receive-pack", f"--base-path={shared}"]
-    serve += [f"--listen={net.address}", f"--port={git}"]
-    moto = [sys.executable, "-m", "moto.server", "-H", net.address, "-p", str(s3)]
-    own, logs = environment(project, **KEYS), project.parent
-    with running(serve, shared, logs / "git.log", own), running(moto, logs, logs / "s3.log", own):
-        wait_until(lambda: is_up(net.address, git) and is_up(net.address, s3), "a server does not answer")
-        url = f"http://{net.address}:{s3}"
-        credentials = {"aws_access_key_id": "tests", "aws_secret_access_key": "tests", "region_name": "us-east-1"}
-        boto3.client("s3", endpoint_url=url, **credentials).create_bucket(Bucket="dvc")
-        remote = f"[core]\n    remote = far\n['remote \"far\"']\n    url = s3://dvc/x\n    endpointurl = {url}\n"
-        (project / ".dvc/config").write_text(remote, encoding="utf-8")
-        (project / ".dvc/config.local").unlink()
-        subprocess.run(
-            ["git", "remote", "add", "origin", f"git://{net.address}:{git}/project.git"], cwd=project, check=True
-        )
-        commit_all(project, "Remotes that other machines can reach")
-        yield
-
-
-def dask(net: Network, stack: ExitStack, project: Path, machines: list[Host]) -> Cluster:
+def dask(made: Team, stack: ExitStack, machines: list[Host]) -> Cluster:
+    net, project = made.network, made.laptop
     port, python = free_port(), [sys.executable, "-m"]
-    scheduler = [
-        *python,
-        "distributed.cli.dask_scheduler",
-        "--host",
-        net.address,
-        "--port",
-        str(port),
-        "--no-dashboard",
-    ]
+    scheduler = [*python, "distributed.cli.dask_scheduler", "--host", net.address, "--port", str(port)]
+    scheduler += ["--no-dashboard"]
     logs = project.parent
     stack.enter_context(running(scheduler, logs, logs / "scheduler.log", environment(project)))
     wait_until(lambda: is_up(net.address, port), "the scheduler does not answer")
     address = f"tcp://{net.address}:{port}"
     worker = [*python, "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard"]
-    return Cluster({"DASK_ADDRESS": address}, [started(stack, machine, *worker) for machine in machines])
+    return Cluster({"DASK_ADDRESS": address}, [started(made, stack, machine, *worker) for machine in machines])
 
 
-def ray(net: Network, stack: ExitStack, project: Path, machines: list[Host]) -> Cluster:
+def ray(made: Team, stack: ExitStack, machines: list[Host]) -> Cluster:
+    net, project = made.network, made.laptop
     port, client, logs = free_port(), free_port(), project.parent
     # Its sockets need a short path.
     folder = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
@@ -106,14 +76,14 @@ def ray(net: Network, stack: ExitStack, project: Path, machines: list[Host]) -> 
     stack.enter_context(running(head, logs, logs / "head.log", environment(project, **TOKEN)))
     wait_until(lambda: is_up(net.address, client), "the head does not answer")
     node = [*start, f"--address={net.address}:{port}", "--num-cpus=1"]
-    nodes = [started(stack, machine, *node, f"--node-ip-address={machine.address}") for machine in machines]
+    nodes = [started(made, stack, machine, *node, f"--node-ip-address={machine.address}") for machine in machines]
     return Cluster({"RAY_ADDRESS": f"ray://{net.address}:{client}"}, nodes)
 
 
-def started(stack: ExitStack, machine: Host, *command: str) -> subprocess.Popen[bytes]:
+def started(made: Team, stack: ExitStack, machine: Host, *command: str) -> subprocess.Popen[bytes]:
     """A worker on a machine: it has the packages, a clone, and the credentials of the DVC remote."""
-    clone = machine.folder / "clone"
-    own = environment(clone, **KEYS, **TOKEN, PYTHONPATH=f"{clone}/vendor/lifecycle{os.pathsep}{clone}/src")
+    clone = made.clone(machine)
+    own = made.settings(clone, **TOKEN, PYTHONPATH=f"{clone}/vendor/lifecycle{os.pathsep}{clone}/src")
     log = machine.folder / "worker.log"
     return stack.enter_context(running(machine.command(*command), machine.folder, log, own))
 
@@ -121,16 +91,10 @@ def started(stack: ExitStack, machine: Host, *command: str) -> subprocess.Popen[
 @contextmanager
 def cluster(runner: str, project: Path) -> Iterator[Cluster]:
     """A cluster with a worker on each of two machines, for the project."""
-    with network() as net, remotes(project, net), ExitStack() as stack:
-        machines = [net.host(project.parent / f"machines/{name}", hidden=[project]) for name in "ab"]
-        for machine in machines:
-            url = subprocess.run(
-                ["git", "remote", "get-url", "origin"], cwd=project, check=True, capture_output=True, text=True
-            ).stdout.strip()
-            clone = machine.command("git", "clone", "--quiet", url, machine.folder / "clone")
-            subprocess.run(clone, check=True, env=environment(project))
-        made = {"dask": dask, "ray": ray}[runner](net, stack, project, machines)
-        yield Cluster(made.settings | KEYS | TOKEN, made.workers)
+    with team(project) as made, ExitStack() as stack:
+        machines = [made.host(name) for name in "ab"]
+        found = {"dask": dask, "ray": ray}[runner](made, stack, machines)
+        yield Cluster(found.settings | keys(made.s3) | TOKEN, found.workers)
 
 
 def declare(project: Path, runner: str) -> None:

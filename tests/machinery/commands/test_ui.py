@@ -15,8 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from lifecycle.processes import answers, gone, wait_until
 from lifecycle.testing import CLI, cli, environment
-from lifecycle.testing.servers import answers, gone, wait_until
 
 CTRL_C = b"\x03"
 

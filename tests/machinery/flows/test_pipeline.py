@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from lifecycle.processes import answers, gone, wait_until
 from lifecycle.releases.pipeline import StageError
 from lifecycle.releases.tracking import Tracked
 from lifecycle.testing import cli, digests, edit_params, environment, own_settings
-from lifecycle.testing.servers import answers, gone, wait_until
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import TaskRun

@@ -6,9 +6,9 @@ import sys
 import pytest
 
 from lifecycle.errors import UserError
+from lifecycle.processes import free_port
 from lifecycle.releases import ledger, operations
 from lifecycle.testing import Releases, cli_json, commit_all, environment
-from lifecycle.testing.servers import free_port
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,9 @@ from typing import Any
 import yaml
 from prefect.client.orchestration import SyncPrefectClient
 
+from lifecycle.errors import UserError
+from lifecycle.processes import free_port, running, server, wait_until
+from lifecycle.team.servers import postgres
 from lifecycle.testing import (
     FEWER_LEAVES,
     ROOT,
@@ -24,8 +27,8 @@ from lifecycle.testing import (
     environment,
     repro,
 )
-from lifecycle.testing.servers import free_port, running, server, wait_until
 
+from needs import lacking
 from predictions import failing
 
 POOL = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))["deployments"][0]["work_pool"]["name"]
@@ -44,7 +47,7 @@ class Prefect:
     is_alive: Callable[[], bool]
 
     def post(self, path: str, body: Any) -> Any:
-        # Prefect's client asks again where a busy server, on SQLite, answers 503.
+        # Prefect's client asks again where a busy server answers 503.
         answer = self.client.request("POST", path, json=body)
         return answer.json() if answer.content else None
 
@@ -77,16 +80,21 @@ def prefect_command(folder: Path, settings: dict[str, str], *arguments: str) -> 
 
 @contextmanager
 def deployed(folder: Path, home: Path) -> Iterator[Prefect]:
-    """What prefect.yaml deploys, on a server of the test's own."""
+    """What prefect.yaml deploys, on a server of the test's own, with PostgreSQL."""
     port = free_port()
     api = f"http://127.0.0.1:{port}/api"
     home.mkdir()
     # PWD is what a shell in the project's folder says; the worker is started elsewhere.
     settings = environment(folder, PREFECT_HOME=str(home), PREFECT_API_URL=api, PWD=str(folder))
-
     start = [*PREFECT, "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     log = home / "worker.log"
-    with server(start, f"{api}/health", home, home / "server.log", settings):
+    with ExitStack() as stack:
+        try:
+            database = stack.enter_context(postgres("127.0.0.1", "prefect"))
+        except UserError as error:
+            lacking("postgresql", str(error))
+        own = settings | {"PREFECT_API_DATABASE_CONNECTION_URL": f"postgresql+asyncpg://{database}prefect"}
+        stack.enter_context(server(start, f"{api}/health", home, home / "server.log", own))
         prefect_command(folder, settings, "work-pool", "create", "--type", "process", "--overwrite", POOL)
         prefect_command(folder, settings, "deploy", "--all")
         with running([*PREFECT, "worker", "start", "--pool", POOL], home, log, settings) as worker:
@@ -100,6 +108,8 @@ def test_a_worker_runs_what_prefect_yaml_deploys(built: Path, tmp_path: Path) ->
         for deployment in prefect.deployed.values():
             ((_, step),) = deployment["pull_steps"][0].items()
             assert step == {"directory": str(built)}
+        flows = [each["name"] for each in prefect.post("flows/filter", {})]
+        assert all(name.startswith(POOL) for name in flows), "another project's flows would be taken for these"
         scheduled = {name for name, each in prefect.deployed.items() if each["schedules"]}
         assert {"daily", "monitor", "rollout", "score"} <= scheduled
 
@@ -178,7 +188,7 @@ def test_a_placed_stage_runs_on_another_pool_in_a_clone_of_its_own(built: Path, 
     repro(at_home)
     said = cli("run")
     assert said.returncode == 1
-    assert "Prefect has no deployment run-stage/gpu-pool: add it to prefect.yaml" in said.stderr
+    assert f"Prefect has no deployment {POOL}-run-stage/gpu-pool: add it to prefect.yaml" in said.stderr
 
     deployment = {
         "name": pool,
@@ -193,7 +203,7 @@ def test_a_placed_stage_runs_on_another_pool_in_a_clone_of_its_own(built: Path, 
         api = str(prefect.client.api_url).rstrip("/")
         worker = environment(built, PREFECT_HOME=str(far / "home"), PREFECT_API_URL=api)
         prefect_command(tmp_path, worker, "work-pool", "create", "--type", "process", pool)
-        prefect_command(tmp_path, worker, "deploy", "--all")
+        prefect_command(built, worker, "deploy", "--all", "--prefect-file", str(tmp_path / "prefect.yaml"))
         with running([*PREFECT, "worker", "start", "--pool", pool], far, far / "worker.log", worker):
             done = cli("run", PREFECT_API_URL=api)
     assert done.returncode == 0, done.stderr + (far / "worker.log").read_text(encoding="utf-8")

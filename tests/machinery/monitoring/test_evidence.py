@@ -13,12 +13,12 @@ import yaml
 
 from lifecycle.monitoring import canary, gauges, operation
 from lifecycle.params import load_params
+from lifecycle.processes import wait_until
 from lifecycle.releases import ledger as book
 from lifecycle.releases import online
 from lifecycle.serving import app
 from lifecycle.serving.schema import InvalidError, Problem
 from lifecycle.testing import Releases, cli
-from lifecycle.testing.servers import wait_until
 
 from clients import Served, running
 from workers import move

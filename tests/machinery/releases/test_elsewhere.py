@@ -17,16 +17,22 @@ from lifecycle.testing import FEWER_LEAVES, cli, commit_all, copy_project, diges
 
 STAGE = "train"
 RESULTS = [Path("model"), Path("reports/learning_curve.csv"), LOCK_FILE]
-# Kills the worker when it comes to a function.
+# A process that kills itself when its work comes to a function.
 DIE = """
 import importlib, os, signal
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 where = importlib.import_module({module!r})
-setattr(getattr(where, {of!r}), {name!r}, die)
-from lifecycle.cli import main
-main()
+setattr(getattr(where, {of!r}) if {of!r} else where, {name!r}, die)
+{work}
 """
+COMMAND = "from lifecycle.cli import main; main()"
+# The caller dies in the hand-over, or when it takes the result.
+CALLER = {
+    "with its inputs there": ("hand_over", "lifecycle.releases.git", "", "commit_tree"),
+    "before it fetches": ("take_over", "lifecycle.releases.store", "Store", "fetch"),
+    "before it restores": ("take_over", "lifecycle.releases.pipeline", "Pipeline", "run"),
+}
 STEPS = {
     "before it fetches": ("lifecycle.releases.store", "Store", "fetch"),
     "with its inputs": ("lifecycle.releases.pipeline", "Pipeline", "run"),
@@ -113,7 +119,7 @@ def test_a_killed_worker_leaves_nothing_and_the_next_completes(
     git_of_worker = ["git", "-C", str(worker)]
     subprocess.run([*git_of_worker, "fetch", "--quiet", "origin", f"{elsewhere.REF}{commit}"], check=True)
     subprocess.run([*git_of_worker, "checkout", "--quiet", "--detach", commit], check=True)
-    code = DIE.format(module=module, of=of, name=name)
+    code = DIE.format(module=module, of=of, name=name, work=COMMAND)
     killed = subprocess.run(
         [sys.executable, "-c", code, "run-stage", STAGE], cwd=worker, env=environment(worker), capture_output=True
     )
@@ -126,6 +132,27 @@ def test_a_killed_worker_leaves_nothing_and_the_next_completes(
     done = cli("run-stage", STAGE, "--commit", commit, folder=folder)
     assert done.returncode == 0, done.stderr
     elsewhere.take_over(STAGE, Pipeline(), store)
+    assert digests(*RESULTS) == same
+
+
+@pytest.mark.parametrize("step", CALLER)
+def test_a_killed_caller_leaves_nothing_half_done(step: str, built: Path, worker: Path, tmp_path: Path) -> None:
+    function, module, of, name = CALLER[step]
+    same, before = expected(built, tmp_path), digests(*RESULTS)
+    if function == "take_over":
+        done = cli("run-stage", STAGE, "--commit", elsewhere.hand_over(STAGE, Store()), folder=worker)
+        assert done.returncode == 0, done.stderr
+    arguments = "Store()" if function == "hand_over" else "Pipeline(), Store()"
+    work = "from lifecycle.releases.pipeline import Pipeline; from lifecycle.releases.store import Store\n"
+    work += f"from lifecycle.releases import elsewhere; elsewhere.{function}({STAGE!r}, {arguments})"
+    code = DIE.format(module=module, of=of, name=name, work=work)
+    killed = subprocess.run([sys.executable, "-c", code], env=environment(built), capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert digests(*RESULTS) == before
+    if function == "hand_over":
+        done = cli("run-stage", STAGE, "--commit", elsewhere.hand_over(STAGE, Store()), folder=worker)
+        assert done.returncode == 0, done.stderr
+    elsewhere.take_over(STAGE, Pipeline(), Store())
     assert digests(*RESULTS) == same
 
 
@@ -147,8 +174,8 @@ def test_a_failing_stage_fails_there_with_its_own_words(built: Path, worker: Pat
     edit_params(built, {"train": {"num_leaves": -1}})
     commit = elsewhere.hand_over(STAGE, Store())
     done = cli("run-stage", STAGE, "--commit", commit, folder=worker)
-    assert done.returncode == 1
-    assert done.stderr.startswith(f"error: stage {STAGE} failed: ")
+    assert done.returncode == 2, "a retry will not help"
+    assert done.stderr.splitlines()[-1].startswith(f"error: stage {STAGE} failed: ")
     assert "Traceback" not in done.stderr
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from lifecycle.errors import UserError
+from lifecycle.processes import free_port
 from lifecycle.releases import approving, git, loading, operations, pointers, reconcile, tracking
 from lifecycle.releases import ledger as book
 from lifecycle.releases.ledger import Entry, UnreachableError
@@ -19,7 +20,6 @@ from lifecycle.releases.record import Release
 from lifecycle.releases.store import File, Store
 from lifecycle.releases.verify import verify_ledger, verify_release
 from lifecycle.testing import CLI, FEWER_LEAVES, OWN, Releases, cli, commit_all, copy_project, environment
-from lifecycle.testing.servers import free_port
 
 from killing import look
 from needs import lacking

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from lifecycle.errors import UserError
+from lifecycle.processes import free_port, running, wait_until
 from lifecycle.releases import git, operations, pointers
 from lifecycle.releases import ledger as book
 from lifecycle.releases.ledger import Ledger, UnreachableError
 from lifecycle.releases.verify import verify_ledger
 from lifecycle.testing import CLI, Releases, cli, environment, new_repository, with_own_settings, without_network
-from lifecycle.testing.servers import free_port, running, wait_until
 
 import ledgers
 from needs import lacking

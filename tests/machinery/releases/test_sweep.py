@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lifecycle.params import Space, Sweep, load_params, with_values
+from lifecycle.processes import running, wait_until
 from lifecycle.releases import tracking
 from lifecycle.releases.sweep import draw
 from lifecycle.testing import (
@@ -30,7 +31,6 @@ from lifecycle.testing import (
     forget_runs,
     repro,
 )
-from lifecycle.testing.servers import running, wait_until
 
 SPACE = {"train.learning_rate": {"log_uniform": [0.03, 0.3]}, "train.num_leaves": {"choice": [3, 5, 7]}}
 whole = st.integers(1, 10_000)

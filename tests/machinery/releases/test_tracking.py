@@ -16,10 +16,10 @@ import yaml
 
 from lifecycle.errors import UserError
 from lifecycle.params import load_params
+from lifecycle.processes import free_port, server
 from lifecycle.releases import tracking
 from lifecycle.releases.pipeline import locked, result_digest
 from lifecycle.testing import LEAVES, digests, environment, own
-from lifecycle.testing.servers import free_port, server
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -10,11 +10,11 @@ import pytest
 
 from lifecycle.files import write_text
 from lifecycle.params import load_params
+from lifecycle.processes import wait_until
 from lifecycle.releases import loading, pointers
 from lifecycle.serving.guard import MISDIRECTED, guard
 from lifecycle.serving.routing import position
 from lifecycle.testing import Releases
-from lifecycle.testing.servers import wait_until
 
 from clients import SWITCH, Serve, Served, probe
 from workers import move, move_back

@@ -18,6 +18,7 @@ from lifecycle.errors import UserError
 from lifecycle.files import write_json
 from lifecycle.params import MonitoredColumns, load_params
 from lifecycle.predictions import ids
+from lifecycle.processes import wait_until
 from lifecycle.releases import ledger as book
 from lifecycle.releases import online, scoring
 from lifecycle.releases.features import Built, built_for
@@ -27,7 +28,6 @@ from lifecycle.serving import app
 from lifecycle.serving.loader import FEW_ROWS, Loader
 from lifecycle.serving.online import Opened
 from lifecycle.testing import Releases, cli, cli_json, copy_project, digests
-from lifecycle.testing.servers import wait_until
 
 from clients import Serve, Served
 from workers import Worker

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from lifecycle.predictions import log as predictions
+from lifecycle.processes import free_port, running, wait_until
 from lifecycle.testing import CLI, Releases, cli, environment
-from lifecycle.testing.servers import free_port, running, wait_until
 
 from clients import Client, probe, send
 from workers import move, move_back

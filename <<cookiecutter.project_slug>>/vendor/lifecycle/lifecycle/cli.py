@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 from . import parts, project
 from .commands import everything
 from .commands.command import COMMANDS, AsJson, Command
-from .errors import UserError, of_disk, plain, redacted_traceback
+from .errors import USER_ERROR, UserError, of_disk, plain, redacted_traceback
 
 IF_ON = Annotated[
     bool, typer.Option("--if-on", help="For scheduled jobs: exit code 0 and a note if the part is switched off.")
@@ -85,7 +85,7 @@ def add(command: Command) -> None:
 
 
 def _run(command: Command, given: dict[str, Any], as_json: bool, if_on: bool) -> None:
-    """Run a command in the project's folder, print its result, and turn a user error into one line and exit code 1."""
+    """Run a command in the project's folder, print its result, and turn a user error into one line and an exit code."""
     from .releases.heal import heal
     from .releases.pipeline import StageError
 
@@ -101,7 +101,7 @@ def _run(command: Command, given: dict[str, Any], as_json: bool, if_on: bool) ->
         result = command.function(**given)
     except (UserError, StageError) as error:
         print(f"error: {plain(str(error))}", file=sys.stderr)
-        raise typer.Exit(1) from None
+        raise typer.Exit(USER_ERROR if command.step and error.for_good else 1) from None
     except (typer.Exit, typer.Abort, typer.BadParameter):
         raise
     except Exception as error:

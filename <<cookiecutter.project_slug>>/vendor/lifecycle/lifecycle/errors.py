@@ -90,8 +90,11 @@ def of_disk(error: Exception) -> str | None:
 class UserError(Exception):
     """An error that the user can fix. Says what is wrong, where, and what to type next; shown without a traceback.
 
-    Libraries include URLs with passwords in their messages, so passwords are removed from the text.
+    Libraries include URLs with passwords in their messages, so passwords are removed from the text. `for_good`: a retry
+    will not help.
     """
+
+    for_good: bool = True
 
     def __init__(self, said: object = "") -> None:
         super().__init__(redacted(said))

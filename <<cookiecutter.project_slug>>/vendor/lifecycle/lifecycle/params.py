@@ -28,7 +28,15 @@ def _is_month(value: str) -> str:
     return value
 
 
+def _is_public(value: str) -> str:
+    if re.search(r"://[^/]*:[^/]*@", value):
+        raise ValueError("it holds a password, and this file is committed: leave it to the environment")
+    return value
+
+
 Month = Annotated[str, AfterValidator(_is_month)]
+# A place without credentials.
+PublicUrl = Annotated[str, AfterValidator(_is_public)]
 
 
 class Record(BaseModel):
@@ -52,7 +60,7 @@ class Limits(Record):
 class Data(Record):
     """The data window. Both ends are included."""
 
-    source: str
+    source: PublicUrl
     since: Month
     through: Month
     limits: Limits = Limits()
@@ -61,8 +69,6 @@ class Data(Record):
     def _in_order(self) -> "Data":
         if self.through < self.since:
             raise ValueError(f"through ({self.through}) is earlier than since ({self.since})")
-        if re.search(r"://[^/]*:[^/]*@", self.source):
-            raise ValueError("source holds a password, and this file is committed: leave it to the environment")
         return self
 
     def months(self) -> list[str]:
@@ -352,21 +358,25 @@ class Breaker(Record):
 class PredictionLog(Record):
     """How the prediction log is written. The first two settings determine what a crash can lose.
 
-    `keep_days`: `monitor` deletes older days; null keeps all.
+    `keep_days`: `monitor` deletes older days; null keeps all. `store`: a URL where the logs of all hosts come together;
+    `ship_seconds`: how often a server copies its own there.
     """
 
     flush_seconds: float = Field(default=0.2, gt=0)
     queue: int = Field(default=20_000, ge=1)
     keep_days: int | None = Field(default=None, ge=1)
+    store: PublicUrl | None = None
+    ship_seconds: float = Field(default=300, gt=0)
 
 
 class Serving(Record):
-    """Settings of the HTTP server."""
+    """Settings of the HTTP server. `follow_seconds`: how often it fetches the ledger; null: only when asked to."""
 
     max_rows: int = Field(default=1000, ge=1)
     max_body_kb: int = Field(default=2048, ge=1)
     unseen_categories: Literal["refuse", "missing"] = "refuse"
     shadow: bool = True
+    follow_seconds: float | None = Field(default=5, gt=0)
     breaker: Breaker = Breaker()
     log: PredictionLog = PredictionLog()
 

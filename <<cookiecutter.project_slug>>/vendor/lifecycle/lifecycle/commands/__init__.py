@@ -8,20 +8,8 @@ if TYPE_CHECKING:
 
 # In the order of `--help`.
 MODULES = (
-    *(
-        "run",
-        "sweep",
-        "status",
-        "release",
-        "channels",
-        "rollout",
-        "score",
-        "maintenance",
-        "lineage",
-        "monitor",
-        "drill",
-    ),
-    *("refresh", "serve", "ui", "check", "docs", "run_stage"),
+    *("run", "sweep", "status", "release", "channels", "rollout", "score", "maintenance", "lineage", "monitor"),
+    *("drill", "refresh", "serve", "ui", "check", "docs", "steps"),
 )
 
 

@@ -32,7 +32,10 @@ class Result:
 
 @dataclass(frozen=True)
 class Command:
-    """`part`: the optional part it belongs to. `scheduled`: it has the option --if-on. `json`: it has --json."""
+    """`part`: the optional part it belongs to. `scheduled`: it has the option --if-on. `json`: it has --json.
+
+    `step`: a step of the pipeline, for other engines than Prefect. Exit code 2 tells them that a retry will not help.
+    """
 
     name: str
     function: Callable[..., Result | None]
@@ -40,17 +43,20 @@ class Command:
     part: str
     scheduled: bool
     json: bool
+    step: bool
 
 
 COMMANDS: dict[str, Command] = {}
 
 
-def command(example: str, *, part: str = "", scheduled: bool = False, json: bool = True) -> Callable[[F], F]:
+def command(
+    example: str, *, part: str = "", scheduled: bool = False, json: bool = True, step: bool = False
+) -> Callable[[F], F]:
     """Declare a function as a command: `run_stage` is run-stage. `example`: words to type after the project's name."""
 
     def declare(function: F) -> F:
         name = function.__name__.replace("_", "-")
-        COMMANDS[name] = Command(name, function, example, part, scheduled, json)
+        COMMANDS[name] = Command(name, function, example, part, scheduled, json, step)
         return function
 
     return declare

@@ -40,13 +40,17 @@ def trace(
 
 
 def _prediction(tracer: "Tracer", prediction_id: str) -> "Fact":
-    from ..predictions import ids
+    from ..params import load_params
+    from ..predictions import ids, sharing
     from ..predictions import log as predictions
 
+    day, store = ids.day(prediction_id), load_params().serving.log.store
     lines = predictions.find(prediction_id)
+    if not lines and sharing.collect(store, day, day):
+        lines = predictions.find(prediction_id)
     if not lines:
         raise UserError(
-            f"the prediction {prediction_id} of {ids.day(prediction_id)} is not in logs/predictions: "
+            f"the prediction {prediction_id} of {day} is not in logs/predictions{f' or {store}' if store else ''}: "
             "it was made elsewhere, or was not on the disk yet when its server ended"
         )
     return tracer.prediction(prediction_id, lines)

@@ -54,11 +54,23 @@ def verify(
 
 
 @command("doctor")
-def doctor() -> Result:
+def doctor(
+    team: Annotated[bool, typer.Option("--team", help="Check the team's servers, and what you may do there.")] = False,
+) -> Result:
     """Repair pointers, tags, MLflow and DVC's cache.
 
-    Takes everything from the ledger and the DVC remote. Exit code 1 if something is left for a person to do.
+    Takes everything from the ledger and the DVC remote. Exit code 1 if something is left for a person to do, or, with
+    --team, if a server does not work.
     """
+    if team:
+        from ..team.check import check_team
+
+        rows = check_team()
+        width = max(len(row.part) for row in rows)
+        lines = [f"{row.part:<{width}}  {row.state:<7}  {row.said}" for row in rows]
+        hints = [f"{' ' * width}           -> {row.do}" if row.do else "" for row in rows]
+        text = "\n".join(line for pair in zip(lines, hints, strict=True) for line in pair if line)
+        return Result({"checks": [asdict(row) for row in rows]}, text, any(row.state == "fails" for row in rows))
     from ..lineage import mlflow_pages
     from ..releases import reconcile
 

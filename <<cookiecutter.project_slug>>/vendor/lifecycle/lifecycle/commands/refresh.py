@@ -5,7 +5,7 @@ from dataclasses import asdict
 from .command import Result, command
 
 
-@command("refresh", part="serving")
+@command("refresh", part="serving", scheduled=True)
 def refresh() -> Result:
     """Update the online table, which `serve` fills in features from.
 

@@ -1,8 +1,11 @@
 """`rollout`: one pass of a release's rollout to production."""
 
 from dataclasses import asdict
+from typing import Annotated
 
-from .command import Release, Result, command, with_repairs
+import typer
+
+from .command import Result, command, with_repairs
 
 # State of the rollout -> what is said of it, and the exit code.
 STATES = {
@@ -13,17 +16,21 @@ STATES = {
 }
 
 
-@command("rollout r-3f2a", part="monitoring")
-def rollout(release: Release) -> Result:
+@command("rollout r-3f2a", part="monitoring", scheduled=True)
+def rollout(
+    release: Annotated[str, typer.Argument(metavar="[RELEASE]", help="Default: the staging release.")] = "",
+) -> Result:
     """Roll out a release step by step, as measurements allow.
 
     Run it repeatedly. Each run takes every step that is due, and says what the next one waits for. The steps: staging,
     shadow, canary at growing shares, production; bounds in params.yaml (rollout). Exit code 0 when production serves
     the release, 1 when it was rolled back, 3 while it waits or needs a person.
     """
-    from ..monitoring.rollout import advance
+    from ..monitoring.rollout import advance, nothing_staged
 
-    done = advance(release)
+    if not release and (why := nothing_staged()):
+        return Result({"state": "waiting", "why": why}, why, STATES["waiting"][1])
+    done = advance(release or "staging")
     stop = done.stop
     head, code = STATES[stop.state]
     lines = [f"  {step}" for step in done.steps]

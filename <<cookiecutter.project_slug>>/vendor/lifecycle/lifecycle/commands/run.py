@@ -74,7 +74,7 @@ def run_pipeline(through: str = "") -> Outcome:
     from ..releases import tracking
     from ..releases.window import moved
 
-    signal.signal(signal.SIGTERM, _stop)
+    stop_cleanly()
     with moved(through) if through else nullcontext():
         changed = _run()
     tracked = tracking.last_tracked()
@@ -82,9 +82,9 @@ def run_pipeline(through: str = "") -> Outcome:
     return Outcome(changed, tracked, tracking.failed_gates())
 
 
-def _stop(number: int, _frame: object) -> None:
-    """Stop as after Ctrl-C, including the stage's processes and without partial results."""
-    sys.exit(128 + number)
+def stop_cleanly() -> None:
+    """From now on, stop at SIGTERM as after Ctrl-C, including the stage's processes and without partial results."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
 
 def _run() -> bool:

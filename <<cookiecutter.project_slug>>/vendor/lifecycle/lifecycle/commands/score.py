@@ -9,7 +9,7 @@ from ..releases.channel_names import ChannelName
 from .command import Result, command, table, with_repairs
 
 
-@command("score --months 2013-09,2013-10", part="scoring")
+@command("score --months 2013-09,2013-10", part="scoring", scheduled=True)
 def score(
     channel: Annotated[ChannelName, typer.Option(help="The channel whose release scores.")] = "production",
     months: Annotated[str, typer.Option(metavar="YYYY-MM,...", help="Default: all months.")] = "",

@@ -9,7 +9,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from .. import parts
+from .. import parts, project
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -18,6 +18,11 @@ R = TypeVar("R")
 os.environ.setdefault("PREFECT_HOME", str(Path(".prefect").resolve()))
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("DO_NOT_TRACK", "1")
+
+
+def flow_name(part: str) -> str:
+    """Return the name of a flow. Several projects may share a server, which tells flows apart by their names alone."""
+    return f"{project.here().name}-{part}"
 
 
 def of_part(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:

@@ -10,7 +10,7 @@ from prefect.events import emit_event
 
 from .. import project
 from ..params import load_params
-from . import of_part
+from . import flow_name, of_part
 from .pipeline import pipeline
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 BREACH = "lifecycle.breach"
 
 
-@flow(name="monitor")
+@flow(name=flow_name("monitor"))
 @of_part("monitoring")
 def monitor(release: str = "production", months: list[str] | None = None, act: bool = False) -> list[str]:
     """Check for breaches, and alert the blocks in params.yaml (monitoring.alerts.blocks). Return the open breaches.

@@ -20,15 +20,15 @@ from ..params import load_params
 from ..progress import say
 from ..releases import tracking
 from ..releases.heal import heal
-from ..releases.pipeline import LOGS, Pipeline, Stage, StageError, StageResult
+from ..releases.pipeline import LOGS, Pipeline, Stage, StageError, StageResult, tail
 from ..stages import ingest
 from .stage import run_placed
 
 
 def _worth_retrying(_task: Any, _run: Any, state: State) -> bool:
-    """Return whether to retry: a user error would only repeat."""
+    """Return whether to retry: most user errors would only repeat."""
     error = state.result(raise_on_failure=False)
-    return not (isinstance(error, UserError) or (isinstance(error, StageError) and error.for_good))
+    return not (isinstance(error, UserError | StageError) and error.for_good)
 
 
 @task(name="admit", retries=3, retry_delay_seconds=exponential_backoff(2), retry_condition_fn=_worth_retrying)
@@ -57,7 +57,7 @@ def run_stage(pipeline: Pipeline, stage: Stage) -> StageResult:
     def as_task() -> State:
         result = run_placed(pipeline, stage) if stage.run_on else pipeline.run(stage.name)
         kept.append(result)
-        get_run_logger().info(result.log.read_text(encoding="utf-8", errors="replace")[-20_000:])
+        get_run_logger().info(tail(result.log))
         return Completed(name="Cached" if result.outcome == "cached" else None, message=f"log: {result.log}")
 
     try:

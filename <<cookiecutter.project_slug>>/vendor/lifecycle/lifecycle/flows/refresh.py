@@ -8,10 +8,10 @@ from prefect.artifacts import create_table_artifact
 
 from ..params import load_params
 from ..releases import online
-from . import of_part
+from . import flow_name, of_part
 
 
-@flow(name="refresh")
+@flow(name=flow_name("refresh"))
 @of_part("serving")
 def refresh() -> dict[str, Any]:
     """Update the online table from the feature table that dvc.lock names. Running servers follow."""

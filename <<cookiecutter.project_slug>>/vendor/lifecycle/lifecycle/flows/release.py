@@ -18,9 +18,10 @@ from ..releases import approvals, operations
 from ..releases.ledger import ChannelName, MovedError
 from ..releases.reconcile import open_ledger
 from ..releases.store import Store
+from . import flow_name
 
 
-@flow(name="release")
+@flow(name=flow_name("release"))
 def release(reason: str = "") -> str:
     """Release the current pipeline result. Return its id: an earlier release's, if the content is the same."""
     done = operations.release(reason, automation=True)
@@ -33,7 +34,7 @@ def release(reason: str = "") -> str:
     return made.id
 
 
-@flow(name="promote")
+@flow(name=flow_name("promote"))
 def promote(release: str, to: ChannelName, reason: str = "") -> int:
     """Promote a release to a channel, if the policy in params.yaml allows it. Return the channel's generation."""
     done = operations.promote(release, to, reason=reason, automation=True)
@@ -41,7 +42,7 @@ def promote(release: str, to: ChannelName, reason: str = "") -> int:
     return done.result.generation
 
 
-@flow(name="rollback")
+@flow(name=flow_name("rollback"))
 def rollback(
     channel: ChannelName,
     reason: str,
@@ -72,7 +73,7 @@ class Answer(RunInput):
     comment: str = ""
 
 
-@flow(name="approve")
+@flow(name=flow_name("approve"))
 def approve(release: str, wait_hours: float = 72) -> bool:
     """Ask a person on Prefect's page to approve a release. If they do, write the approval to the ledger.
 

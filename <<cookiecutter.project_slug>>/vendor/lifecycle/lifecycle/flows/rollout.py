@@ -3,19 +3,17 @@
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 
-from ..releases import ledger as book
-from . import of_part
+from . import flow_name, of_part
 
 
-@flow(name="rollout")
+@flow(name=flow_name("rollout"))
 @of_part("monitoring")
 def rollout(release: str = "") -> str:
     """Advance the rollout of a release, by default the staging release. Return its state."""
-    from ..monitoring.rollout import advance
+    from ..monitoring.rollout import advance, nothing_staged
 
-    staging = book.load().channel("staging")
-    if not release and (staging is None or staging.release is None):
-        get_run_logger().info("staging serves nothing, so there is nothing to roll out")
+    if not release and (why := nothing_staged()):
+        get_run_logger().info(why)
         return "done"
     done = advance(release or "staging")
     for note in done.notes:

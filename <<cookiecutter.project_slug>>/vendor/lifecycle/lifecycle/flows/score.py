@@ -13,7 +13,7 @@ from ..params import load_params
 from ..releases import scoring
 from ..releases.ledger import ChannelName
 from ..releases.scoring import Job, Scored
-from . import of_part
+from . import flow_name, of_part
 
 
 @task(name="score", task_run_name="score-{job.month}", retries=2, retry_delay_seconds=2, persist_result=False)
@@ -22,7 +22,7 @@ def score_month(job: Job, call: fan_out.Call) -> Scored:
     return scoring.score_month(job, call)
 
 
-@flow(name="score-months")
+@flow(name=flow_name("score-months"))
 def score_months(jobs: list[Job]) -> list[Scored]:
     """Score months in parallel."""
     with fan_out.workers(load_params().fan_out) as call:
@@ -30,7 +30,7 @@ def score_months(jobs: list[Job]) -> list[Scored]:
     return done
 
 
-@flow(name="score")
+@flow(name=flow_name("score"))
 @of_part("scoring")
 def score(channel: ChannelName = "production", months: list[str] | None = None) -> list[Scored]:
     """Score all months of the feature table, or the given ones, with a channel's release."""

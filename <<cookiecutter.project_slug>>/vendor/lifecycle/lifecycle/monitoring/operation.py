@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 
 from ..params import load_params
+from ..predictions import sharing
 from ..releases.reconcile import open_ledger
 from . import alerts, gauges, page, retention, triggers
 from .alerts import Alert
@@ -44,6 +45,7 @@ def run(
         UserError: there is nothing to measure.
     """
     params = load_params()
+    sharing.collect_recent(params.serving.log.store)
     opened = open_ledger()
     found = monitor(opened.ledger.release(what), opened.store, params, at, months)
     gauges.write(found)

@@ -11,6 +11,8 @@ from typing import Any, Literal
 from .. import parts
 from ..errors import UserError
 from ..params import Params, load_params
+from ..predictions import sharing
+from ..releases import ledger as book
 from ..releases import operations
 from ..releases.ledger import Channel, ChannelName, Entry, Ledger, MovedError
 from ..releases.reconcile import open_ledger
@@ -58,14 +60,21 @@ class Progress:
     notes: list[str]
 
 
+def nothing_staged() -> str | None:
+    """Return a sentence if there is no staging release to roll out, or None."""
+    staging = book.load().channel("staging")
+    return None if staging and staging.release else "staging serves nothing, so there is nothing to roll out"
+
+
 def advance(what: str) -> Progress:
     """Take every step of a release's rollout that the evidence allows now.
 
     Raises:
-        UserError: there is no such release, or the ledger cannot be used.
+        UserError: there is no such release, or the ledger or the log of the other hosts cannot be used.
     """
     steps: list[Step] = []
     notes: list[str] = []
+    sharing.collect_recent(load_params().serving.log.store)
     while True:
         opened = open_ledger(network=True)
         notes += opened.done

@@ -179,7 +179,7 @@ def run_apart(stage: str, origin: Origin, params: str) -> None:
 
 def is_done(stage: str, pipeline: Pipeline, store: Store) -> bool:
     """Return whether the stage needs no worker: it is up to date, or the run-cache has its result, here or there."""
-    return _is_fresh(stage, pipeline) or store.fetch_run(pipeline.run_cache_key(stage)) is not None
+    return is_fresh(stage, pipeline) or store.fetch_run(pipeline.run_cache_key(stage)) is not None
 
 
 def take_over(stage: str, pipeline: Pipeline, store: Store) -> StageResult:
@@ -190,7 +190,7 @@ def take_over(stage: str, pipeline: Pipeline, store: Store) -> StageResult:
         StageError: no worker has left a result for these inputs.
     """
     entry = store.fetch_run(pipeline.run_cache_key(stage))
-    if entry is None and not _is_fresh(stage, pipeline):
+    if entry is None and not is_fresh(stage, pipeline):
         reason = "the worker left no result for these inputs in the DVC remote"
         raise StageError(stage, reason, LOGS / f"{stage}.log", for_good=False)
     if entry and (wrong := store.fetch(_outputs(entry))):
@@ -198,7 +198,13 @@ def take_over(stage: str, pipeline: Pipeline, store: Store) -> StageResult:
     return pipeline.run(stage)
 
 
-def _is_fresh(stage: str, pipeline: Pipeline) -> bool:
+def is_fresh(stage: str, pipeline: Pipeline) -> bool:
+    """Return whether the stage is up to date here.
+
+    Raises:
+        UserError: there is no such stage.
+    """
+    _declared(stage)
     return next(each.fresh for each in pipeline.status() if each.stage == stage)
 
 

@@ -36,6 +36,8 @@ NO_RACE = ("Permission denied", "No space left", "Read-only file system", "canno
 class GitError(UserError):
     """git failed. The text is git's own message."""
 
+    for_good = False  # the remote may be back in a moment
+
 
 @dataclass(frozen=True)
 class Commit:

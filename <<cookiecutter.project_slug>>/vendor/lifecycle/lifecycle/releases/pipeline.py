@@ -225,6 +225,11 @@ def flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", value
 
 
+def tail(log: Path) -> str:
+    """Return the end of a stage's log, for engines that keep logs of their own."""
+    return log.read_text(encoding="utf-8", errors="replace")[-20_000:]
+
+
 TRACEBACK = "Traceback (most recent call last):"
 FRAME = re.compile(r'  File "(.+)", line (\d+), in ')
 

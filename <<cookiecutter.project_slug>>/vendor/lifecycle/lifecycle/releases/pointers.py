@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..files import write_json
-from .ledger import Channel, ChannelName, Ledger
+from . import git
+from .ledger import REF, Channel, ChannelName, Ledger, load
 
 FOLDER = Path(".lifecycle/channels")
 
@@ -49,3 +50,11 @@ def write(ledger: Ledger) -> list[ChannelName]:
         pointer = Pointer(channel.release, channel.generation, channel.traffic, ledger.tip, warning)
         write_json(FOLDER / f"{name}.json", asdict(pointer))
     return list(changed)
+
+
+def follow() -> Ledger:
+    """Update the pointers to the ledger of this clone. If a command moves it meanwhile, update them again."""
+    ledger = load()
+    while write(ledger) and git.resolve(REF) != ledger.tip:
+        ledger = load()
+    return ledger

@@ -60,6 +60,12 @@ class Problem:
         return f"{self.path} ({self.md5[:8]}) is {self.what} in the {self.where}"
 
 
+class RemoteError(UserError):
+    """The DVC remote cannot be used now."""
+
+    for_good = False
+
+
 class Store:
     """The DVC cache of this project and its remote."""
 
@@ -168,7 +174,7 @@ class Store:
         except FileNotFoundError:
             return  # the check below reports which
         except (DvcException, OSError) as error:
-            raise UserError(f"the DVC remote cannot be used: {one_line(error)}") from None
+            raise RemoteError(f"the DVC remote cannot be used: {one_line(error)}") from None
 
     def _local(self) -> Any:
         return self._repo.cache.local
@@ -235,9 +241,45 @@ class Store:
             except FileNotFoundError:
                 return None
             except Exception as error:  # every remote raises its own errors
-                raise UserError(f"the DVC remote cannot be read: {one_line(error)}") from None
+                raise RemoteError(f"the DVC remote cannot be read: {one_line(error)}") from None
 
         return far
+
+    def remote_place(self) -> tuple[str, str, bool]:
+        """Return the remote's name and URL, and whether it is outside of this project.
+
+        Raises:
+            UserError: there is no remote.
+        """
+        from dvc.exceptions import DvcException
+
+        try:
+            remote = self._repo.cloud.get_remote()
+        except DvcException as error:
+            raise UserError(f"there is no DVC remote to use: {one_line(error)}") from None
+        local = remote.fs.protocol == "local"
+        return (
+            remote.name,
+            remote.config.get("url", remote.path),
+            not (local and Path(remote.path).is_relative_to(Path.cwd())),
+        )
+
+    def try_remote(self) -> None:
+        """Write a small file to the remote, read it and delete it.
+
+        Raises:
+            UserError: one of these is not possible.
+        """
+        remote = self._remote()
+        probe = remote.fs.join(remote.path, "tmp", uuid4().hex)
+        try:
+            remote.fs.makedirs(remote.fs.parent(probe), exist_ok=True)
+            with tempfile.NamedTemporaryFile() as file:
+                remote.fs.put_file(file.name, probe)
+            remote.fs.size(probe)
+            remote.fs.remove(probe)
+        except Exception as error:  # every remote raises its own errors
+            raise UserError(f"you may not read and write the DVC remote: {one_line(error)}") from None
 
     def push_run(self, key: str) -> None:
         """Push the run-cache's entries for a key; see Pipeline.run_cache_key.
@@ -258,7 +300,7 @@ class Store:
                 remote.fs.put_file(str(entry), part)
                 remote.fs.move(part, target)
             except Exception as error:  # every remote raises its own errors
-                raise UserError(f"the DVC remote cannot be written: {one_line(error)}") from None
+                raise RemoteError(f"the DVC remote cannot be written: {one_line(error)}") from None
 
     def fetch_run(self, key: str) -> dict[str, Any] | None:
         """Return the run-cache's newest entry for a key, fetched from the remote if there is none here, or None.
@@ -278,7 +320,7 @@ class Store:
                         remote.fs.get_file(path, str(part))
                         part.replace(local / remote.fs.name(path))
             except Exception as error:  # every remote raises its own errors
-                raise UserError(f"the DVC remote cannot be read: {one_line(error)}") from None
+                raise RemoteError(f"the DVC remote cannot be read: {one_line(error)}") from None
         return self.run(key)
 
     def run(self, key: str) -> dict[str, Any] | None:

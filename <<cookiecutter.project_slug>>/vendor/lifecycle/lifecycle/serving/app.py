@@ -23,6 +23,7 @@ from .. import params
 from ..errors import one_line
 from ..predictions import ids
 from .api import openapi_of
+from .follow import LedgerFollower
 from .guard import PREDICT, Guard, Guarded, Refusal
 from .loader import FEW_ROWS, Channel, Loader, Table
 from .log import Log, Scored
@@ -78,7 +79,8 @@ class Service:
         self.settings = settings
         self.loader = loader
         self.log = log
-        self.metrics = Metrics(loader, log)
+        self.ledger = LedgerFollower(settings.follow_seconds)
+        self.metrics = Metrics(loader, log, self.ledger)
         self._shadows: set[asyncio.Task[None]] = set()
 
     async def answer(self, request: Request) -> Response:
@@ -268,9 +270,10 @@ class Service:
             "waiting": self.log.waiting,
             "dropped": self.log.dropped,
             "problem": self.log.problem or None,
+            "behind": self.log.behind or None,
             "a_crash_loses": self.log.promise,
         }
-        return {"channels": channels, "online": _online(table), "log": log}
+        return {"channels": channels, "ledger": self.ledger.state(), "online": _online(table), "log": log}
 
 
 def fill(asked: Asked, channel: Channel, table: Table) -> Filled:
@@ -432,10 +435,12 @@ def make_app(service: Service, guard: Guard) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        service.ledger.start()
         loader.start()
         service.log.start()
         yield
         await service.finish()
+        service.ledger.stop()
         loader.stop()
         service.log.stop()
 
@@ -463,6 +468,11 @@ def make_app(service: Service, guard: Guard) -> FastAPI:
     @app.get("/info", summary="What each channel serves")
     async def info() -> dict[str, Any]:
         return service.info()
+
+    @app.post("/ledger", status_code=202, summary="Fetch the ledger now: for a hook of the git server")
+    async def moved() -> dict[str, str]:
+        service.ledger.wake()
+        return {"status": "accepted"}
 
     @app.get("/metrics", summary="For Prometheus")
     async def metrics() -> Response:

@@ -19,6 +19,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -122,6 +123,10 @@ def _is_at(file: BinaryIO, path: Path) -> bool:
         return False
 
 
+def _new_name() -> str:
+    return f"{os.getpid()}-{secrets.token_hex(6)}.jsonl"
+
+
 @dataclass
 class Log:
     """The log of this process. `dropped`: number of rows lost because the queue was full."""
@@ -130,7 +135,7 @@ class Log:
     folder: Path = FOLDER
     dropped: int = 0
     problem: str = ""
-    _name: str = field(default_factory=lambda: f"{os.getpid()}-{secrets.token_hex(3)}.jsonl")
+    _name: str = field(default_factory=lambda: _new_name())
     _queue: deque[Scored] = field(default_factory=deque)
     _rows_in: int = 0
     _rows_out: int = 0
@@ -139,6 +144,7 @@ class Log:
     _stopping: bool = False
     _thread: threading.Thread | None = None
     _rotation: "subprocess.Popen[bytes] | None" = None
+    _shipping: "subprocess.Popen[bytes] | None" = None
 
     def start(self) -> None:
         """Start the writing thread."""
@@ -177,7 +183,7 @@ class Log:
         )
 
     def _run(self) -> None:
-        rotated = -math.inf
+        rotated, shipped = -math.inf, time.monotonic()
         while not self._stopping:
             self._wake.wait(self.settings.flush_seconds)
             self._wake.clear()
@@ -185,9 +191,17 @@ class Log:
             if time.monotonic() - rotated > ROTATE_SECONDS:
                 rotated = time.monotonic()
                 self._rotate()
+            if self.settings.store and time.monotonic() - shipped > self.settings.ship_seconds:
+                shipped = time.monotonic()
+                self._ship()
         self.flush()
         for file in self._files.values():
             file.close()
+        if self.settings.store:
+            self._ship()
+            assert self._shipping
+            with suppress(subprocess.TimeoutExpired):
+                self._shipping.wait(STOP_SECONDS / 2)
 
     def flush(self) -> None:
         """Write the queued rows. Whatever the disk does not accept is tried again next time."""
@@ -206,6 +220,23 @@ class Log:
             if self.problem:
                 logger.info("predictions are logged again")
             self.problem = ""
+
+    @property
+    def behind(self) -> str:
+        """Why the store does not have all finished files, or an empty string."""
+        failed = self._shipping is not None and self._shipping.poll()
+        return f"the last copy to {self.settings.store} failed; the server's log says why" if failed else ""
+
+    def _ship(self) -> None:
+        """Finish the current files, and copy them to the store in a low-priority process."""
+        from ..predictions import sharing
+
+        for day in [day for day, file in self._files.items() if not file.rows]:
+            self._files.pop(day).close()
+        self._name = _new_name()
+        if self._shipping is None or self._shipping.poll() is not None:
+            command = [sys.executable, "-m", sharing.__name__, str(self.settings.store), str(self.folder)]
+            self._shipping = subprocess.Popen(command, stdin=subprocess.DEVNULL)
 
     def _rotate(self) -> None:
         """Close files of past days. Complete ones are converted to Parquet in a low-priority process."""

@@ -8,6 +8,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
+    from .follow import LedgerFollower
     from .loader import Loader
     from .log import Log
 
@@ -17,7 +18,7 @@ SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5
 class Metrics:
     """The counters of one server, in a separate registry."""
 
-    def __init__(self, loader: "Loader", log: "Log") -> None:
+    def __init__(self, loader: "Loader", log: "Log", ledger: "LedgerFollower") -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "serving_requests",
@@ -48,15 +49,16 @@ class Metrics:
         self.shadow_dropped = Counter(
             "serving_shadow_dropped", "Requests that a shadow was too slow for.", registry=self.registry
         )
-        self.registry.register(_State(loader, log))
+        self.registry.register(_State(loader, log, ledger))
 
 
 class _State(Collector):
     """State that is read when Prometheus scrapes."""
 
-    def __init__(self, loader: "Loader", log: "Log") -> None:
+    def __init__(self, loader: "Loader", log: "Log", ledger: "LedgerFollower") -> None:
         self._loader = loader
         self._log = log
+        self._ledger = ledger
 
     def collect(self) -> Iterable[GaugeMetricFamily | CounterMetricFamily]:
         """Yield one metric family for each value."""
@@ -73,6 +75,11 @@ class _State(Collector):
         )
         for name in ("production", "canary"):
             behind.add_metric([name], name in problems)
+        asked = GaugeMetricFamily(
+            "serving_ledger_age_seconds", "Since the git remote last answered; absent if it never has.", labels=[]
+        )
+        if (age := self._ledger.age()) is not None:
+            asked.add_metric([], age)
         labels = ["online", "features", "release"]
         newest = GaugeMetricFamily("serving_online_age_seconds", "Since its newest row.", labels=labels)
         rows = GaugeMetricFamily("serving_online_rows", "Rows of the online table.", labels=labels)
@@ -86,4 +93,4 @@ class _State(Collector):
         )
         waiting = GaugeMetricFamily("serving_log_waiting", "Rows that are not on the disk yet.", self._log.waiting)
         dropped = CounterMetricFamily("serving_log_dropped", "Rows that were not logged.", self._log.dropped)
-        return [channels, breakers, behind, newest, rows, damaged, waiting, dropped]
+        return [channels, breakers, behind, asked, newest, rows, damaged, waiting, dropped]

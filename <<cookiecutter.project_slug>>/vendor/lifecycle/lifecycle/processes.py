@@ -1,4 +1,4 @@
-"""Real servers on loopback, for as long as a test needs them."""
+"""Servers and other processes beside this one, for as long as they are needed."""
 
 import os
 import signal
@@ -42,7 +42,7 @@ def free_port() -> int:
 
 def answers(url: str) -> bool:
     """Whether a GET is answered with success."""
-    with suppress(OSError), urlopen(url, timeout=5) as answer:
+    with suppress(OSError), urlopen(url, timeout=5) as answer:  # noqa: S310  a server of our own
         return bool(answer.status == 200)
     return False
 
@@ -51,7 +51,7 @@ def answers(url: str) -> bool:
 def running(
     command: Sequence[str], folder: Path, log: Path, environment: dict[str, str]
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process beside the test; afterwards it and all it has started are gone."""
+    """Run a process beside this one; afterwards it and all that it has started are gone."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, cwd=folder, env=environment, stdout=output, stderr=output, start_new_session=True
@@ -70,7 +70,7 @@ def running(
 
 @contextmanager
 def server(command: Sequence[str], health: str, folder: Path, log: Path, environment: dict[str, str]) -> Iterator[None]:
-    """A server beside the test, from when it answers."""
+    """Run a server beside this process, from when it answers."""
     with running(command, folder, log, environment) as process:
         wait_until(lambda: process.poll() is not None or answers(health), f"{health} does not answer")
         assert process.poll() is None, log.read_text(encoding="utf-8")
