@@ -27,6 +27,7 @@ from lifecycle.testing import (
     ROOT,
     Releases,
     cli,
+    cli_json,
     copy_project,
     digests,
     edit_params,
@@ -167,6 +168,7 @@ class Requests:
 
     def __init__(self, team: Team, rows: list[dict[str, Any]]) -> None:
         self.statuses: list[int | str] = []
+        self.releases: list[str | None] = []
         self._team, self._body = team, json.dumps({"rows": rows}).encode()
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._ask) for _ in range(3)]
@@ -180,7 +182,9 @@ class Requests:
             connection = HTTPConnection(addresses[len(self.statuses) % len(addresses)], timeout=60)
             try:
                 connection.request("POST", "/predict", self._body, headers)
-                self.statuses.append(connection.getresponse().status)
+                answer = connection.getresponse()
+                self.statuses.append(answer.status)
+                self.releases.append(json.loads(answer.read())["release"])
             except (OSError, HTTPException) as error:
                 self.statuses.append(repr(error))
             finally:
@@ -197,14 +201,14 @@ class Requests:
             thread.join()
 
 
-def test_a_rolling_update_of_serving_loses_no_request(
+def test_serving_is_updated_and_follows_a_promotion_and_loses_no_request(
     releases: Releases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows, _ = probe(releases.first)
     manifest = (DEPLOY / "serving.yaml").read_text(encoding="utf-8")
     with made_team(releases.folder, tmp_path, monkeypatch) as team:
-        release = ledger.load().release(releases.first)
-        assert Store().push(release.outputs(release.model["path"])) == []
+        for release in map(ledger.load().release, (releases.first, releases.second)):
+            assert Store().push(release.outputs(release.model["path"])) == []
         team.secret(NAMESPACE, **KEYS, GIT_REPOSITORY=team.repository)
         team.secret("serving", SERVING_TOKEN=TOKEN)
         team.apply(DEPLOY / "serving.yaml")
@@ -217,6 +221,9 @@ def test_a_rolling_update_of_serving_loses_no_request(
             team.apply("-", manifest.replace(IMAGE, new_image))
             team.kubectl("rollout", "status", "deployment/serving", "--timeout=100s")
             wait_until(lambda: not any(team.cluster.pods[name].thread.is_alive() for name in old), "an old pod goes on")
+            assert {*requests.releases} == {releases.first}
+            cli_json("promote", releases.second, "--to", "production")
+            wait_until(lambda: {*requests.releases[-20:]} == {releases.second}, "a pod does not follow")
         assert {*requests.statuses} == {200}, Counter(requests.statuses)
         new = team.cluster.find("pods", NAMESPACE)
         assert {pod["spec"]["containers"][0]["image"] for pod in new} == {new_image}
