@@ -36,6 +36,13 @@ SPACE = {"train.learning_rate": {"log_uniform": [0.03, 0.3]}, "train.num_leaves"
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
+@pytest.fixture(autouse=True)
+def with_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray reads these when it is imported, which the first test here may do."""
+    for name, value in TOKEN.items():
+        monkeypatch.setenv(name, value)
+
+
 @dataclass(frozen=True)
 class Cluster:
     """A cluster at an address: the environment of commands that use it, and its workers' processes."""
@@ -153,9 +160,7 @@ def test_a_cluster_that_does_not_answer_is_one_sentence(
 
 
 @pytest.mark.parametrize("runner", ["threads", "dask", "ray"])
-def test_the_error_of_a_part_arrives_as_it_was_raised(runner: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in TOKEN.items():
-        monkeypatch.setenv(name, value)
+def test_the_error_of_a_part_arrives_as_it_was_raised(runner: str) -> None:
     with fan_out.workers(FanOut(runner=runner, workers=1)) as call:
         assert call(lambda one, other: one + other, 7, 2) == 9
         with pytest.raises(UserError, match="change to the project's folder"):
