@@ -6,6 +6,7 @@ comes from a git server, data from an S3 server.
 
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -19,6 +20,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lifecycle import fan_out
+from lifecycle.errors import UserError
+from lifecycle.params import FanOut, load_params
 from lifecycle.processes import free_port, running, wait_until
 from lifecycle.releases import scoring
 from lifecycle.team.servers import keys
@@ -28,6 +32,8 @@ from hosts import Host
 from team import Team, team
 
 SPACE = {"train.learning_rate": {"log_uniform": [0.03, 0.3]}, "train.num_leaves": {"choice": [3, 5, 7]}}
+# Else it depends on the home folder whether Ray wants a token.
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ def ray(made: Team, stack: ExitStack, machines: list[Host]) -> Cluster:
     start = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--disable-usage-stats"]
     head = [*start, "--head", f"--node-ip-address={net.address}", f"--port={port}", f"--temp-dir={folder}"]
     head += [f"--ray-client-server-port={client}", "--include-dashboard=false", "--num-cpus=0"]
-    stack.enter_context(running(head, logs, logs / "head.log", environment(project)))
+    stack.enter_context(running(head, logs, logs / "head.log", environment(project, **TOKEN)))
     wait_until(lambda: is_up(net.address, client), "the head does not answer")
     node = [*start, f"--address={net.address}:{port}", "--num-cpus=1"]
     nodes = [started(made, stack, machine, *node, f"--node-ip-address={machine.address}") for machine in machines]
@@ -77,7 +83,7 @@ def ray(made: Team, stack: ExitStack, machines: list[Host]) -> Cluster:
 def started(made: Team, stack: ExitStack, machine: Host, *command: str) -> subprocess.Popen[bytes]:
     """A worker on a machine: it has the packages, a clone, and the credentials of the DVC remote."""
     clone = made.clone(machine)
-    own = made.settings(clone, PYTHONPATH=f"{clone}/vendor/lifecycle{os.pathsep}{clone}/src")
+    own = made.settings(clone, **TOKEN, PYTHONPATH=f"{clone}/vendor/lifecycle{os.pathsep}{clone}/src")
     log = machine.folder / "worker.log"
     return stack.enter_context(running(machine.command(*command), machine.folder, log, own))
 
@@ -88,7 +94,7 @@ def cluster(runner: str, project: Path) -> Iterator[Cluster]:
     with team(project) as made, ExitStack() as stack:
         machines = [made.host(name) for name in "ab"]
         found = {"dask": dask, "ray": ray}[runner](made, stack, machines)
-        yield Cluster(found.settings | keys(made.s3), found.workers)
+        yield Cluster(found.settings | keys(made.s3) | TOKEN, found.workers)
 
 
 def declare(project: Path, runner: str) -> None:
@@ -133,3 +139,24 @@ def test_a_cluster_elsewhere_comes_to_what_threads_here_do(runner: str, releases
                 far.workers[0].kill()
             assert score.wait() == 0, log.read_text(encoding="utf-8")
         assert scores(project) == scores(here)
+
+
+@pytest.mark.parametrize(("runner", "address"), [("dask", "tcp://127.0.0.1:{}"), ("ray", "ray://127.0.0.1:{}")])
+def test_a_cluster_that_does_not_answer_is_one_sentence(
+    runner: str, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = address.format(free_port())
+    monkeypatch.setenv(f"{runner.upper()}_ADDRESS", where)
+    with pytest.raises(UserError) as refused, fan_out.workers(FanOut(runner=runner, workers=1)):
+        pass
+    assert str(refused.value).startswith(f"no {runner} cluster answers at {where} (")
+
+
+@pytest.mark.parametrize("runner", ["threads", "dask", "ray"])
+def test_the_error_of_a_part_arrives_as_it_was_raised(runner: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in TOKEN.items():
+        monkeypatch.setenv(name, value)
+    with fan_out.workers(FanOut(runner=runner, workers=1)) as call:
+        assert call(lambda one, other: one + other, 7, 2) == 9
+        with pytest.raises(UserError, match="change to the project's folder"):
+            call(load_params, Path("/nowhere/params.yaml"))

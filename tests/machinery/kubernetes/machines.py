@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import boto3
 import pytest
 import yaml
 
-from lifecycle.processes import free_port, running, server, wait_until
+from lifecycle.processes import free_port, server
+from lifecycle.team.servers import BUCKET, git_server, s3_server
 from lifecycle.testing import ROOT, commit_all, environment
 
 from hosts import Network, network
@@ -22,17 +23,27 @@ from needs import lacking
 from stand_in import MOUNT, Cluster, Image, cluster
 
 DEPLOY = ROOT / "deploy/kubernetes"
-NAMESPACE: str = yaml.safe_load((DEPLOY / "prefect.yaml").read_text(encoding="utf-8"))["name"]
-POOL = f"{NAMESPACE}-kubernetes"
-WORKER = next(
-    each["spec"]["template"]["spec"]["containers"][0]["image"]
-    for each in yaml.safe_load_all((DEPLOY / "prefect-worker.yaml").read_text(encoding="utf-8"))
-    if each["kind"] == "Deployment"
-)
-IMAGE = f"registry.example.org/{NAMESPACE}:1"
+(DEPLOYMENT,) = yaml.safe_load((DEPLOY / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]
+POOL: str = DEPLOYMENT["work_pool"]["name"]
 BIN = Path(sys.executable).parent
 KEYS = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "key-of-the-bucket", "AWS_DEFAULT_REGION": "us-east-1"}
 PASSWORD = "admin:password-of-prefect"
+
+
+def manifests(name: str) -> dict[str, Any]:
+    """The objects of a file, by kind: there is one of each."""
+    return {each["kind"]: each for each in yaml.safe_load_all((DEPLOY / name).read_text(encoding="utf-8"))}
+
+
+def pod_of(name: str) -> dict[str, Any]:
+    """What the Deployment of a file says of its pods."""
+    spec: dict[str, Any] = manifests(name)["Deployment"]["spec"]["template"]["spec"]
+    return spec
+
+
+NAMESPACE: str = manifests("serving.yaml")["Deployment"]["metadata"]["namespace"]
+IMAGE: str = pod_of("serving.yaml")["containers"][0]["image"]
+WORKER: str = pod_of("prefect-worker.yaml")["containers"][0]["image"]
 
 
 @dataclass(frozen=True)
@@ -93,34 +104,6 @@ def image_of(folder: Path) -> Image:
 
 
 @contextmanager
-def git_server(net: Network, project: Path, folder: Path) -> Iterator[str]:
-    """A git server with the project's repository; yields its URL."""
-    folder.mkdir()
-    subprocess.run(["git", "clone", "--quiet", "--bare", str(project), str(folder / f"{NAMESPACE}.git")], check=True)
-    port = free_port()
-    command = ["git", "daemon", "--export-all", "--enable=receive-pack", "--reuseaddr", f"--base-path={folder}"]
-    url = f"git://{net.address}:{port}/{NAMESPACE}.git"
-    with running([*command, f"--listen={net.address}", f"--port={port}"], folder, folder / "log", environment(folder)):
-        wait_until(lambda: subprocess.run(["git", "ls-remote", url], capture_output=True).returncode == 0, url)
-        yield url
-
-
-@contextmanager
-def bucket(net: Network, folder: Path) -> Iterator[str]:
-    """An S3 server with an empty bucket, `tests`; yields its URL."""
-    folder.mkdir()
-    url = f"http://{net.address}:{(port := free_port())}"
-    command = [str(BIN / "moto_server"), "-H", net.address, "-p", str(port)]
-    with server(command, f"{url}/moto-api/", folder, folder / "log", environment(folder)):
-        client = boto3.client(
-            "s3", endpoint_url=url, region_name=KEYS["AWS_DEFAULT_REGION"],
-            aws_access_key_id=KEYS["AWS_ACCESS_KEY_ID"], aws_secret_access_key=KEYS["AWS_SECRET_ACCESS_KEY"],
-        )  # fmt: skip
-        client.create_bucket(Bucket="tests")
-        yield url
-
-
-@contextmanager
 def prefect_server(net: Network, folder: Path) -> Iterator[dict[str, str]]:
     """Prefect's server, with a password; yields what its clients need in their environment."""
     folder.mkdir()
@@ -137,16 +120,24 @@ def made_team(project: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> I
     """A team with a project, whose git remote and DVC remote become the team's."""
     if not shutil.which("kubectl"):
         lacking("kubectl", "There is no kubectl here")
-    with network() as net, bucket(net, folder / "s3") as s3:
-        settings = f"[core]\n    remote = team\n['remote \"team\"']\n    url = s3://tests/dvc\n    endpointurl = {s3}\n"
+    servers = folder / "servers"
+    servers.mkdir()
+    # No pod sees a folder of this machine's projects.
+    hidden = [folder.parent, ROOT]
+    with (
+        network() as net,
+        s3_server(servers, net.address) as s3,
+        git_server(servers, net.address, NAMESPACE) as url,
+        cluster(net, folder / "cluster", {WORKER: Image(), IMAGE: image_of(folder / "image")}, hidden) as made,
+    ):
+        settings = (
+            f"[core]\n    remote = team\n['remote \"team\"']\n    url = s3://{BUCKET}/dvc\n    endpointurl = {s3}\n"
+        )
         (project / ".dvc/config").write_text(settings, encoding="utf-8")
         (project / ".dvc/config.local").unlink()
         for name, value in KEYS.items():
             monkeypatch.setenv(name, value)
         commit_all(project, "A DVC remote for the team")
-        images = {WORKER: Image(), IMAGE: image_of(folder / "image")}
-        # No pod sees a folder of this machine's projects.
-        hidden = [folder.parent, ROOT]
-        with git_server(net, project, folder / "git") as url, cluster(net, folder / "cluster", images, hidden) as made:
-            subprocess.run(["git", "remote", "add", "origin", url], cwd=project, check=True)
-            yield Team(folder, net, made, url)
+        for words in (["remote", "add", "origin", url], ["push", "--quiet", "origin", "refs/heads/*", "refs/tags/*"]):
+            subprocess.run(["git", *words], cwd=project, check=True)
+        yield Team(folder, net, made, url)

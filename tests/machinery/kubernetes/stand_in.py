@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -56,6 +56,14 @@ PATH = re.compile(
 )
 # A folder that every machine has, and none needs.
 MOUNT = "/mnt"
+CONFIG = """
+apiVersion: v1
+kind: Config
+clusters: [{{name: it, cluster: {{server: "{url}", certificate-authority: "{certificate}"}}}}]
+users: [{{name: it, user: {{token: "{token}"}}}}]
+contexts: [{{name: it, context: {{cluster: it, user: it}}}}]
+current-context: it
+"""
 ACCOUNT = "/run/secrets/kubernetes.io/serviceaccount"
 
 
@@ -337,10 +345,7 @@ class Pod:
         if state:
             name = pod["spec"]["containers"][0]["name"]
             one = {"name": name, "state": state, "ready": ready, "restartCount": 0, "image": "", "imageID": ""}
-            pod["status"] |= {
-                "containerStatuses": [one],
-                "conditions": [{"type": "Ready", "status": str(ready)}],
-            }
+            pod["status"] |= {"containerStatuses": [one], "conditions": [{"type": "Ready", "status": str(ready)}]}
         self.cluster.put("pods", copy.deepcopy(pod))
 
     def _run(self, host: Host, pod: Object, container: Object) -> int:
@@ -417,6 +422,7 @@ class Handler(BaseHTTPRequestHandler):
     def _handle(self) -> None:
         parts = urlsplit(self.path)
         self.query = {key: value[-1] for key, value in parse_qs(parts.query).items()}
+        self.selectors = [self.query.get(key, "") for key in ("labelSelector", "fieldSelector")]
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         try:
             token = self.headers.get("Authorization", "").removeprefix("Bearer ")
@@ -434,7 +440,7 @@ class Handler(BaseHTTPRequestHandler):
         except (BrokenPipeError, ConnectionError, ssl.SSLError):
             self.close_connection = True
 
-    do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = _handle  # noqa: N815  the names that http.server asks for
+    do_GET = do_POST = do_PATCH = do_DELETE = _handle  # noqa: N815  the names that http.server asks for
 
     def _resource(
         self, token: str, body: Object, version: str, namespace: str, plural: str, name: str, part: str
@@ -443,9 +449,8 @@ class Handler(BaseHTTPRequestHandler):
         if kind is None:
             raise RefusalError(404, "NotFound", f"the stand-in has no {plural} of {version}")
         watches = self.query.get("watch") in ("1", "true", "True")
-        verb = {"GET": "get" if name else "watch" if watches else "list", "POST": "create"}.get(
-            self.command, self.command.lower()
-        )
+        reads = "get" if name else "watch" if watches else "list"
+        verb = {"GET": reads, "POST": "create"}.get(self.command, self.command.lower())
         resource = f"{plural}/{part}" if part else plural
         if not cluster.may(token, verb, version.rpartition("/")[0], resource, namespace):
             raise RefusalError(403, "Forbidden", f"{resource} is forbidden: the Role has no {verb}")
@@ -454,23 +459,20 @@ class Handler(BaseHTTPRequestHandler):
         elif watches:
             self._watch(plural, namespace)
         elif verb == "list":
-            found = cluster.find(
-                plural, namespace, self.query.get("labelSelector", ""), self.query.get("fieldSelector", "")
-            )
+            found = cluster.find(plural, namespace, *self.selectors)
             position = {"resourceVersion": str(len(cluster.history))}
             self._answer(200, {"apiVersion": version, "kind": f"{kind}List", "metadata": position, "items": found})
         elif verb == "create":
-            self._answer(201, cluster.create(plural, namespace, with_data(body)))
+            self._answer(201, cluster.create(plural, namespace, body))
         elif verb == "get":
             self._answer(200, cluster.get(plural, namespace, name))
         elif verb == "patch" and "apply-patch" in self.headers.get("Content-Type", ""):
-            self._answer(200, cluster.apply(plural, namespace, name, with_data(body)))
+            self._answer(200, cluster.apply(plural, namespace, name, body))
         elif verb == "delete":
             self._answer(200, cluster.delete(plural, namespace, name))
         else:
-            raise RefusalError(
-                405, "MethodNotAllowed", f"the stand-in has no {self.command} {self.headers.get('Content-Type')}"
-            )
+            kind = self.headers.get("Content-Type")
+            raise RefusalError(405, "MethodNotAllowed", f"the stand-in has no {self.command} of {kind}")
 
     def _answer(self, code: int, body: Object) -> None:
         content = json.dumps(body).encode()
@@ -491,12 +493,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def _watch(self, plural: str, namespace: str) -> None:
         cluster, since = self.cluster, self.query.get("resourceVersion", "")
-        selectors = (self.query.get("labelSelector", ""), self.query.get("fieldSelector", ""))
         until = time.monotonic() + float(self.query.get("timeoutSeconds", 3600))
         self._stream("application/json")
         with cluster.changed:
             seen = int(since) if since else len(cluster.history)
-            there = [] if since else [("ADDED", each) for each in cluster.find(plural, namespace, *selectors)]
+            there = [] if since else [("ADDED", each) for each in cluster.find(plural, namespace, *self.selectors)]
         while not cluster.ended and time.monotonic() < until:
             for event, each in there:
                 self.wfile.write(json.dumps({"type": event, "object": each}).encode() + b"\n")
@@ -506,7 +507,9 @@ class Handler(BaseHTTPRequestHandler):
                     cluster.changed.wait(1)
                 news, seen = cluster.history[seen:], len(cluster.history)
             there = [
-                (event, each) for kind, event, each in news if kind == plural and chosen(each, namespace, *selectors)
+                (event, each)
+                for kind, event, each in news
+                if kind == plural and chosen(each, namespace, *self.selectors)
             ]
 
     def _follow(self, pod: Pod) -> None:
@@ -523,30 +526,20 @@ class Handler(BaseHTTPRequestHandler):
 
 def discovery(path: str) -> Object | None:
     """What the API says of itself."""
-    groups = [version for version in KINDS if "/" in version]
     if path == "/version":
         return {"major": "1", "minor": "34", "gitVersion": "v1.34.0-stand-in", "platform": "linux/amd64"}
     if path == "/api":
         return {"kind": "APIVersions", "versions": ["v1"]}
     if path == "/apis":
-        names = [
-            {"name": group.split("/")[0], "versions": [version], "preferredVersion": version}
-            for group in groups
-            for version in [{"groupVersion": group, "version": "v1"}]
-        ]
+        groups = [(version, {"groupVersion": version, "version": "v1"}) for version in KINDS if "/" in version]
+        names = [{"name": name.split("/")[0], "versions": [it], "preferredVersion": it} for name, it in groups]
         return {"kind": "APIGroupList", "apiVersion": "v1", "groups": names}
     version = path.removeprefix("/apis/").removeprefix("/api/")
     if version not in KINDS:
         return None
     verbs = ["create", "delete", "get", "list", "patch", "update", "watch"]
     resources = [
-        {
-            "name": plural,
-            "singularName": kind.lower(),
-            "namespaced": plural != "namespaces",
-            "kind": kind,
-            "verbs": verbs,
-        }
+        {"name": plural, "singularName": kind.lower(), "kind": kind, "namespaced": kind != "Namespace", "verbs": verbs}
         for plural, kind in KINDS[version].items()
     ]
     return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": version, "resources": resources}
@@ -574,26 +567,16 @@ def expanded(word: str, variables: dict[str, str]) -> str:
     return re.sub(r"\$\((\w+)\)", lambda found: variables.get(found[1], found[0]), word)
 
 
-def with_data(body: Object) -> Object:
-    """A Secret as it is stored."""
-    if texts := body.pop("stringData", None):
-        body["data"] = {key: base64.b64encode(value.encode()).decode() for key, value in texts.items()}
-    return body
-
-
 def chosen(made: Object, namespace: str, labels: str = "", fields: str = "") -> bool:
     """Whether selectors choose an object."""
     metadata = made["metadata"]
-    tests: list[Callable[[], bool]] = [lambda: namespace in ("", metadata["namespace"])]
-    for each in filter(None, labels.split(",")):
-        key, equals, value = each.replace("==", "=").partition("=")
-        found = metadata.get("labels", {}).get(key)
-        tests.append(lambda found=found, value=value, equals=equals: found == value if equals else found is not None)
-    for each in filter(None, fields.split(",")):
-        key, _, value = each.replace("==", "=").partition("=")
-        assert key == "metadata.name"
-        tests.append(lambda value=value: metadata["name"] == value)
-    return all(test() for test in tests)
+
+    def hold(tests: str, values: dict[str, str]) -> bool:
+        pairs = [each.partition("=") for each in filter(None, tests.split(","))]
+        return all(values.get(key) == value if equals else key in values for key, equals, value in pairs)
+
+    named = {"metadata.name": metadata["name"]}
+    return namespace in ("", metadata["namespace"]) and hold(labels, metadata.get("labels", {})) and hold(fields, named)
 
 
 @contextmanager
@@ -614,16 +597,8 @@ def cluster(network: Network, folder: Path, images: dict[str, Image], hidden: li
     # Else a client that is slow to begin would keep all others out.
     server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     made.port = server.server_address[1]
-    one = {
-        "clusters": {
-            "cluster": {"server": f"https://{network.address}:{made.port}", "certificate-authority": "ca.crt"}
-        },
-        "users": {"user": {"token": token}},
-        "contexts": {"context": {"cluster": "stand-in", "user": "stand-in"}},
-    }
-    settings = {kind: [{"name": "stand-in", **each}] for kind, each in one.items()}
     (folder / "config").write_text(
-        json.dumps({"kind": "Config", "apiVersion": "v1", "current-context": "stand-in"} | settings)
+        CONFIG.format(url=f"https://{network.address}:{made.port}", certificate=folder / "ca.crt", token=token)
     )
     threads = [threading.Thread(target=each, daemon=True) for each in (server.serve_forever, made.control)]
     for thread in threads:

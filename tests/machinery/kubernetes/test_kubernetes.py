@@ -27,6 +27,7 @@ from lifecycle.testing import (
     ROOT,
     Releases,
     cli,
+    cli_json,
     copy_project,
     digests,
     edit_params,
@@ -35,7 +36,22 @@ from lifecycle.testing import (
 )
 
 from clients import probe
-from machines import BIN, DEPLOY, IMAGE, KEYS, NAMESPACE, PASSWORD, POOL, WORKER, Team, made_team, prefect_server
+from machines import (
+    BIN,
+    DEPLOY,
+    DEPLOYMENT,
+    IMAGE,
+    KEYS,
+    NAMESPACE,
+    PASSWORD,
+    POOL,
+    WORKER,
+    Team,
+    made_team,
+    manifests,
+    pod_of,
+    prefect_server,
+)
 from stand_in import Pod
 
 TOKEN = "token-of-serving"
@@ -44,12 +60,8 @@ RESULTS = ("dvc.lock", "model", "reports/learning_curve.csv")
 
 def place(project: Path, stage: str) -> None:
     pipeline = yaml.safe_load((project / "dvc.yaml").read_text(encoding="utf-8"))
-    pipeline["stages"][stage]["meta"]["run_on"] = POOL
+    pipeline["stages"][stage]["meta"]["run_on"] = DEPLOYMENT["name"]
     (project / "dvc.yaml").write_text(yaml.safe_dump(pipeline, sort_keys=False), encoding="utf-8")
-
-
-def manifests(name: str) -> list[dict[str, Any]]:
-    return [*yaml.safe_load_all((DEPLOY / name).read_text(encoding="utf-8"))]
 
 
 def fits(manifest: dict[str, Any]) -> None:
@@ -61,7 +73,7 @@ def fits(manifest: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("name", ["prefect-worker.yaml", "serving.yaml"])
 def test_the_manifests_fit_the_schemas(name: str) -> None:
-    for manifest in manifests(name):
+    for manifest in manifests(name).values():
         fits(manifest)
         assert manifest["metadata"]["namespace"] == NAMESPACE
 
@@ -88,8 +100,7 @@ def test_the_worker_has_the_version_of_the_lock() -> None:
 
 
 def test_serve_has_time_to_end() -> None:
-    (deployment,) = (each for each in manifests("serving.yaml") if each["kind"] == "Deployment")
-    pod = deployment["spec"]["template"]["spec"]
+    pod = pod_of("serving.yaml")
     pause = int(pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][1])
     assert pod["terminationGracePeriodSeconds"] >= pause + GRACE_SECONDS + 10
 
@@ -157,11 +168,12 @@ class Requests:
 
     def __init__(self, team: Team, rows: list[dict[str, Any]]) -> None:
         self.statuses: list[int | str] = []
+        self.releases: list[str | None] = []
         self._team, self._body = team, json.dumps({"rows": rows}).encode()
         self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._ask, args=(number,)) for number in range(3)]
+        self._threads = [threading.Thread(target=self._ask) for _ in range(3)]
 
-    def _ask(self, number: int) -> None:
+    def _ask(self) -> None:
         headers = {"Host": "serving", "Content-Type": "application/json", "Authorization": f"Bearer {TOKEN}"}
         known = 0.0
         while not self._stop.is_set():
@@ -170,7 +182,9 @@ class Requests:
             connection = HTTPConnection(addresses[len(self.statuses) % len(addresses)], timeout=60)
             try:
                 connection.request("POST", "/predict", self._body, headers)
-                self.statuses.append(connection.getresponse().status)
+                answer = connection.getresponse()
+                self.statuses.append(answer.status)
+                self.releases.append(json.loads(answer.read())["release"])
             except (OSError, HTTPException) as error:
                 self.statuses.append(repr(error))
             finally:
@@ -187,26 +201,29 @@ class Requests:
             thread.join()
 
 
-def test_a_rolling_update_of_serving_loses_no_request(
+def test_serving_is_updated_and_follows_a_promotion_and_loses_no_request(
     releases: Releases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows, _ = probe(releases.first)
     manifest = (DEPLOY / "serving.yaml").read_text(encoding="utf-8")
     with made_team(releases.folder, tmp_path, monkeypatch) as team:
-        release = ledger.load().release(releases.first)
-        assert Store().push(release.outputs(release.model["path"])) == []
+        for release in map(ledger.load().release, (releases.first, releases.second)):
+            assert Store().push(release.outputs(release.model["path"])) == []
         team.secret(NAMESPACE, **KEYS, GIT_REPOSITORY=team.repository)
         team.secret("serving", SERVING_TOKEN=TOKEN)
         team.apply(DEPLOY / "serving.yaml")
         team.kubectl("rollout", "status", "deployment/serving", "--timeout=100s")
         old = {pod["metadata"]["name"] for pod in team.cluster.find("pods", NAMESPACE)}
         assert len(old) == 2
-        new_image = IMAGE.removesuffix("1") + "2"
+        new_image = f"{IMAGE}-new"
         team.cluster.images[new_image] = team.cluster.images[IMAGE]
         with Requests(team, rows) as requests:
             team.apply("-", manifest.replace(IMAGE, new_image))
             team.kubectl("rollout", "status", "deployment/serving", "--timeout=100s")
             wait_until(lambda: not any(team.cluster.pods[name].thread.is_alive() for name in old), "an old pod goes on")
+            assert {*requests.releases} == {releases.first}
+            cli_json("promote", releases.second, "--to", "production")
+            wait_until(lambda: {*requests.releases[-20:]} == {releases.second}, "a pod does not follow")
         assert {*requests.statuses} == {200}, Counter(requests.statuses)
         new = team.cluster.find("pods", NAMESPACE)
         assert {pod["spec"]["containers"][0]["image"] for pod in new} == {new_image}

@@ -16,8 +16,6 @@ from .params import FanOut
 
 # Runs a function with its arguments, and returns its result. Any number of threads may use it.
 Call = Callable[..., Any]
-# Ray gives up a connection after half a minute.
-CONNECTS = 4
 PACKAGES = {"dask": "distributed", "ray": "ray[client]"}
 
 
@@ -48,30 +46,31 @@ def workers(settings: FanOut) -> Iterator[Call]:
             f"fan_out.runner in params.yaml is {settings.runner}, and {error.name} is not installed: add "
             f"{PACKAGES[settings.runner]} to the dependencies in pyproject.toml, then `make lock setup`"
         ) from None
-    where = _answering(settings)
-    with (_dask if settings.runner == "dask" else _ray)(library, where, settings.workers) as call:
-        yield call
-
-
-def _answering(settings: FanOut) -> str:
-    """Return the address of a cluster that answers. Ray itself would wait for minutes, and then end this process."""
     where = address(settings)
-    parts = urlsplit(where if "//" in where else f"//{where}")
     try:
-        if parts.port:
-            socket.create_connection((str(parts.hostname), parts.port), timeout=10).close()
+        _knock(where)
+        call, close = (_dask if settings.runner == "dask" else _ray)(library, where, settings.workers)
     except OSError as error:
-        variable = f"{settings.runner.upper()}_ADDRESS"
         raise UserError(
-            f"{variable} is {where}, and nothing answers there ({one_line(error)}): start the cluster, or unset "
-            f"{variable} to use processes of this machine"
+            f"no {settings.runner} cluster answers at {where or 'this machine'} ({one_line(error)}): start it, or use "
+            f"processes of this machine with `unset {settings.runner.upper()}_ADDRESS`"
         ) from None
-    return where
+    try:
+        yield call
+    finally:
+        close()
 
 
-@contextmanager
-def _dask(distributed: Any, where: str, count: int) -> Iterator[Call]:
+def _knock(where: str) -> None:
+    """Raise OSError if nothing listens there. Ray itself would wait for minutes, and then end this process."""
+    parts = urlsplit(where if "//" in where else f"//{where}")
+    if parts.port:
+        socket.create_connection((str(parts.hostname), parts.port), timeout=10).close()
+
+
+def _dask(distributed: Any, where: str, count: int) -> tuple[Call, Callable[[], None]]:
     own = {"n_workers": count, "threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": None}
+    client = distributed.Client(where) if where else distributed.Client(**own)
 
     def call(function: Callable[..., Any], *arguments: Any) -> Any:
         try:
@@ -80,13 +79,12 @@ def _dask(distributed: Any, where: str, count: int) -> Iterator[Call]:
         except (distributed.KilledWorker, distributed.CancelledError) as error:
             raise _lost(error) from None
 
-    with distributed.Client(where) if where else distributed.Client(**own) as client:
-        yield call
+    return call, client.close
 
 
-@contextmanager
-def _ray(ray: Any, where: str, count: int) -> Iterator[Call]:
+def _ray(ray: Any, where: str, count: int) -> tuple[Call, Callable[[], None]]:
     own = {"address": "local", "num_cpus": count, "include_dashboard": False}
+    ray.init(**({"address": where} if where else own), log_to_driver=False, logging_level="ERROR")
 
     def call(function: Callable[..., Any], *arguments: Any) -> Any:
         try:
@@ -96,17 +94,7 @@ def _ray(ray: Any, where: str, count: int) -> Iterator[Call]:
         except ray.exceptions.RayError as error:
             raise _lost(error) from None
 
-    for attempt in range(CONNECTS):
-        try:
-            ray.init(**({"address": where} if where else own), log_to_driver=False, logging_level="ERROR")
-            break
-        except ConnectionError as error:  # its head, which starts a server for each client, is busy
-            if attempt == CONNECTS - 1:
-                raise UserError(f"Ray at {where} does not take the connection ({one_line(error)}): try again") from None
-    try:
-        yield call
-    finally:
-        ray.shutdown()
+    return call, ray.shutdown
 
 
 def _lost(error: Exception) -> UserError:

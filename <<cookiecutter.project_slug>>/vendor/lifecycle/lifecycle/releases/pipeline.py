@@ -111,6 +111,10 @@ class Pipeline:
             for stage in self._order
         ]
 
+    def outs(self) -> dict[str, list[str]]:
+        """Return the paths of each stage's outputs, in stage order."""
+        return {stage.name: [str(out.def_path) for out in stage.outs] for stage in self._order}
+
     def status(self) -> list[StageStatus]:
         """Return which stages are stale and why, in stage order. A stage that depends on a stale one is stale too.
 

@@ -82,6 +82,7 @@ def sweep(params: Params, apply: bool = False) -> Outcome:
             runs.log(trials[-1])
         trials.sort(key=lambda trial: (trial.loss, trial.number))
         runs.end(trials)
+    before = PARAMS_FILE.read_text(encoding="utf-8")  # someone may have edited it meanwhile
     after = with_values(before, trials[0].values)
     if apply and after != before:
         write_text(PARAMS_FILE, after)
@@ -96,18 +97,18 @@ class _Training:
     def __init__(self, settings: Sweep, texts: list[str], where: FanOut) -> None:
         self._metric, self._texts, self._where = settings.metric, texts, where
         self._far, self._store, pipeline = bool(fan_out.address(where)), Store(), Pipeline()
-        stages = yaml.safe_load(PIPELINE_FILE.read_text(encoding="utf-8"))["stages"]
         model = next(each["path"] for each in artifacts().values() if each["type"] == "model")
-        self._stage = next(name for name, stage in stages.items() if model in stage["outs"])
-        declared = stages[self._stage]
-        curves = [path for path, _, names in tracking.curves() if path in declared["outs"] and self._metric in names]
+        self._stage, outs = next((stage, outs) for stage, outs in pipeline.outs().items() if model in outs)
+        curves = [path for path, _, names in tracking.curves() if path in outs and self._metric in names]
         if not curves:
             raise UserError(
                 f"sweep.metric in {PARAMS_FILE} is {self._metric}, and {PIPELINE_FILE} has no plot of it by round from "
                 f"an output of the stage {self._stage}"
             )
         self._curve = curves[0]
-        if other := [name for name in settings.space if not {name, "train"} & {*map(str, declared.get("params", []))}]:
+        stages = yaml.safe_load(PIPELINE_FILE.read_text(encoding="utf-8"))["stages"]
+        declared = {*map(str, stages[self._stage].get("params", []))}
+        if other := [name for name in settings.space if not {name, "train"} & declared]:
             raise UserError(f"{PIPELINE_FILE}: the stage {self._stage} does not declare {other[0]} among its params")
         for status in itertools.takewhile(lambda each: each.stage != self._stage, pipeline.status()):
             if not status.fresh:
