@@ -105,7 +105,7 @@ def test_without_a_part(name: str, releases: Releases) -> None:
         done = run(command, *([releases.second] if command == "rollout" else []))
         said = sentence(OF_COMMAND[command], name)
         assert (done.returncode, done.stdout, done.stderr) == (1, "", f"error: {said}\n")
-        if command in ("drill", "monitor"):  # what CI runs on a schedule
+        if command in ("drill", "monitor", "refresh", "rollout", "score"):  # what a schedule runs
             done = run(command, "--if-on")
             assert (done.returncode, done.stdout, done.stderr) == (0, "", f"note: {said}\n")
     for arguments in (["check"], ["trace", "production"], ["impact", "train.seed"], ["verify"]):
