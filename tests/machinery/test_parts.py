@@ -31,7 +31,6 @@ SOURCE = Path(lifecycle.__file__).parent
 # Packages that a part alone needs, and its files outside of its room. docs/how-do-i.md names these packages.
 OWN = {
     "serving": ({"orjson", "prometheus_client"}, set[str]()),
-    "scoring": (set[str](), {"flows/score.py"}),
 }
 SWITCH = "to switch it on, take {} out of `without` under [tool.lifecycle] in pyproject.toml"
 # Imports what prefect.yaml deploys, and runs what stands after the --.
