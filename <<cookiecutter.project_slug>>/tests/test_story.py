@@ -10,8 +10,8 @@ import pytest
 import yaml
 from lifecycle.contract import load_params
 from lifecycle.parts import why_off
-from lifecycle.testing import CLI, Releases, cli, cli_json, environment
 from lifecycle.processes import answers, free_port, server, wait_until
+from lifecycle.testing import CLI, Releases, cli, cli_json, environment
 
 
 def keys(folder: Path) -> list[Any]:
