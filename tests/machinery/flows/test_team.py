@@ -17,6 +17,7 @@ from prefect.client.orchestration import SyncPrefectClient
 
 from lifecycle.processes import running, wait_until
 from lifecycle.releases.registry import RELEASE_TAG
+from lifecycle.team.servers import tool
 from lifecycle.testing import FEWER_LEAVES, ROOT, Releases, cli, commit_all, copy_project, digests, edit_params, repro
 
 from hosts import Host
@@ -136,6 +137,13 @@ def team_check(made: Team) -> dict[str, list[str]]:
     rows = json.loads(done.stdout)["checks"]
     assert done.returncode == int(any(row["state"] == "fails" for row in rows))
     return {part: [row["state"] for row in rows if row["part"] == part] for part in {row["part"] for row in rows}}
+
+
+def test_a_server_that_is_not_installed_gets_an_environment_of_its_own() -> None:
+    assert tool("moto.server", ["moto.server", "-p", "1"], "moto")[1:] == ["-m", "moto.server", "-p", "1"]
+    *_, quiet, with_, package, python, m, module = tool("nowhere.server", ["nowhere.server"], "nowhere>=1")
+    words = (quiet, with_, package, python, m, module)
+    assert words == ("--quiet", "--with", "nowhere>=1", "python", "-m", "nowhere.server")
 
 
 def test_an_empty_mlflow_gets_the_registry_from_the_ledger(whole: WholeTeam, releases: Releases) -> None:

@@ -10,6 +10,10 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from ..errors import plain
+
+# The default width of a terminal.
+COLUMNS = 80
 F = TypeVar("F", bound=Callable[..., "Result | None"])
 
 Release = Annotated[str, typer.Argument(metavar="RELEASE", help="Release id, unique prefix, or channel.")]
@@ -70,6 +74,13 @@ def with_repairs(done: list[str], text: str) -> str:
 def on_one_line(text: str) -> str:
     """Return text from outside without line breaks, so that it cannot look like another line of the output."""
     return " ".join(text.splitlines())
+
+
+def wrapped(text: str, first: str = "", later: str = " " * 11) -> str:
+    """Return text in lines of a terminal's default width. `first`, `later`: what the lines begin with."""
+    from textwrap import fill
+
+    return fill(plain(text), COLUMNS, initial_indent=first, subsequent_indent=later, break_on_hyphens=False)
 
 
 def table(rows: Sequence[tuple[str, ...]]) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UserError
-from .command import Release, Result, command, table, with_repairs
+from .command import Release, Result, command, table, with_repairs, wrapped
 
 if TYPE_CHECKING:
     from ..releases.history import Change
@@ -67,8 +67,9 @@ def doctor(
 
         rows = check_team()
         width = max(len(row.part) for row in rows)
-        lines = [f"{row.part:<{width}}  {row.state:<7}  {row.said}" for row in rows]
-        hints = [f"{' ' * width}           -> {row.do}" if row.do else "" for row in rows]
+        below = " " * (width + len("  missing  "))
+        lines = [wrapped(row.said, f"{row.part:<{width}}  {row.state:<7}  ", below) for row in rows]
+        hints = [f"{below}-> {row.do}" if row.do else "" for row in rows]
         text = "\n".join(line for pair in zip(lines, hints, strict=True) for line in pair if line)
         return Result({"checks": [asdict(row) for row in rows]}, text, any(row.state == "fails" for row in rows))
     from ..lineage import mlflow_pages

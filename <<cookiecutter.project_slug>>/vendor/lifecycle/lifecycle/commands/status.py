@@ -5,8 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from .. import parts, project
-from ..errors import plain
-from .command import Result, command
+from .command import Result, command, wrapped
 
 if TYPE_CHECKING:
     from ..monitoring.alerts import Alert
@@ -14,9 +13,6 @@ if TYPE_CHECKING:
     from ..releases.ledger import Channel, ChannelName, Ledger
     from ..releases.pipeline import StageStatus
     from ..releases.tracking import Tracked
-
-# The default width of a terminal.
-COLUMNS = 80
 
 
 @command("status --json | jq .stages")
@@ -108,7 +104,7 @@ class ProjectStatus:
         lines = ["needs a person"] if (waiting := self.waiting()) else []
         for each in waiting:
             # A command is on its own line, however long, so that it can be copied.
-            lines += [_wrapped(each.what, "  ", "    "), f"    {each.command}"]
+            lines += [wrapped(each.what, "  ", "    "), f"    {each.command}"]
         lines += [""] if waiting else []
         lines += [f"data       {self.data.since} to {self.data.through} from {self.data.source} ({source})", ""]
         for stage in self.stages:
@@ -129,9 +125,9 @@ class ProjectStatus:
         else:
             lines += ["", "last run   none on this machine"]
         lines += [""] if self.channels else []
-        lines += [_wrapped(f"{name:<11}{self._serves(name, channel)}") for name, channel in self.channels.items()]
+        lines += [wrapped(f"{name:<11}{self._serves(name, channel)}") for name, channel in self.channels.items()]
         if self.watched and "production" in self.channels:
-            lines.append(_wrapped(f"monitor    {self._seen(self.watched)}"))
+            lines.append(wrapped(f"monitor    {self._seen(self.watched)}"))
         return "\n".join(lines)
 
     def _serves(self, name: "ChannelName", channel: "Channel") -> str:
@@ -217,9 +213,3 @@ def _watched(book: "Ledger", settings: "Monitoring") -> Watched:
     breaches = [alerts.of_series(release, each, settings.alerts) for each in worst]
     incidents = [each.title for each in log_of.find(book, settings) if each.ended is None]
     return Watched(f"{at:%Y-%m-%dT%H:%M:%SZ}", breaches, incidents)
-
-
-def _wrapped(text: str, first: str = "", later: str = " " * 11) -> str:
-    from textwrap import fill
-
-    return fill(plain(text), COLUMNS, initial_indent=first, subsequent_indent=later, break_on_hyphens=False)

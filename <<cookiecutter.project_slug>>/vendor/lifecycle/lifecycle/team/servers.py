@@ -58,7 +58,7 @@ def keys(s3: str) -> dict[str, str]:
 
 def tool(module: str, command: list[str], *packages: str) -> list[str]:
     """Return a command of this environment, or run by uvx in one of its own if this one lacks a module."""
-    if find_spec(module):
+    if find_spec(module.partition(".")[0]):
         return [sys.executable, "-m", *command]
     uvx = shutil.which("uvx") or str(Path(sys.executable).with_name("uvx"))
     with_packages = [word for package in packages for word in ("--with", package)]
@@ -214,6 +214,8 @@ def main() -> None:
             signal.pause()
     except UserError as error:
         sys.exit(f"error: {error}")
+    except AssertionError as error:  # a server that does not start
+        sys.exit(f"error: {error}. Its log is in {logs}")
     finally:
         settings.unlink(missing_ok=True)
 
