@@ -27,6 +27,8 @@ ACCOUNT = "nobody"
 # S3's keys, and PostgreSQL's password: for servers that this machine alone reaches, and that keep nothing.
 KEY = "team"
 BUCKET = "team"
+# Ctrl-C, a service manager, and a terminal that is closed.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def tool(module: str, command: list[str], *packages: str) -> list[str]:
 
 @contextmanager
 def git_server(folder: Path, address: str, name: str) -> Iterator[str]:
-    """Serve an empty repository; yield its URL."""
+    """Serve an empty repository, and delete it in the end; yield its URL."""
     port, bare = free_port(), folder / f"{name}.git"
     subprocess.run(["git", "init", "--quiet", "--bare", "--initial-branch=main", str(bare)], check=True)
     command = ["git", "daemon", "--export-all", "--enable=receive-pack", "--reuseaddr", "--informative-errors"]
@@ -76,7 +78,10 @@ def git_server(folder: Path, address: str, name: str) -> Iterator[str]:
     with running(command, folder, folder / "git.log", dict(os.environ)):
         look = ["git", "ls-remote", url]
         wait_until(lambda: not subprocess.run(look, capture_output=True).returncode, "git does not answer")
-        yield url
+        try:
+            yield url
+        finally:
+            shutil.rmtree(bare)
 
 
 @contextmanager
@@ -192,6 +197,13 @@ They keep nothing: Ctrl-C ends them and deletes their data. Their logs are in {l
 """
 
 
+def _stop(*_: object) -> None:
+    """End the servers, once: make sends a signal again that the terminal has sent."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
 def main() -> None:
     """Run the servers for the project in this folder, until Ctrl-C."""
     from .. import project
@@ -199,16 +211,21 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description="Run a team's servers on this machine, to try the project with them.")
     parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in SIGNALS:
+        signal.signal(number, _stop)
     logs, settings = Path("logs/team"), Path(".lifecycle/team.env")
     print("starting PostgreSQL, S3, MLflow, git and Prefect: about half a minute ...", flush=True)
     try:
-        with team_servers(logs.resolve(), project.here().name) as found, suppress(KeyboardInterrupt):
+        with (
+            suppress(KeyboardInterrupt),
+            tempfile.TemporaryDirectory(prefix="team-") as shared,
+            team_servers(logs.resolve(), project.here().name) as found,
+        ):
             lines = [f"export {name}={value}\n" for name, value in found.environment().items()]
             settings.parent.mkdir(exist_ok=True)
             settings.write_text("".join(lines), encoding="utf-8")
             # DVC reaches S3 with a package that only some projects have.
-            dvc = f"s3://{BUCKET}/dvc" if find_spec("dvc_s3") else str(logs.resolve() / "dvc")
+            dvc = f"s3://{BUCKET}/dvc" if find_spec("dvc_s3") else f"{shared}/dvc"
             where = {"bucket": BUCKET, "settings": settings, "logs": logs, "remote": Store().remote_place()[0]}
             print(USE.format(**vars(found), **where, dvc=dvc, command=project.command()), flush=True)
             signal.pause()
