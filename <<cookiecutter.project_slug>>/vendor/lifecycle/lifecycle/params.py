@@ -304,7 +304,7 @@ class Space(Record):
 
     @model_validator(mode="after")
     def _one_of_three(self) -> "Space":
-        if len(self.model_fields_set) != 1:
+        if [self.choice, self.uniform, self.log_uniform].count(None) != 2:
             raise ValueError("give one of choice, uniform and log_uniform")
         if (bounds := self.uniform or self.log_uniform) and bounds[0] >= bounds[1]:
             raise ValueError(f"the range must be [low, high], and is {bounds}")

@@ -43,5 +43,6 @@ def sweep(
         "applied": apply and bool(found.diff),
         "run_id": found.run_id,
     }
-    head = table([("trial", metric, *names), *rows])
+    # A space has settings of `train` alone.
+    head = table([("trial", metric, *(name.removeprefix("train.") for name in names)), *rows])
     return Result(data, f"{head}\n{verdict}\nMLflow run {found.run_id[:8]}")
