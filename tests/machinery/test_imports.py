@@ -22,6 +22,7 @@ FORBIDDEN = {
     "serving": {"cli", "commands", "drill", "flows", "lineage", "monitoring", "stages"},
     "drill": {"cli", "commands", "flows", "lineage", "monitoring", "serving", "stages"},
     "flows": {"cli", "commands", "drill"},
+    "team": {"cli", "commands", "drill", "lineage", "monitoring", "predictions", "serving", "stages"},
     "commands": {"cli"},
     "testing": {"cli", "commands", "drill", "flows", "lineage", "monitoring", "predictions", "serving"},
     "params": {"cli", "commands", "drill", "flows", "lineage", "releases", "serving", "stages"},
