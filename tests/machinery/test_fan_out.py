@@ -34,6 +34,7 @@ from team import Team, team
 SPACE = {"train.learning_rate": {"log_uniform": [0.03, 0.3]}, "train.num_leaves": {"choice": [3, 5, 7]}}
 # Else it depends on the home folder whether Ray wants a token.
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+PATIENT = {"RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "120"}
 
 
 @pytest.fixture(autouse=True)
@@ -80,9 +81,10 @@ def ray(made: Team, stack: ExitStack, machines: list[Host]) -> Cluster:
     start = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--disable-usage-stats"]
     head = [*start, "--head", f"--node-ip-address={net.address}", f"--port={port}", f"--temp-dir={folder}"]
     head += [f"--ray-client-server-port={client}", "--include-dashboard=false", "--num-cpus=0"]
-    stack.enter_context(running(head, logs, logs / "head.log", environment(project, **TOKEN)))
+    stack.enter_context(running(head, logs, logs / "head.log", environment(project, **TOKEN, **PATIENT)))
     wait_until(lambda: is_up(net.address, client), "the head does not answer")
-    node = [*start, f"--address={net.address}:{port}", "--num-cpus=1"]
+    # On a busy machine a node gives up after half a minute.
+    node = ["sh", "-c", 'until "$@"; do sleep 1; done', "sh", *start, f"--address={net.address}:{port}", "--num-cpus=1"]
     nodes = [started(made, stack, machine, *node, f"--node-ip-address={machine.address}") for machine in machines]
     return Cluster({"RAY_ADDRESS": f"ray://{net.address}:{client}"}, nodes)
 

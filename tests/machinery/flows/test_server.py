@@ -170,6 +170,13 @@ def test_a_breach_starts_the_rollback_and_a_person_approves_on_the_page(releases
         assert (entry["by"], entry["reason"]) == ("Ada Lovelace <ada@example.org>", "through Prefect: looks right")
 
 
+def place(stage: str, pool: str, **meta: float) -> None:
+    """Place a stage on a pool, without retries."""
+    pipeline = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))
+    pipeline["stages"][stage]["meta"] = {"run_on": pool, **meta}
+    Path("dvc.yaml").write_text(yaml.safe_dump(pipeline, sort_keys=False), encoding="utf-8")
+
+
 def test_a_placed_stage_runs_on_another_pool_in_a_clone_of_its_own(built: Path, tmp_path: Path) -> None:
     """Its worker shares a git remote and a DVC remote with the project, and no other file."""
     pool, shared = "gpu-pool", tmp_path / "shared.git"
@@ -179,9 +186,7 @@ def test_a_placed_stage_runs_on_another_pool_in_a_clone_of_its_own(built: Path, 
     commit_all(built, "A DVC remote that both machines can use")
     subprocess.run(["git", "clone", "--quiet", "--bare", str(built), str(shared)], check=True)
     subprocess.run(["git", "remote", "add", "origin", str(shared)], cwd=built, check=True)
-    pipeline = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))
-    pipeline["stages"]["train"]["meta"]["run_on"] = pool
-    Path("dvc.yaml").write_text(yaml.safe_dump(pipeline, sort_keys=False), encoding="utf-8")
+    place("train", pool)
     edit_params(built, {"train": {"num_leaves": FEWER_LEAVES}})
     at_home = tmp_path / "at-home/project"
     copy_project(built, at_home)
@@ -204,6 +209,15 @@ def test_a_placed_stage_runs_on_another_pool_in_a_clone_of_its_own(built: Path, 
         worker = environment(built, PREFECT_HOME=str(far / "home"), PREFECT_API_URL=api)
         prefect_command(tmp_path, worker, "work-pool", "create", "--type", "process", pool)
         prefect_command(built, worker, "deploy", "--all", "--prefect-file", str(tmp_path / "prefect.yaml"))
+        prefect.deployed.update({each["name"]: each for each in prefect.post("deployments/filter", {})})
+        place("train", pool, timeout_seconds=18)
+        waited = cli("run", PREFECT_API_URL=api)
+        assert waited.returncode == 1
+        assert f"note: train waits for a worker: prefect worker start --pool {pool}" in waited.stderr
+        assert "stage train failed: it took longer than 18 s" in waited.stderr
+        states = [prefect.state(run) for run in prefect.runs_of(pool)]
+        assert states == ["CANCELLED"], "it would run when nobody waits for it any more"
+        place("train", pool, timeout_seconds=600)
         with running([*PREFECT, "worker", "start", "--pool", pool], far, far / "worker.log", worker):
             done = cli("run", PREFECT_API_URL=api)
     assert done.returncode == 0, done.stderr + (far / "worker.log").read_text(encoding="utf-8")

@@ -16,6 +16,8 @@ from .params import FanOut
 
 # Runs a function with its arguments, and returns its result. Any number of threads may use it.
 Call = Callable[..., Any]
+# How often to try to connect to Ray, which gives up after half a minute.
+CONNECTS = 3
 PACKAGES = {"dask": "distributed", "ray": "ray[client]"}
 
 
@@ -84,7 +86,13 @@ def _dask(distributed: Any, where: str, count: int) -> tuple[Call, Callable[[], 
 
 def _ray(ray: Any, where: str, count: int) -> tuple[Call, Callable[[], None]]:
     own = {"address": "local", "num_cpus": count, "include_dashboard": False}
-    ray.init(**({"address": where} if where else own), log_to_driver=False, logging_level="ERROR")
+    for attempt in range(CONNECTS):
+        try:
+            ray.init(**({"address": where} if where else own), log_to_driver=False, logging_level="ERROR")
+            break
+        except ConnectionError:  # a busy head: it starts a server for each client
+            if attempt == CONNECTS - 1:
+                raise
 
     def call(function: Callable[..., Any], *arguments: Any) -> Any:
         try:
