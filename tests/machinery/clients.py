@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import uvicorn
 
@@ -102,6 +102,28 @@ def running(
             yield Served(port, token or "", service)
         finally:
             server.should_exit = True
+            thread.join()
+
+
+class Asking:
+    """Clients that ask without a pause, in threads of their own, until the block ends."""
+
+    def __init__(self, clients: int) -> None:
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=[number]) for number in range(clients)]
+
+    def _ask(self, number: int) -> None:
+        """Ask until `_stop` is set."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
             thread.join()
 
 

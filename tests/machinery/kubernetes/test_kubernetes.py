@@ -3,7 +3,6 @@
 import json
 import re
 import subprocess
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -35,7 +34,7 @@ from lifecycle.testing import (
     repro,
 )
 
-from clients import probe
+from clients import Asking, probe
 from machines import (
     BIN,
     DEPLOY,
@@ -163,17 +162,16 @@ def digests_in(project: Path) -> dict[str, str]:
     return {str(Path(name).relative_to(project)): digest for name, digest in found.items()}
 
 
-class Requests:
-    """Clients that ask without a pause, each time on a new connection. They hear of a pod's end a second late."""
+class Requests(Asking):
+    """Clients that take a new connection each time. They hear of a pod's end a second late."""
 
     def __init__(self, team: Team, rows: list[dict[str, Any]]) -> None:
+        super().__init__(clients=3)
         self.statuses: list[int | str] = []
         self.releases: list[str | None] = []
         self._team, self._body = team, json.dumps({"rows": rows}).encode()
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._ask) for _ in range(3)]
 
-    def _ask(self) -> None:
+    def _ask(self, _: int) -> None:
         headers = {"Host": "serving", "Content-Type": "application/json", "Authorization": f"Bearer {TOKEN}"}
         known = 0.0
         while not self._stop.is_set():
@@ -189,16 +187,6 @@ class Requests:
                 self.statuses.append(repr(error))
             finally:
                 connection.close()
-
-    def __enter__(self) -> "Requests":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
 
 
 def test_serving_is_updated_and_follows_a_promotion_and_loses_no_request(

@@ -4,7 +4,6 @@ import os
 import signal
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from lifecycle.predictions import log as predictions
 from lifecycle.processes import free_port, running, wait_until
 from lifecycle.testing import CLI, Releases, cli, environment
 
-from clients import Client, probe, send
+from clients import Asking, Client, probe, send
 from workers import move, move_back
 
 LOG = Path("serve.log")
@@ -33,33 +32,23 @@ def server(folder: Path, *arguments: str, **more: str) -> Iterator[tuple[subproc
         yield process, Client(port)
 
 
-class Load:
-    """Clients that ask without a pause, each on a connection of its own, until told to stop."""
+class Load(Asking):
+    """Each client has one connection."""
 
     def __init__(self, port: int, rows: list[dict[str, Any]], clients: int = 3) -> None:
+        super().__init__(clients)
         self.answers: list[tuple[float, int, Any]] = []
         self.cut_off: list[Exception] = []
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._ask, args=(port, rows, number)) for number in range(clients)]
+        self._port, self._rows = port, rows
 
-    def _ask(self, port: int, rows: list[dict[str, Any]], number: int) -> None:
-        connection = HTTPConnection("127.0.0.1", port, timeout=60)
+    def _ask(self, number: int) -> None:
+        connection = HTTPConnection("127.0.0.1", self._port, timeout=60)
         try:
             while not self._stop.is_set():
-                status, answer = send(connection, "POST", "/predict", {"rows": rows, "key": number})
+                status, answer = send(connection, "POST", "/predict", {"rows": self._rows, "key": number})
                 self.answers.append((time.monotonic(), status, answer))
         except (OSError, HTTPException) as error:  # right only where the test has ended the server
             self.cut_off.append(error)
-
-    def __enter__(self) -> "Load":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
 
 
 def test_releases_change_under_load_and_no_answer_is_lost_or_mixed(releases: Releases) -> None:
