@@ -20,8 +20,10 @@ from lifecycle.serving.log import Log, Scored
 STORE = Path("store")
 DIE = """
 import os, signal, sys
+from fsspec.implementations.local import LocalFileSystem
 from lifecycle.predictions import sharing
-setattr(sharing, sys.argv[1], lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+where = LocalFileSystem if hasattr(LocalFileSystem, sys.argv[1]) else sharing
+setattr(where, sys.argv[1], lambda *_: os.kill(os.getpid(), signal.SIGKILL))
 getattr(sharing, sys.argv[2])(sys.argv[3])
 """
 
@@ -98,7 +100,7 @@ def test_a_file_that_is_written_to_waits(tmp_path: Path) -> None:
     assert sharing.ship(store(tmp_path)) == 1
 
 
-@pytest.mark.parametrize("step", ["_put", "_remember"])
+@pytest.mark.parametrize("step", ["_put", "mv", "_remember"])
 def test_a_killed_copy_is_made_again(step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = Log(PredictionLog())
     made = answered(log)
@@ -110,6 +112,7 @@ def test_a_killed_copy_is_made_again(step: str, tmp_path: Path, monkeypatch: pyt
         assert killed.returncode == -signal.SIGKILL
 
     die("ship")
+    assert bool([*(tmp_path / STORE).rglob("*.jsonl")]) == (step == "_remember"), "half a file looks like a whole one"
     sharing.ship(store(tmp_path))
     move_to("two", tmp_path, monkeypatch)
     if step == "_remember":

@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 class LedgerFollower:
     """Fetch the ledger every `seconds`, and move this clone's pointers to it, in a separate thread.
 
+    With `seconds` of None, only when `wake` is called.
+
     `asked`: when the remote last answered, as time.time(); None if this clone has no git remote, or before the first
     answer. `problem`: why it does not answer now, or an empty string.
     """
@@ -32,10 +34,9 @@ class LedgerFollower:
     _thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Start to follow, unless `seconds` is None."""
-        if self.seconds is not None:
-            self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
-            self._thread.start()
+        """Start following."""
+        self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
+        self._thread.start()
 
     def stop(self) -> None:
         """Stop following."""
@@ -58,10 +59,14 @@ class LedgerFollower:
         return {"asked": asked, "problem": self.problem or None}
 
     def _run(self) -> None:
-        while not self._stopping:
-            self._wake.clear()
+        if self.seconds is not None:
             self.look()
+        while True:
             self._wake.wait(self.seconds)
+            self._wake.clear()
+            if self._stopping:
+                return
+            self.look()
 
     def look(self) -> None:
         """Fetch once. The channels keep what they serve if the remote does not answer."""

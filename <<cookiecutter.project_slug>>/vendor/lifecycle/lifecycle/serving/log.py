@@ -135,7 +135,7 @@ class Log:
     folder: Path = FOLDER
     dropped: int = 0
     problem: str = ""
-    _name: str = field(default_factory=lambda: _new_name())
+    _name: str = field(default_factory=_new_name)
     _queue: deque[Scored] = field(default_factory=deque)
     _rows_in: int = 0
     _rows_out: int = 0
@@ -198,10 +198,10 @@ class Log:
         for file in self._files.values():
             file.close()
         if self.settings.store:
-            self._ship()
-            assert self._shipping
             with suppress(subprocess.TimeoutExpired):
-                self._shipping.wait(STOP_SECONDS / 2)
+                if self._shipping:  # the last file is not in this copy
+                    self._shipping.wait(STOP_SECONDS / 2)
+                self._ship().wait(STOP_SECONDS / 2)
 
     def flush(self) -> None:
         """Write the queued rows. Whatever the disk does not accept is tried again next time."""
@@ -227,8 +227,8 @@ class Log:
         failed = self._shipping is not None and self._shipping.poll()
         return f"the last copy to {self.settings.store} failed; the server's log says why" if failed else ""
 
-    def _ship(self) -> None:
-        """Finish the current files, and copy them to the store in a low-priority process."""
+    def _ship(self) -> "subprocess.Popen[bytes]":
+        """Finish the current files, and copy them to the store in a low-priority process. Return the process."""
         from ..predictions import sharing
 
         for day in [day for day, file in self._files.items() if not file.rows]:
@@ -237,6 +237,7 @@ class Log:
         if self._shipping is None or self._shipping.poll() is not None:
             command = [sys.executable, "-m", sharing.__name__, str(self.settings.store), str(self.folder)]
             self._shipping = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        return self._shipping
 
     def _rotate(self) -> None:
         """Close files of past days. Complete ones are converted to Parquet in a low-priority process."""
