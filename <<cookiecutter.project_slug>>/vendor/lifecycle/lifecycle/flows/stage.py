@@ -118,7 +118,9 @@ def _end_of(client: SyncPrefectClient, run: UUID, stage: Stage) -> State:
                 if not said and heard - started > WAITING_SECONDS:
                     said = True
                     note(f"{stage.name} waits for a worker: prefect worker start --pool {stage.run_on}")
-        except (httpx.TransportError, PrefectHTTPStatusError):
+        except (httpx.TransportError, PrefectHTTPStatusError) as error:
+            if isinstance(error, PrefectHTTPStatusError) and error.response.status_code < 500:
+                raise  # the server is there, and refuses
             heard = time.monotonic()
         time.sleep(POLL_SECONDS)
 
