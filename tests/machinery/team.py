@@ -28,7 +28,7 @@ class Team:
     servers: Servers | None = None
 
     def settings(self, folder: Path, **more: str) -> dict[str, str]:
-        """The environment of the project's processes on any machine. There is no proxy between them."""
+        """The environment of the project's processes on any machine. They reach each other without a proxy."""
         found = self.servers.environment() if self.servers else keys(self.s3)
         return environment(folder, **found, NO_PROXY="*", **more)
 

@@ -159,7 +159,7 @@ def test_the_loop_runs_the_commands_that_prefect_yaml_schedules(local: Local) ->
     for run in runs.values():
         local.airflow.end(run)
     states = {name: local.airflow.states(run)[name] for name, run in runs.items()}
-    # A rollout that waits for evidence has done nothing, and is no failure. The monitor fails while a breach is open.
+    # A rollout that waits for evidence is skipped, not failed. The monitor fails while a breach is open.
     assert states | {"monitor": ""} == {"refresh": "success", "monitor": "", "rollout": "skipped", "score": "success"}
     assert "waits for" in local.airflow.log(runs["rollout"], "rollout")
     assert "'monitor', '--if-on', '--act'" in local.airflow.log(runs["monitor"], "monitor")

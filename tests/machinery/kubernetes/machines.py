@@ -119,7 +119,7 @@ def prefect_server(net: Network, folder: Path) -> Iterator[dict[str, str]]:
 def made_team(project: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Team]:
     """A team with a project, whose git remote and DVC remote become the team's."""
     if not shutil.which("kubectl"):
-        lacking("kubectl", "There is no kubectl here")
+        lacking("kubectl", "kubectl is not installed")
     servers = folder / "servers"
     servers.mkdir()
     # No pod sees a folder of this machine's projects.

@@ -61,7 +61,7 @@ class Progress:
 
 
 def nothing_staged() -> str | None:
-    """Return a sentence if there is no staging release to roll out, or None."""
+    """Return why there is nothing to roll out from staging, or None if there is a release."""
     staging = book.load().channel("staging")
     return None if staging and staging.release else "staging serves nothing, so there is nothing to roll out"
 
@@ -70,7 +70,7 @@ def advance(what: str) -> Progress:
     """Take every step of a release's rollout that the evidence allows now.
 
     Raises:
-        UserError: there is no such release, or the ledger or the log of the other hosts cannot be used.
+        UserError: the release does not exist, or the ledger or the other hosts' prediction logs cannot be read.
     """
     steps: list[Step] = []
     notes: list[str] = []

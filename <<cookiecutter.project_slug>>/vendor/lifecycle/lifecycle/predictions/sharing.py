@@ -30,13 +30,13 @@ def ship(store: str, folder: Path = FOLDER) -> int:
     Raises:
         UserError: the store cannot be written. What is missing there is copied the next time.
     """
+    fs, root = _open(store)
     shipped = 0
     for day in sorted(folder.glob("????-??-??")):
         known = _known(day.name)
         for path in sorted(each for each in day.iterdir() if each.suffix in KINDS):
             if path.stem in known or _is_written_to(path):
                 continue
-            fs, root = _open(store)
             try:
                 _put(fs, path, f"{root}/{day.name}/{path.name}")
             except FileNotFoundError:  # it became Parquet: the next time

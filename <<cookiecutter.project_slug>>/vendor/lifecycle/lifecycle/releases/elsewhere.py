@@ -202,7 +202,7 @@ def is_fresh(stage: str, pipeline: Pipeline) -> bool:
     """Return whether the stage is up to date here.
 
     Raises:
-        UserError: there is no such stage.
+        UserError: dvc.yaml does not have this stage.
     """
     _declared(stage)
     return next(each.fresh for each in pipeline.status() if each.stage == stage)

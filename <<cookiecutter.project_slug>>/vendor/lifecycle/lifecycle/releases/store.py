@@ -249,20 +249,11 @@ class Store:
         """Return the remote's name and URL, and whether it is outside of this project.
 
         Raises:
-            UserError: there is no remote.
+            UserError: the project has no DVC remote.
         """
-        from dvc.exceptions import DvcException
-
-        try:
-            remote = self._repo.cloud.get_remote()
-        except DvcException as error:
-            raise UserError(f"there is no DVC remote to use: {one_line(error)}") from None
-        local = remote.fs.protocol == "local"
-        return (
-            remote.name,
-            remote.config.get("url", remote.path),
-            not (local and Path(remote.path).is_relative_to(Path.cwd())),
-        )
+        remote = self._of_cloud(lambda cloud: cloud.get_remote())
+        is_inside = remote.fs.protocol == "local" and Path(remote.path).is_relative_to(Path.cwd())
+        return remote.name, remote.config.get("url", remote.path), not is_inside
 
     def try_remote(self) -> None:
         """Write a small file to the remote, read it and delete it.
@@ -340,10 +331,13 @@ class Store:
         return remote, remote.fs.join(remote.path, "runs", key[:2], key)
 
     def _remote(self, **options: str) -> Any:
+        return self._of_cloud(lambda cloud: cloud.get_remote_odb(**options))
+
+    def _of_cloud(self, get: Callable[[Any], Any]) -> Any:
         from dvc.exceptions import DvcException
 
         try:
-            return self._repo.cloud.get_remote_odb(**options)
+            return get(self._repo.cloud)
         except DvcException as error:
             raise UserError(f"there is no DVC remote to use: {one_line(error)}") from None
 

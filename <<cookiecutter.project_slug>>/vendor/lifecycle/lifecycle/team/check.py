@@ -1,7 +1,6 @@
-"""`doctor --team`: which of the team's servers this machine reaches, what this person may do there, what is missing.
+"""`doctor --team`: which of the team's servers this machine reaches, what you may do there, and what is missing.
 
-Each check ends in a line with the next thing to type. None changes anything, except for one file that is written to the
-DVC remote and deleted.
+The checks change nothing, except that one writes a small file to the DVC remote and deletes it.
 """
 
 import os
@@ -20,7 +19,7 @@ from ..releases import ledger as book
 from ..releases.pipeline import Pipeline
 from ..releases.store import Store
 
-# Nobody waits longer for a server that does not answer.
+# How long to wait for a server that does not answer.
 PATIENCE_SECONDS = 10
 DEPLOYMENTS = Path("prefect.yaml")
 
@@ -52,12 +51,16 @@ Checked = Iterator[tuple[Any, ...]]
 
 def _git() -> Checked:
     if (remote := git.remote()) is None:
-        said = "there is no remote `origin`: no other machine has the code or the ledger"
+        said = "this repository has no remote `origin`: the code and the ledger are on this machine only"
         yield "missing", said, "git remote add origin URL"
         return
-    book.fetch()
-    ledger = book.load()
-    yield "works", f"`{remote}` answers, and its ledger has {ledger.number} entries"
+    # Not a fetch, which would also push operations that only this clone has.
+    far, here = git.git("ls-remote", remote, book.REF).split("\t")[0], git.resolve(book.REF)
+    if not far:
+        yield "missing", f"`{remote}` answers, and has no ledger yet", f"git push {remote} {book.BRANCH}"
+    else:
+        same = "the same ledger as" if far == here else "another ledger than"
+        yield "works", f"`{remote}` answers, and has {same} this clone"
     try:
         git.git("push", "--dry-run", "--quiet", remote, "HEAD:refs/lifecycle/doctor")
     except git.GitError as error:
@@ -72,7 +75,7 @@ def _dvc() -> Checked:
     where = f"`{name}` ({redacted(url)})"
     if not is_shared:
         do = f"dvc remote modify {name} url s3://BUCKET/PATH"
-        yield "missing", f"{where} is a folder in this project: no other machine has its bytes", do
+        yield "missing", f"{where} is a folder in this project: the data are on this machine only", do
         return
     store.try_remote()
     yield "works", f"you may read and write {where}"
@@ -80,7 +83,7 @@ def _dvc() -> Checked:
 
 def _mlflow() -> Checked:
     if tracking.own_database():
-        said = "its database is a file in this project: no other machine sees the runs"
+        said = "its database is a file in this project: other machines do not see the runs"
         yield "missing", said, "export MLFLOW_TRACKING_URI=https://..."
         return
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
@@ -109,7 +112,7 @@ def _prefect() -> Checked:
         deployed = client.request("POST", "/deployments/filter", json=own).json()
         there = {f"{names[each['flow_id']]}/{each['name']}" for each in deployed}
         if absent := [name for name in pools if name not in there]:
-            yield "missing", f"these deployments are not there: {', '.join(absent)}", "prefect --no-prompt deploy --all"
+            yield "missing", f"not deployed: {', '.join(absent)}", "prefect --no-prompt deploy --all"
         for pool in dict.fromkeys(pools[name] for name in pools if name in there):
             workers = client.request("POST", f"/work_pools/{pool}/workers/filter", json={}).json()
             if any(each["status"] == "ONLINE" for each in workers):
@@ -139,10 +142,10 @@ def _approvals() -> Checked:
         return
     if promotion.self_approval:
         do = "set promotion.self_approval: false in params.yaml"
-        yield "missing", "the approval of the person who made a release counts: nobody else looks at it", do
+        yield "missing", "people can approve their own releases, without a second person", do
     signers = approvals.allowed_signers()
     if signers is None:
-        said = f"approvals are not signed: whoever may push can approve under any name; yours is {me}"
+        said = f"approvals are not signed: anyone who can push can approve under any name. Your name is {me}"
         yield "missing", said, "commit a file allowed_signers: vendor/lifecycle/docs/releases.md"
     elif (mail := approvals.mail_of(me)) in signers.decode(errors="replace"):
         yield "works", f"you may approve, as {mail}"

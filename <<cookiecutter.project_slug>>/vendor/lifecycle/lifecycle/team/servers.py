@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -33,7 +33,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @dataclass(frozen=True)
 class Servers:
-    """Where they are. `git` is the URL of an empty repository; `database` is `user:password@host:port/`."""
+    """Where they are. `git` is the URL of an empty repository; `database` is `user:password@host:port/`.
+
+    `stack.close()` ends Prefect's server, and `start_prefect` starts it again.
+    """
 
     git: str
     s3: str
@@ -41,7 +44,7 @@ class Servers:
     mlflow: str
     prefect: str
     stack: ExitStack
-    start_prefect: partial[None]
+    start_prefect: Callable[[], None]
 
     def environment(self) -> dict[str, str]:
         """Return the environment for everyone who uses them."""
@@ -107,7 +110,7 @@ def postgres(address: str, *databases: str) -> Iterator[str]:
     found = sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb")))
     found += filter(None, [shutil.which("initdb")])
     if not found:
-        raise UserError("there is no PostgreSQL on this machine: install your system's package `postgresql`")
+        raise UserError("PostgreSQL is not installed on this machine: install your system's package `postgresql`")
     programs = Path(found[-1]).resolve().parent
     port, folder = free_port(), Path(tempfile.mkdtemp(prefix="postgres-"))
     start = []
@@ -177,7 +180,7 @@ def team_servers(folder: Path, name: str, address: str = "127.0.0.1") -> Iterato
             stack.enter_context(server(command, f"{prefect}/health", folder, log, {**os.environ, **home}))
 
         start()
-        yield Servers(git, s3, database, mlflow, prefect, stack, partial(start))
+        yield Servers(git, s3, database, mlflow, prefect, stack, start)
 
 
 USE = """\
