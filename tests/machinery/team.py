@@ -3,9 +3,10 @@
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import boto3
 
@@ -15,6 +16,8 @@ from lifecycle.testing import commit_all, environment
 
 from hosts import Host, Network, network
 from needs import lacking
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -75,14 +78,19 @@ class WholeTeam:
         return made
 
 
+def started(stack: ExitStack, server: AbstractContextManager[T]) -> T:
+    """Start a server that needs PostgreSQL, until the stack is closed."""
+    try:
+        return stack.enter_context(server)
+    except UserError as error:
+        lacking("postgresql", str(error))
+
+
 @contextmanager
 def whole_team(folder: Path) -> Iterator[WholeTeam]:
     """All servers, as `make team` starts them."""
     with network() as net, ExitStack() as stack:
-        try:
-            servers = stack.enter_context(team_servers(folder, "project", net.address))
-        except UserError as error:
-            lacking("postgresql", str(error))
+        servers = started(stack, team_servers(folder, "project", net.address))
         yield WholeTeam(net, servers, folder)
 
 

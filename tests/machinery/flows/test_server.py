@@ -11,7 +11,6 @@ from typing import Any
 import yaml
 from prefect.client.orchestration import SyncPrefectClient
 
-from lifecycle.errors import UserError
 from lifecycle.processes import free_port, running, server, wait_until
 from lifecycle.team.servers import postgres
 from lifecycle.testing import (
@@ -28,8 +27,8 @@ from lifecycle.testing import (
     repro,
 )
 
-from needs import lacking
 from predictions import failing
+from team import started
 
 POOL = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))["deployments"][0]["work_pool"]["name"]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
@@ -89,10 +88,7 @@ def deployed(folder: Path, home: Path) -> Iterator[Prefect]:
     start = [*PREFECT, "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     log = home / "worker.log"
     with ExitStack() as stack:
-        try:
-            database = stack.enter_context(postgres("127.0.0.1", "prefect"))
-        except UserError as error:
-            lacking("postgresql", str(error))
+        database = started(stack, postgres("127.0.0.1", "prefect"))
         own = settings | {"PREFECT_API_DATABASE_CONNECTION_URL": f"postgresql+asyncpg://{database}prefect"}
         stack.enter_context(server(start, f"{api}/health", home, home / "server.log", own))
         prefect_command(folder, settings, "work-pool", "create", "--type", "process", "--overwrite", POOL)
