@@ -124,7 +124,9 @@ def test_a_killed_copy_is_made_again(step: str, tmp_path: Path, monkeypatch: pyt
 
 
 def test_without_the_store_nothing_is_judged(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"cannot be read: it is not there\. A server makes it .* nothing is judged"):
+    with pytest.raises(
+        UserError, match=r"cannot be read from .*: it does not exist yet\. A server creates it .* Nothing is judged"
+    ):
         sharing.collect(store(tmp_path))
     (tmp_path / STORE).write_text("not a folder", encoding="utf-8")
     log = Log(PredictionLog())

@@ -75,12 +75,12 @@ def collect(store: str | None, since: str = "", until: str = "9999", folder: Pat
                 fetched += 1
     except Exception as error:  # every store raises its own errors
         why = (
-            "it is not there. A server makes it with its first copy"
+            "it does not exist yet. A server creates it when it first copies its log there"
             if isinstance(error, FileNotFoundError)
             else one_line(error)
         )
         raise UserError(
-            f"the predictions of the other hosts, in {store}, cannot be read: {why}. Without them nothing is judged"
+            f"the prediction logs of the other hosts cannot be read from {store}: {why}. Nothing is judged without them"
         ) from None
     return fetched
 
