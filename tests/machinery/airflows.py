@@ -50,7 +50,9 @@ class Airflow:
 
     def unpause(self, dag: str) -> None:
         """Wait until a DAG is there, and switch it on."""
-        wait_until(lambda: dag in {each["dag_id"] for each in self.ask("dags")["dags"]}, f"there is no DAG {dag}")
+        wait_until(
+            lambda: dag in {each["dag_id"] for each in self.ask("dags")["dags"]}, f"the DAG {dag} does not appear"
+        )
         self.ask(f"dags/{dag}", {"is_paused": False}, "PATCH")
 
     def start(self, dag: str) -> str:

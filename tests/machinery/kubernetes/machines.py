@@ -36,7 +36,7 @@ def manifests(name: str) -> dict[str, Any]:
 
 
 def pod_of(name: str) -> dict[str, Any]:
-    """What the Deployment of a file says of its pods."""
+    """The pod template of the Deployment in a file."""
     spec: dict[str, Any] = manifests(name)["Deployment"]["spec"]["template"]["spec"]
     return spec
 
@@ -48,7 +48,7 @@ WORKER: str = pod_of("prefect-worker.yaml")["containers"][0]["image"]
 
 @dataclass(frozen=True)
 class Team:
-    """What a team has beside the project, which is the current folder."""
+    """A team's servers. Its project is the current folder."""
 
     folder: Path
     network: Network
@@ -67,7 +67,7 @@ class Team:
         return done.stdout
 
     def apply(self, file: str | Path, text: str = "") -> str:
-        # Schemas have a test of their own: the stand-in knows none.
+        # The stand-in does not have the schemas. Another test checks them.
         return self.kubectl("apply", "--server-side", "--validate=false", f"--filename={file}", text=text)
 
     def secret(self, name: str, **variables: str) -> None:
@@ -78,7 +78,7 @@ class Team:
 
 
 def image_of(folder: Path) -> Image:
-    """What the project's Dockerfile puts into an image, but for packages: those are of this environment."""
+    """The image that the project's Dockerfile makes, except for its packages: those of this environment are used."""
     lines = (ROOT / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", "").splitlines()
     copied = folder / "copied"
     for line in lines:

@@ -69,7 +69,7 @@ ACCOUNT = "/run/secrets/kubernetes.io/serviceaccount"
 
 @dataclass(frozen=True)
 class Image:
-    """What stands for a container image: its variables, its working folder, and its own files, which are at MOUNT."""
+    """A container image, in effect: its variables, its working folder, and its own files, which are at MOUNT."""
 
     environment: dict[str, str] = field(default_factory=dict)
     workdir: str = "/"
@@ -525,7 +525,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def discovery(path: str) -> Object | None:
-    """What the API says of itself."""
+    """The API's description of itself."""
     if path == "/version":
         return {"major": "1", "minor": "34", "gitVersion": "v1.34.0-stand-in", "platform": "linux/amd64"}
     if path == "/api":

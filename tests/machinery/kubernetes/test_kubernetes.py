@@ -106,7 +106,7 @@ def test_serve_has_time_to_end() -> None:
 
 @contextmanager
 def worker(team: Team) -> Iterator[dict[str, str]]:
-    """What docs/kubernetes.md says, up to the worker; yields what Prefect's clients need in their environment."""
+    """Follow docs/kubernetes.md up to the worker. Yield the environment of Prefect's clients."""
     with prefect_server(team.network, team.folder / "prefect") as settings:
         team.secret(NAMESPACE, **KEYS)
         of_prefect = {name: settings[name] for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING")}
@@ -122,7 +122,7 @@ def worker(team: Team) -> Iterator[dict[str, str]]:
 def test_a_placed_stage_runs_in_a_pod_and_in_another_when_that_is_killed(
     team: Team, built: Path, tmp_path: Path
 ) -> None:
-    """The pod has the image and the Secrets, and no file of the project's."""
+    """The pod has only the image and the Secrets."""
     place(built, "train")
     edit_params(built, {"train": {"num_leaves": FEWER_LEAVES}})
     at_home = tmp_path / "at-home/project"

@@ -42,7 +42,7 @@ class Command(BaseOperator):
         command = folder / ".venv/bin" / NAME
         if not command.exists():
             raise AirflowFailException(
-                f"there is no {command} on this worker: run `make setup` in the project's folder there; if it is not "
+                f"{command} does not exist on this worker: run `make setup` in the project's folder there; if it is not "
                 f"{folder}, start the worker with {FOLDER}=/path/to/the/project"
             )
         done = self._process.run_command([str(command), *self.arguments], cwd=str(folder))
@@ -59,7 +59,7 @@ class Command(BaseOperator):
         return bool(self.outlets) and context["ti"].try_number > 1
 
     def on_kill(self) -> None:
-        """Stop the command, which puts back what it had not finished."""
+        """Stop the command. It restores the outputs that it has not finished."""
         self._process.send_sigterm()
 
     @cached_property
@@ -99,7 +99,7 @@ def stage_tasks(name: str, stage: dict[str, Any]) -> tuple[Command, Command]:
     meta = stage.get("meta", {})
     options = {"doc_md": stage.get("desc"), **retried(meta)}
     made = {"outlets": [Asset(f"{NAME}/{path}", f"dvc://{NAME}/{path}") for path in outputs(stage)]}
-    # What comes before is skipped if it is up to date.
+    # Run also if the tasks before it were skipped because they are up to date.
     after = {"trigger_rule": TriggerRule.NONE_FAILED}
     run = ["run-stage", name]
     if not (queue := meta.get("run_on")):

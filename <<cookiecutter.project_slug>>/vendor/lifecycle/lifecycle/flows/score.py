@@ -38,7 +38,7 @@ def score(channel: ChannelName = "production", months: list[str] | None = None) 
     jobs, notes = scoring.plan(channel, months or [], params.monitoring.columns)
     for note in notes:
         get_run_logger().warning(note)
-    # Threads here, also for a cluster: its workers need no way to Prefect.
+    # Threads of this process, also for a cluster: its workers then do not need to reach Prefect.
     threads: Any = ThreadPoolTaskRunner(max_workers=params.fan_out.workers)
     done: list[Scored] = score_months.with_options(task_runner=threads)(jobs)
     for note in openlineage.tell_of_scores(done, str(flow_run.id)):

@@ -98,7 +98,7 @@ def _run_on(stage: Stage, commit: str, log: Path) -> None:
 
 
 def _end_of(client: SyncPrefectClient, run: UUID, stage: Stage) -> State:
-    """Wait for the last state of a flow run. While Prefect's server is away, wait for that too."""
+    """Wait until a flow run ends, and return its state. While Prefect's server is down, keep waiting."""
     started = heard = time.monotonic()
     said, last = False, None
     while True:

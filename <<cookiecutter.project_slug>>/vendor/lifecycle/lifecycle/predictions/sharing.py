@@ -28,7 +28,7 @@ def ship(store: str, folder: Path = FOLDER) -> int:
     """Copy finished files that the store lacks. Return how many.
 
     Raises:
-        UserError: the store cannot be written. What is missing there is copied the next time.
+        UserError: the store cannot be written. The next call copies the rest.
     """
     fs, root = _open(store)
     shipped = 0

@@ -67,7 +67,7 @@ def sweep(params: Params, apply: bool = False) -> Outcome:
     """Run the trials that have no result yet, and log all of them to MLflow. `apply` writes the best to params.yaml.
 
     Raises:
-        UserError: params.yaml has no sweep, a stage before training is stale, a trial fails, or MLflow is away.
+        UserError: params.yaml has no sweep, a stage before training is stale, a trial fails, or MLflow cannot be reached.
     """
     if (settings := params.sweep) is None:
         raise UserError(f"{PARAMS_FILE} has no section sweep: vendor/lifecycle/docs/pipeline.md#sweep shows one")
@@ -159,7 +159,7 @@ class _Training:
 
 
 class _Runs:
-    """The sweep in MLflow: a run, with a child for each trial. What is there already is not logged again."""
+    """The sweep in MLflow: a run, with a child for each trial. A trial that is logged already is not logged again."""
 
     def __init__(self, settings: Sweep, first: str) -> None:
         """Find the sweep or begin it. `first`: the key of its first trial, which depends on code and features."""

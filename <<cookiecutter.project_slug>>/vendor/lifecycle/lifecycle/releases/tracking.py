@@ -212,7 +212,7 @@ def _track(flow_run_id: str | None, commit: str | None) -> Tracked:
 
 
 def experiment_of(client: "MlflowClient", name: str) -> str:
-    """Return the id of an experiment, which is made if there is none of this name."""
+    """Return the id of the experiment with this name. Create it if it does not exist."""
     found = client.get_experiment_by_name(name)
     if found is not None:
         return str(found.experiment_id)

@@ -22,7 +22,7 @@ from pathlib import Path
 from ..errors import UserError
 from ..processes import free_port, running, server, wait_until
 
-# As root, PostgreSQL refuses to run. This account owns no file of anybody's.
+# PostgreSQL refuses to run as root. This account does not own any files.
 ACCOUNT = "nobody"
 # S3's keys, and PostgreSQL's password: for servers that this machine alone reaches, and that keep nothing.
 KEY = "team"
