@@ -42,7 +42,7 @@ class Command(BaseOperator):
         command = folder / ".venv/bin" / NAME
         if not command.exists():
             raise AirflowFailException(
-                f"{command} does not exist on this worker: run `make setup` in the project's folder there; if it is not "
+                f"{command} does not exist on this worker: run `make setup` in the project's folder. If that is not "
                 f"{folder}, start the worker with {FOLDER}=/path/to/the/project"
             )
         done = self._process.run_command([str(command), *self.arguments], cwd=str(folder))

@@ -67,7 +67,7 @@ def sweep(params: Params, apply: bool = False) -> Outcome:
     """Run the trials that have no result yet, and log all of them to MLflow. `apply` writes the best to params.yaml.
 
     Raises:
-        UserError: params.yaml has no sweep, a stage before training is stale, a trial fails, or MLflow cannot be reached.
+        UserError: params.yaml has no sweep, a stage before training is stale, a trial fails, or MLflow does not answer.
     """
     if (settings := params.sweep) is None:
         raise UserError(f"{PARAMS_FILE} has no section sweep: vendor/lifecycle/docs/pipeline.md#sweep shows one")
